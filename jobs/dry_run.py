@@ -1,0 +1,43 @@
+"""Show what a job would do, and score nothing."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from jobs.output import Output
+from jobs.plan import make_plan, take_samples
+from jobs.score import check_model
+from jobs.session import open_session
+from jobs.settings import Settings
+from jobs.sources import read_input
+
+_SHOWN = 200  # characters of a text
+
+
+def show_plan(settings: Settings, console: Console, *, spark_log: str | None = None) -> None:
+    """Print the schema, three rendered texts with their tokens, and the plan.
+
+    Raises:
+        The same errors as `score` before it writes, but for an output that is taken, which is told and no error.
+    """
+    check_model(settings)
+    output = Output(settings)
+    spark = open_session(settings.spark, spark_log=spark_log)
+    frame = read_input(spark, settings)
+    plan = make_plan(frame, settings)
+    columns = ", ".join(f"{field.name} {field.dataType.simpleString()}" for field in frame.schema.fields)
+    console.print(f"[bold]columns[/]  {escape(columns)}", soft_wrap=True)
+    texts = Table("tokens", "text", title="the first rows", title_justify="left")
+    for sample in take_samples(frame, settings):
+        shown = (sample.text or "")[:_SHOWN] + ("…" if len(sample.text or "") > _SHOWN else "")
+        cut = ", cut" if sample.truncated else ""
+        texts.add_row(f"{sample.tokens}{cut}", escape(shown) if sample.text else f"[red]{sample.error}[/]")
+    console.print(texts)
+    console.print(
+        f"[bold]plan[/]     {plan.rows:,} rows in {plan.partitions} tasks, windows of "
+        f"{settings.batching.window_rows:,} rows, {escape(settings.score.task)} by {escape(settings.score.model)}, "
+        f"to {escape(output.path)}",
+        soft_wrap=True,
+    )

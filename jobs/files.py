@@ -1,0 +1,103 @@
+"""Small files beside the output, wherever it is: a disk, S3, GCS, Azure or HDFS. Tables are Spark's, not ours."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pyarrow.fs as pafs
+
+from jobs.errors import OutputError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+_SAME = {"s3a": "s3", "s3n": "s3", "abfss": "abfs", "dbfs": "file"}
+
+
+class Folder:
+    """A directory that Spark writes to, with the few file operations that Spark's DataFrame API lacks.
+
+    Args:
+        path: A path or URI as Spark takes it.
+
+    Raises:
+        OutputError: A scheme that pyarrow cannot reach.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path.rstrip("/") or "/"
+        try:
+            self._fs, self._root = _open(self.path)
+        except (OSError, ValueError, ImportError) as error:
+            raise OutputError(f"cannot reach {path}: {error}") from error
+
+    def __truediv__(self, name: str) -> str:
+        """The path of something inside, as Spark takes it."""
+        return f"{self.path}/{name}"
+
+    def entries(self, name: str = "") -> list[str]:
+        """Names inside a subdirectory; [] where there is none."""
+        selector = pafs.FileSelector(self._join(name), allow_not_found=True)
+        return sorted(info.base_name for info in self._fs.get_file_info(selector))
+
+    def exists(self, name: str) -> bool:
+        return self._fs.get_file_info(self._join(name)).type != pafs.FileType.NotFound
+
+    def is_file(self) -> bool:
+        """Whether the folder itself is a file instead."""
+        return self._fs.get_file_info(self._root).type == pafs.FileType.File
+
+    def read_json(self, name: str) -> Any:
+        with self._fs.open_input_stream(self._join(name)) as stream:
+            return json.loads(stream.read().decode())
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a file whole: under another name first, so that no reader ever sees half of it."""
+        target = self._join(name)
+        self._fs.create_dir(target.rpartition("/")[0], recursive=True)
+        draft = f"{target}.tmp"
+        with self._fs.open_output_stream(draft) as stream:
+            stream.write(json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n")
+        self._fs.move(draft, target)
+
+    def delete(self, name: str) -> None:
+        """Delete a file or a directory with all it holds; nothing happens where there is none."""
+        path = self._join(name)
+        match self._fs.get_file_info(path).type:
+            case pafs.FileType.Directory:
+                self._fs.delete_dir(path)
+            case pafs.FileType.File:
+                self._fs.delete_file(path)
+
+    def _join(self, name: str) -> str:
+        return f"{self._root}/{name}" if name else self._root
+
+
+def check_scheme(spark: SparkSession, path: str) -> None:
+    """Refuse a path that would mean one place to Spark and another one here.
+
+    Raises:
+        OutputError: The path has no scheme, and the cluster's default filesystem is not a disk.
+    """
+    if "://" in path or path.startswith(("dbfs:", "file:")):
+        return
+    context = getattr(spark, "_jsc", None)  # classic Spark alone; Connect does not tell
+    default = context.hadoopConfiguration().get("fs.defaultFS") if context is not None else None
+    if default and not default.startswith(("file:", "dbfs:")):
+        raise OutputError(
+            f"output.path {path!r} has no scheme, and this cluster's default filesystem is {default}; write it in "
+            f"full, as in {default.rstrip('/')}/{path.lstrip('/')}"
+        )
+
+
+def _open(path: str) -> tuple[pafs.FileSystem, str]:
+    scheme, colon, rest = path.partition(":")
+    if not colon or len(scheme) < 2:
+        return pafs.LocalFileSystem(), path
+    if scheme == "dbfs":
+        return pafs.LocalFileSystem(), f"/dbfs/{rest.lstrip('/')}"
+    if scheme == "file":
+        return pafs.LocalFileSystem(), f"/{rest.lstrip('/')}"
+    fs, root = pafs.FileSystem.from_uri(f"{_SAME.get(scheme, scheme)}:{rest}")
+    return fs, root.rstrip("/")

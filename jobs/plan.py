@@ -1,0 +1,120 @@
+"""What a job is about to do: how many rows, in how many tasks, and what their texts look like."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jobs.errors import SPARK_ERRORS, InputError, explain
+from jobs.settings import Settings
+from udfs.factory import make_starter, make_udf
+from udfs.models import open_model
+from udfs.tasks import make_task
+from udfs.templating import make_renderer
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+_LEAST_ROWS = 64  # fewer rows in a task are not worth its start
+_TASKS_PER_SLOT = 4  # so that the slots end at about the same time, and progress is seen
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the input is spread.
+
+    Args:
+        rows: Rows of the input.
+        partitions: Spark tasks that score them.
+    """
+
+    rows: int
+    partitions: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row as it would be sent: its text, or why it has none, and its tokens."""
+
+    text: str | None
+    error: str | None
+    tokens: int
+    truncated: bool
+
+
+def make_plan(frame: DataFrame, settings: Settings) -> Plan:
+    """Count the input and choose the number of tasks.
+
+    Raises:
+        InputError: The rows cannot be read.
+    """
+    try:
+        rows = frame.count()
+    except SPARK_ERRORS as error:
+        raise InputError(f"cannot read the input: {explain(error)}") from error
+    slots = count_slots(frame.sparkSession)
+    by_window = -(-rows // (2 * settings.batching.window_rows))
+    by_slots = min(_TASKS_PER_SLOT * slots, -(-rows // _LEAST_ROWS))
+    return Plan(rows, max(1, by_window, by_slots))
+
+
+def count_slots(spark: SparkSession) -> int:
+    """Tasks that run at once; Spark Connect does not tell, and is taken for a small cluster."""
+    context = getattr(spark, "_sc", None)
+    return context.defaultParallelism if context is not None else 16
+
+
+def start_engines(spark: SparkSession, settings: Settings) -> None:
+    """Have the executors begin to load the model while the driver still reads and plans; does not wait for them."""
+    from pyspark.sql import functions as F
+
+    slots = count_slots(spark)
+    rows = spark.range(0, slots, 1, slots).select(make_starter(settings.spec())(F.col("id")))
+
+    def run() -> None:
+        with contextlib.suppress(*SPARK_ERRORS):  # what is wrong is told by the job itself
+            rows.write.format("noop").mode("overwrite").save()
+
+    threading.Thread(target=run, name="gristmill-start", daemon=True).start()
+
+
+def score_frame(frame: DataFrame, settings: Settings, plan: Plan) -> DataFrame:
+    """The input with the result column and its outcome; lazy.
+
+    Rows are spread by the hash of their text, so that identical texts meet in one task and are scored once.
+    """
+    from pyspark.sql import functions as F
+    from pyspark.sql.types import MapType
+
+    name, kept = settings.output.name, settings.output.columns or frame.columns
+    columns = [F.col(f"`{column}`") for column in settings.text_columns()]
+    text = F.struct(*columns) if settings.spec().template else columns[0].cast("string")
+    hashed = [c for c in settings.text_columns() if not isinstance(frame.schema[_spelt(frame, c)].dataType, MapType)]
+    spread = frame.repartition(plan.partitions, *(F.col(f"`{column}`") for column in hashed))
+    scored = spread.select(*(F.col(f"`{column}`") for column in kept), make_udf(settings.spec())(text).alias(name))
+    outcome = F.when(F.col(f"`{name}`.error").isNull(), "succeeded").otherwise("failed")
+    return scored.withColumn("outcome", outcome)
+
+
+def take_samples(frame: DataFrame, settings: Settings, count: int = 3) -> list[Sample]:
+    """Render and tokenize the first rows, on the driver, without the model's weights."""
+    from pyspark.sql import functions as F
+
+    spec, columns = settings.spec(), settings.text_columns()
+    rows = frame.select(*(F.col(f"`{column}`") for column in columns)).limit(count).collect()
+    render = make_renderer(spec.template or f"{{{{ {columns[0]} }}}}")
+    task = make_task(spec, open_model(spec.model, spec.revision))
+    samples = []
+    for row in rows:
+        text, error = render(row.asDict(recursive=True))
+        tokenized = task.tokenize([text] if text else [])
+        tokens, truncated = int(tokenized.items.lengths.sum()), bool(tokenized.truncated.any())
+        samples.append(Sample(text, error.code if error else None, tokens, truncated))
+    return samples
+
+
+def _spelt(frame: DataFrame, name: str) -> str:
+    """A column's name as the input spells it."""
+    return next(column for column in frame.columns if column.lower() == name.lower())

@@ -1,0 +1,132 @@
+"""The report of a run: sums over what it committed, as a file and as a table for people."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+from rich.table import Table
+
+from jobs.output import Committed
+from jobs.settings import Settings
+
+Status = Literal["completed", "failed", "expired", "interrupted"]
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What one run did. Counts are read back from committed files; `usd` is null without a price.
+
+    Args:
+        wall_s: From the command's start to the report.
+        scoring_s: The part of it in which Spark scored and wrote.
+        usd: wall_s times the price of an executor times the number of hosts that scored.
+    """
+
+    run_id: str
+    started_at: str
+    finished_at: str
+    wall_s: float
+    scoring_s: float
+    status: Status
+    rows: int
+    succeeded: int
+    failed: int
+    failed_by_code: dict[str, int]
+    increments: int
+    input_tokens: int
+    output_tokens: int
+    padded_tokens: int
+    scored_rows: int
+    engines: dict[str, int]
+    device: str | None
+    precision: str | None
+    model: str
+    revision: str | None
+    versions: dict[str, str] = field(default_factory=dict)
+    usd: float | None = None
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def make_report(
+    settings: Settings,
+    committed: Committed,
+    *,
+    run_id: str,
+    started_at: datetime,
+    scoring_s: float,
+    status: Status,
+    error: str | None = None,
+) -> RunReport:
+    """Put a run's report together."""
+    finished_at = datetime.now(UTC)
+    wall_s = (finished_at - started_at).total_seconds()
+    kinds = sorted({name.split(":", 2)[2] for name in committed.engines})
+    hosts = {name.split(":", 1)[0] for name in committed.engines}
+    price = settings.cost.usd_per_hour
+    return RunReport(
+        run_id=run_id,
+        started_at=started_at.isoformat(timespec="seconds"),
+        finished_at=finished_at.isoformat(timespec="seconds"),
+        wall_s=round(wall_s, 3),
+        scoring_s=round(scoring_s, 3),
+        status=status,
+        **asdict(committed),
+        increments=1 if status == "completed" or committed.rows else 0,
+        device=_joined(kind.split("/")[0] for kind in kinds),
+        precision=_joined(kind.split("/")[1] for kind in kinds),
+        model=settings.score.model,
+        revision=settings.score.revision,
+        versions=_versions(),
+        usd=None if price is None else round(price * wall_s / 3600 * max(1, len(hosts)), 4),
+        error=error,
+    )
+
+
+def summary_table(report: RunReport) -> Table:
+    """The report for people: what came out, what it took, how well the device was used."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    for name, value in _summary(report):
+        table.add_row(name, value)
+    return table
+
+
+def _summary(report: RunReport) -> list[tuple[str, str]]:
+    seconds = max(report.scoring_s, 1e-9)
+    lines = [("rows", f"{report.rows:,}"), ("succeeded", f"{report.succeeded:,}"), ("failed", f"{report.failed:,}")]
+    lines += [(f"  {code}", f"{count:,}") for code, count in report.failed_by_code.items()]
+    lines += [
+        ("scored once for several rows", f"{max(0, report.succeeded - report.scored_rows):,}"),
+        ("tokens", f"{report.input_tokens:,}"),
+        ("padding", f"{1 - report.input_tokens / report.padded_tokens:.1%}" if report.padded_tokens else "-"),
+        ("rows/s", f"{report.rows / seconds:,.0f}"),
+        ("tokens/s", f"{report.input_tokens / seconds:,.0f}"),
+        ("engine loads", f"{len(report.engines)}"),
+        ("device", f"{report.device or '-'}, {report.precision or '-'}"),
+        ("time", f"{report.wall_s:.1f} s, {report.scoring_s:.1f} s of it scoring"),
+    ]
+    if report.usd is not None:
+        lines.append(("cost", f"{report.usd:.4f} USD"))
+    return lines
+
+
+def _joined(values: Any) -> str | None:
+    return ", ".join(sorted({str(v) for v in values})) or None
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("gristmill", "pyspark", "torch", "transformers", "tokenizers", "pyarrow"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # gristmill itself, from a tree or a zip
+            continue
+    return found

@@ -1,0 +1,97 @@
+"""The Spark session: the one that is there, or a new one whose log is kept off the terminal."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import udfs
+from jobs.errors import SPARK_ERRORS, SessionError, explain
+from jobs.java import find_java
+from jobs.settings import SparkSettings
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+_NEW = {"spark.app.name": "gristmill", "spark.ui.showConsoleProgress": "false"}
+# On one machine nothing listens to the outside, and a laptop's VPN cannot confuse Spark about its own address.
+_LOCAL = {"spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+# Where Spark and its workers write what they would else print; kept when a job fails.
+LOG_FILE = Path(tempfile.gettempdir()) / f"gristmill-spark-{os.getpid()}.log"
+
+
+def open_session(settings: SparkSettings, *, spark_log: str | None = None) -> SparkSession:
+    """The active session, spark-submit's, Databricks' or Connect's as it is; else a new one as the settings say.
+
+    Args:
+        settings: Master and conf of a new session; under spark-submit the master is left alone.
+        spark_log: Level at which a new session logs on the terminal; None sends warnings to LOG_FILE.
+
+    Raises:
+        JavaError: A new session needs a Java that is not there.
+        SessionError: Spark does not start with these settings.
+    """
+    from pyspark.sql import SparkSession
+
+    if active := SparkSession.getActiveSession():
+        return active
+    conf: dict[str, str | int | float | bool] = {}
+    builder, hidden = SparkSession.builder, False
+    if not {"PYSPARK_GATEWAY_PORT", "SPARK_REMOTE"} & os.environ.keys():  # else spark-submit or Connect has begun it
+        find_java()
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers run in this virtual environment
+        builder, hidden = builder.master(settings.master), spark_log is None
+        conf = _NEW | (_LOCAL if settings.master.startswith("local[") else {}) | _log_conf(spark_log or "warn")
+    for key, value in {**conf, **settings.conf}.items():
+        builder = builder.config(key, str(value).lower() if isinstance(value, bool) else str(value))
+    try:
+        with _stderr_to(LOG_FILE) if hidden else contextlib.nullcontext():
+            session = builder.getOrCreate()
+    except SPARK_ERRORS as error:
+        raise SessionError(f"Spark does not start on {settings.master}: {explain(error)}") from error
+    ship_code(session)
+    return session
+
+
+def ship_code(session: SparkSession) -> None:
+    """Give the executors this `udfs`, so that driver and executors always run the same code.
+
+    Not needed where it was handed over with --py-files: it is then inside a zip already.
+    """
+    home = Path(udfs.__file__).parent
+    if not home.is_dir():
+        return
+    folder = tempfile.mkdtemp(prefix="gristmill-")  # Spark copies from it whenever an executor starts
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    target = Path(folder) / "gristmill_udfs.zip"
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in sorted(home.rglob("*.py")):
+            archive.write(path, Path("udfs") / path.relative_to(home))
+    session.addArtifacts(str(target), pyfile=True)
+
+
+def _log_conf(level: str) -> dict[str, str]:
+    config = Path(__file__).with_name("log4j2.properties")
+    return {"spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{config} -Dgristmill.log.level={level}"}
+
+
+@contextlib.contextmanager
+def _stderr_to(path: Path) -> Iterator[None]:
+    """Let processes that start meanwhile (the JVM, by it the workers) have a file for their standard error."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    try:
+        with path.open("ab") as log:
+            os.dup2(log.fileno(), 2)
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)

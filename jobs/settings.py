@@ -1,0 +1,201 @@
+"""Settings of a job: one YAML file, checked as a whole before anything starts.
+
+Unknown keys are refused and all mistakes are told at once, since a batch job that stops an hour later over a
+misspelt key costs more than a strict parser.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+
+from jobs.errors import SettingsError
+from udfs.errors import SpecError
+from udfs.spec import Overflow, Precision, ScoreSpec, TaskName
+from udfs.templating import is_template, template_columns
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class InputSettings(_Section):
+    """Where the rows come from: a path with its format, a catalog table, or a query."""
+
+    path: str | None = None
+    format: str = "parquet"
+    options: dict[str, str | int | float | bool] = {}
+    table: str | None = None
+    query: str | None = None
+    key: list[str] = []
+
+    @model_validator(mode="after")
+    def _one_source(self) -> InputSettings:
+        given = [name for name in ("path", "table", "query") if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of path, table and query, not {' and '.join(given) or 'none'}")
+        return self
+
+
+class OutputSettings(_Section):
+    """Where the answers go: always Parquet, and what of the input is kept beside them."""
+
+    path: str
+    format: Literal["parquet"] = "parquet"
+    columns: list[str] | None = None
+    name: str = "prediction"
+
+
+class ScoreSettings(_Section):
+    """What is computed, by which model, of which text."""
+
+    task: TaskName
+    model: str
+    revision: str | None = None
+    text: str
+    labels: list[str] = []
+    hypothesis_template: str | None = None
+    multi_label: bool = False
+    max_tokens: PositiveInt | None = None
+    overflow: Overflow = "truncate"
+    precision: Precision = "auto"
+
+
+class BatchingSettings(_Section):
+    """How rows become micro-batches; none of it changes an answer."""
+
+    max_batch_tokens: PositiveInt | Literal["auto"] = "auto"
+    window_rows: PositiveInt = 8192
+    dedupe: bool = True
+
+
+class LimitSettings(_Section):
+    """When a job stops."""
+
+    max_error_rate: Annotated[float, Field(ge=0, le=1)] = 0.05
+
+
+class CostSettings(_Section):
+    """Turns seconds into money in the report."""
+
+    usd_per_hour: Annotated[float, Field(ge=0)] | None = None
+
+
+class SparkSettings(_Section):
+    """The session that is made where there is none yet."""
+
+    master: str = "local[*]"
+    conf: dict[str, str | int | float | bool] = {}
+
+
+class Settings(_Section):
+    """A job, as its YAML file says."""
+
+    input: InputSettings
+    output: OutputSettings
+    score: ScoreSettings
+    batching: BatchingSettings = BatchingSettings()
+    limits: LimitSettings = LimitSettings()
+    cost: CostSettings = CostSettings()
+    spark: SparkSettings = SparkSettings()
+
+    @model_validator(mode="after")
+    def _spec_holds(self) -> Settings:
+        try:
+            self.spec()
+            self.text_columns()
+        except SpecError as error:
+            raise ValueError(error.message) from error
+        return self
+
+    def spec(self) -> ScoreSpec:
+        """What goes to the executors."""
+        options = self.score.model_dump(exclude={"text"})
+        budget = self.batching.max_batch_tokens
+        return ScoreSpec(
+            **{**options, "labels": tuple(self.score.labels)},
+            template=self.score.text if is_template(self.score.text) else None,
+            max_batch_tokens=None if budget == "auto" else budget,
+            window_rows=self.batching.window_rows,
+            dedupe=self.batching.dedupe,
+        )
+
+    def text_columns(self) -> tuple[str, ...]:
+        """The input columns that the text is made of."""
+        return template_columns(self.score.text) if is_template(self.score.text) else (self.score.text,)
+
+
+def load_settings(path: str | Path, overrides: list[str] | None = None) -> Settings:
+    """Read a job's YAML and lay `key=value` overrides over it.
+
+    Args:
+        path: The YAML file.
+        overrides: `score.max_tokens=128` and the like; values are YAML, so that lists and null can be given.
+
+    Raises:
+        SettingsError: No such file, no YAML, or mistakes in it, all of them in one message.
+    """
+    values = _read_yaml(Path(path))
+    for override in overrides or []:
+        values = _override(values, override)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        raise SettingsError(f"{path} has {error.error_count()} mistake(s):\n{_list_mistakes(error)}") from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is no YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path} is no job: it needs at least the sections input, output and score")
+    return values
+
+
+def _override(values: dict[str, Any], override: str) -> dict[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise SettingsError(f"--set {override}: write it as key=value, as in --set score.max_tokens=128")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"--set {override}: the value is no YAML: {error}") from error
+    return _put(values, key.strip().split("."), value, key)
+
+
+def _put(values: dict[str, Any], path: list[str], value: Any, whole: str) -> dict[str, Any]:
+    if whole.startswith(("spark.conf.", "input.options.")) and len(path) == len(whole.split(".")) - 2:
+        return {**values, ".".join(path): value}  # keys there hold dots themselves
+    head, *rest = path
+    if not rest:
+        return {**values, head: value}
+    inner = values.get(head) or {}
+    if not isinstance(inner, dict):
+        raise SettingsError(f"--set {whole}: {head} is a value, not a section")
+    return {**values, head: _put(inner, rest, value, whole)}
+
+
+def _list_mistakes(error: ValidationError) -> str:
+    return "\n".join(f"  {_where(mistake['loc'])}: {_what(mistake)}" for mistake in error.errors())
+
+
+def _where(loc: tuple[Any, ...]) -> str:
+    return ".".join(str(part) for part in loc if not str(part).startswith(("literal[", "constrained-"))) or "score"
+
+
+def _what(mistake: Any) -> str:
+    match mistake["type"]:
+        case "extra_forbidden":
+            return "there is no such key"
+        case "missing":
+            return "is missing"
+        case "value_error":
+            return str(mistake["ctx"]["error"])
+    return f"{mistake['msg'][:1].lower()}{mistake['msg'][1:]} (it is {mistake['input']!r})"

@@ -1,0 +1,157 @@
+"""The arithmetic of batches: ragged items, micro-batches cut by tokens, identical texts found once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Items:
+    """Sequences of token ids in ragged form, and which unit (a text, or a text with one label) each belongs to.
+
+    Args:
+        ids: (T,) int32, all items' tokens one after the other.
+        offsets: (N + 1,) int64; item i is ids[offsets[i]:offsets[i + 1]], never empty.
+        units: (U + 1,) int64; unit u is items units[u]:units[u + 1]. A unit that failed has none, a long text that
+            is read in chunks has several.
+        type_ids: (T,) int32, segment of each token, for pairs of texts; None where all are 0.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    units: np.ndarray
+    type_ids: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) tokens an item."""
+        return np.diff(self.offsets)
+
+
+def micro_batches(lengths: np.ndarray, *, max_batch_tokens: int, pad_multiple: int) -> Iterator[np.ndarray]:
+    """Cut items into micro-batches that hold `max_batch_tokens` when padded, longest first.
+
+    The longest first, so that memory peaks at once and is reused; neighbours differ little in length, so that
+    padding is small. An item that is alone above the budget makes a micro-batch of its own.
+
+    Args:
+        lengths: (N,) tokens an item.
+        max_batch_tokens: Bound on items times padded length.
+        pad_multiple: Lengths are rounded up to a multiple of it.
+
+    Yields:
+        Indices into `lengths`; each index once over all micro-batches.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        width = padded_length(int(lengths[order[start]]), pad_multiple)
+        stop = start + max(1, max_batch_tokens // width)
+        yield order[start:stop]
+        start = stop
+
+
+def padded_length(length: int, multiple: int) -> int:
+    """`length` rounded up to a multiple."""
+    return -(-length // multiple) * multiple
+
+
+def pad(
+    flat: np.ndarray, offsets: np.ndarray, batch: np.ndarray, *, pad_multiple: int, fill: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gather the items of a micro-batch from ragged form into a rectangle.
+
+    Args:
+        flat: (T,) values of all items.
+        offsets: (N + 1,) where each item begins.
+        batch: (B,) which items.
+        pad_multiple: The width is rounded up to a multiple of it.
+        fill: Value of the padding, on the right.
+
+    Returns:
+        (B, S) int64 values, and (B, S) bool, true where a value is real.
+    """
+    lengths = offsets[batch + 1] - offsets[batch]
+    width = padded_length(int(lengths.max()), pad_multiple)
+    real = np.arange(width) < lengths[:, None]
+    values = np.full((len(batch), width), fill, dtype=np.int64)
+    first = np.repeat(offsets[batch] - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
+    values[real] = flat[first + np.arange(int(lengths.sum()))]
+    return values, real
+
+
+def mean_by_unit(outputs: np.ndarray, weights: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """Average the outputs of each unit's items, weighted by their tokens.
+
+    Args:
+        outputs: (N, D) float32, one row an item.
+        weights: (N,) tokens an item.
+        units: (U + 1,) where each unit's items begin.
+
+    Returns:
+        (U, D) float32; NaN for a unit without items.
+    """
+    counts = np.diff(units)
+    if len(outputs) == len(counts) and (counts == 1).all():
+        return outputs
+    means = np.full((len(counts), outputs.shape[1]), np.nan, dtype=np.float32)
+    filled = np.flatnonzero(counts)
+    if len(filled):
+        starts = units[:-1][filled]
+        total = np.add.reduceat(outputs * weights[:, None], starts, axis=0)
+        means[filled] = total / np.add.reduceat(weights, starts)[:, None]
+    return means
+
+
+def sum_by_unit(values: np.ndarray, units: np.ndarray) -> np.ndarray:
+    """(U,) sums of the values of each unit's items; 0 for a unit without items."""
+    return np.diff(np.concatenate([[0], np.cumsum(values)])[units])
+
+
+def find_duplicates(texts: pa.Array, *, dedupe: bool) -> tuple[pa.Array, np.ndarray]:
+    """Tell texts apart.
+
+    Args:
+        texts: Strings, null where the row has failed already.
+        dedupe: False gives every non-null row a text of its own.
+
+    Returns:
+        The distinct texts in the order of their first row, and (R,) int64 the text of each row, -1 for null.
+    """
+    if not dedupe:
+        present = np.asarray(texts.is_valid())
+        return texts.drop_null(), np.where(present, np.cumsum(present) - 1, -1)
+    encoded = texts.dictionary_encode()
+    return encoded.dictionary, np.asarray(encoded.indices.fill_null(-1), dtype=np.int64)
+
+
+def cut_windows(batches: Iterable[pa.Array], *, window_rows: int, window_bytes: int = 64 << 20) -> Iterator[pa.Array]:
+    """Cut a stream of Arrow arrays into windows, in order, whatever the sizes that it comes in.
+
+    Args:
+        batches: Arrays of one type.
+        window_rows: Rows of a window; the last one may have fewer.
+        window_bytes: A window that has reached so many bytes ends early.
+
+    Yields:
+        Arrays of 1 to `window_rows` rows.
+    """
+    held: list[pa.Array] = []
+    for batch in batches:
+        rest = batch
+        while len(rest):
+            room = window_rows - sum(map(len, held))
+            held.append(rest.slice(0, room))
+            rest = rest.slice(room)
+            if sum(map(len, held)) == window_rows or sum(a.get_total_buffer_size() for a in held) >= window_bytes:
+                yield pa.concat_arrays(held)
+                held = []
+    if held:
+        yield pa.concat_arrays(held)

@@ -1,0 +1,74 @@
+"""What can go wrong on an executor.
+
+    GristmillError
+    ├── SpecError            the question itself is wrong: a label list missing, a bad template
+    ├── ModelError           the model is not there, or is not of the kind that the task needs
+    │   └── UnsafeModelError the model directory holds what could run code or read other files
+    └── EngineError          the model does not load, or its answers do not fit its questions
+
+    RowError                 not raised: what is wrong with one row; it lands in that row's `error`
+
+Errors that cross from an executor to the driver arrive as text, so each begins with its code: `[model] …`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+
+class GristmillError(Exception):
+    """An error whose message says what happened and what to try; never a traceback's business."""
+
+    code = "gristmill"
+
+    def __str__(self) -> str:
+        return f"[{self.code}] {self.message}"
+
+    @property
+    def message(self) -> str:
+        """The message without its code."""
+        return super().__str__()
+
+
+class SpecError(GristmillError):
+    code = "spec"
+
+
+class ModelError(GristmillError):
+    code = "model"
+
+
+class UnsafeModelError(ModelError):
+    code = "unsafe_model"
+
+
+class EngineError(GristmillError):
+    code = "engine"
+
+
+_IN_TEXT = re.compile(rf"\[({'|'.join(e.code for e in (SpecError, ModelError, UnsafeModelError, EngineError))})\] [^\n]+")
+
+
+def find_in_text(text: str) -> str | None:
+    """The first of our errors in an executor's stack trace, as one line; None if there is none."""
+    found = _IN_TEXT.search(text)
+    return found.group(0).strip() if found else None
+
+
+@dataclass(frozen=True)
+class RowError:
+    """Why one row has no answer. `message` holds no input text: it may be private, and is kept."""
+
+    code: str
+    message: str
+
+
+EMPTY_INPUT = RowError("empty_input", "the text is null or blank")
+INPUT_TOO_LONG = RowError("input_too_long", "the text has more tokens than max_tokens allows")
+NOT_FINITE = RowError("not_finite", "the model's output holds NaN or infinity")
+
+
+def bad_template(error: Exception) -> RowError:
+    """A template that breaks on a row; the exception's type alone, since its text may quote the row."""
+    return RowError("bad_template", f"the template raised {type(error).__name__}")

