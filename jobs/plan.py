@@ -70,11 +70,10 @@ def start_engines(spark: SparkSession, settings: Settings) -> None:
     """Have the executors begin to load the model while the driver still reads and plans; does not wait for them."""
     from pyspark.sql import functions as F
 
-    slots = count_slots(spark)
-    rows = spark.range(0, slots, 1, slots).select(make_starter(settings.spec())(F.col("id")))
-
     def run() -> None:
+        slots = count_slots(spark)
         with contextlib.suppress(*SPARK_ERRORS):  # what is wrong is told by the job itself
+            rows = spark.range(0, slots, 1, slots).select(make_starter(settings.spec())(F.col("id")))
             rows.write.format("noop").mode("overwrite").save()
 
     threading.Thread(target=run, name="gristmill-start", daemon=True).start()

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _NEW = {"spark.app.name": "gristmill", "spark.ui.showConsoleProgress": "false"}
 # On one machine nothing listens to the outside, and a laptop's VPN cannot confuse Spark about its own address.
 _LOCAL = {"spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+# There the JVM only moves bytes while Python computes: it starts 2 s sooner and leaves the cores alone with the light
+# compiler and collector.
+_LOCAL_JVM = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
 # Where Spark and its workers write what they would else print; kept when a job fails.
 LOG_FILE = Path(tempfile.gettempdir()) / f"gristmill-spark-{os.getpid()}.log"
 
@@ -49,7 +52,9 @@ def open_session(settings: SparkSettings, *, spark_log: str | None = None) -> Sp
         find_java()
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers run in this virtual environment
         builder, hidden = builder.master(settings.master), spark_log is None
-        conf = _NEW | (_LOCAL if settings.master.startswith("local[") else {}) | _log_conf(spark_log or "warn")
+        local = settings.master.startswith("local[")
+        java = f"{_log_options(spark_log or 'warn')} {_LOCAL_JVM if local else ''}"
+        conf = _NEW | (_LOCAL if local else {}) | {"spark.driver.extraJavaOptions": java}
     for key, value in {**conf, **settings.conf}.items():
         builder = builder.config(key, str(value).lower() if isinstance(value, bool) else str(value))
     try:
@@ -78,9 +83,9 @@ def ship_code(session: SparkSession) -> None:
     session.addArtifacts(str(target), pyfile=True)
 
 
-def _log_conf(level: str) -> dict[str, str]:
+def _log_options(level: str) -> str:
     config = Path(__file__).with_name("log4j2.properties")
-    return {"spark.driver.extraJavaOptions": f"-Dlog4j2.configurationFile=file:{config} -Dgristmill.log.level={level}"}
+    return f"-Dlog4j2.configurationFile=file:{config} -Dgristmill.log.level={level}"
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.sql import functions as F
@@ -17,6 +16,8 @@ from pyspark.sql.pandas.types import from_arrow_type
 
 from udfs.scoring import output_type, score, start_engine
 from udfs.spec import Overflow, Precision, ScoreSpec
+
+_HAS_ARROW_UDF = hasattr(F, "arrow_udf")
 
 
 def embed(
@@ -138,38 +139,24 @@ def make_udf(spec: ScoreSpec, *, arrow: bool | None = None) -> Any:
         arrow: True for an Arrow UDF, False for a pandas UDF; None takes Arrow where Spark has it.
     """
     returns = from_arrow_type(output_type(spec))
-    if arrow is None:
-        arrow = hasattr(F, "arrow_udf")
+    if arrow if arrow is not None else _HAS_ARROW_UDF:
 
-    def score_arrow(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
-        return score(batches, spec, gpu=_task_gpu())
+        def score_arrow(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
+            return score(batches, spec, gpu=_task_gpu())
 
-    def score_pandas(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
-        for result in score((_to_arrow(batch) for batch in batches), spec, gpu=_task_gpu()):
-            yield pa.Table.from_struct_array(result).to_pandas(maps_as_pydicts="strict")
+        return F.arrow_udf(score_arrow, returns).asNondeterministic()
+    from udfs.pandas_batches import make_pandas_function
 
-    made = F.arrow_udf(score_arrow, returns) if arrow else F.pandas_udf(score_pandas, returns)
-    return made.asNondeterministic()
+    return F.pandas_udf(make_pandas_function(spec, _task_gpu), returns).asNondeterministic()
 
 
 def make_starter(spec: ScoreSpec) -> Any:
-    """A UDF from long to long that does nothing but begin to load the model in the workers that run it.
+    """A UDF that does nothing but begin to load the model in the workers that run it.
 
     A job sends a few rows through it while it still reads and plans; the workers are then used again.
     """
 
-    @F.pandas_udf("long")
-    def start(batches: Iterator[pd.Series]) -> Iterator[pd.Series]:
-        start_engine(spec, _task_gpu())
-        yield from batches
-
-    return start
-
-
-def _to_arrow(batch: pd.Series | pd.DataFrame) -> pa.Array:
-    if isinstance(batch, pd.DataFrame):
-        return pa.Table.from_pandas(batch, preserve_index=False).to_struct_array().combine_chunks()
-    return pa.Array.from_pandas(batch, type=pa.string())
+    return F.udf(lambda _: str(start_engine(spec, _task_gpu()).running()))
 
 
 def _task_gpu() -> str | None:

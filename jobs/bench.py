@@ -1,0 +1,278 @@
+"""The same rows through gristmill and through what people use instead, side by side in one run.
+
+Every contender gets the same texts, the same model, the same threads and the same maximum length, and returns its
+answers to Python. Rounds are interleaved, so that a machine that slows down slows all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+
+from jobs.corpus import docstrings
+from jobs.errors import InputError, UserError
+from jobs.plan import Plan, score_frame
+from jobs.session import open_session
+from jobs.settings import Settings
+from jobs.sources import read_input
+from udfs.engine import Engine
+from udfs.models import ModelFiles, open_model
+from udfs.scoring import prepare, score, start_engine
+from udfs.spec import ScoreSpec
+from udfs.tasks import Task, make_task
+from udfs.templating import read_texts
+
+_PIPELINE_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to score the texts.
+
+    Args:
+        name: Shown in the table.
+        run: Scores all texts once.
+        real_share: Share of real tokens among those that go through the model.
+    """
+
+    name: str
+    run: Callable[[], Any]
+    real_share: float
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A contender's medians over the rounds; `ratio` is how many times as fast gristmill is."""
+
+    name: str
+    seconds: float
+    rows_per_s: float
+    tokens_per_s: float
+    real_share: float
+    ratio: float
+
+
+def run_bench(
+    settings: Settings, *, rows: int, rounds: int, texts: str, spark: bool, json_path: Path | None, console: Console
+) -> list[Figure]:
+    """Time every contender and print the table.
+
+    Args:
+        settings: The job: its task, model and maximum length.
+        rows: How many texts.
+        rounds: How often each contender runs, after one warm-up on a tenth of the texts.
+        texts: `input`, the job's own; `docstrings` or `short`, from the installed packages.
+        spark: Run gristmill within Spark as well.
+        json_path: Where to write the figures too.
+
+    Raises:
+        UserError: There is nothing to score.
+    """
+    spec = replace(settings.spec(), template=None, dedupe=False)  # duplicates would come on top
+    rows_of_text = _take_texts(settings, texts, rows)
+    files = open_model(spec.model, spec.revision)
+    task = make_task(spec, files)
+    lengths = task.tokenize(rows_of_text).items.lengths
+    console.print(
+        f"{len(rows_of_text):,} texts, {lengths.sum() / len(rows_of_text):.0f} tokens on average, "
+        f"{spec.task} by {spec.model}",
+        soft_wrap=True,
+    )
+    contenders = _make_contenders(spec, files, task, rows_of_text, lengths)
+    if spark:
+        contenders.append(_on_spark(settings, spec, rows_of_text, contenders[-1].real_share))
+    seconds = _time_rounds(contenders, rounds, console)
+    figures = _make_figures(contenders, seconds, rows=len(rows_of_text), tokens=int(lengths.sum()))
+    console.print(_make_table(figures))
+    _print_overhead(figures, console)
+    if json_path:
+        engine = start_engine(spec).result()
+        machine = {"cpu": platform.processor() or platform.machine(), "device": engine.plan.device}
+        told = {"machine": machine, "rows": len(rows_of_text), "tokens": int(lengths.sum()), "rounds": rounds}
+        json_path.write_text(json.dumps({**told, "figures": [asdict(f) for f in figures]}, indent=2) + "\n")
+    return figures
+
+
+def _take_texts(settings: Settings, texts: str, rows: int) -> list[str]:
+    if texts in ("docstrings", "short"):
+        return docstrings(rows, first_line=texts == "short")
+    if texts != "input":
+        raise UserError(f"--texts {texts}: choose one of input, docstrings, short")
+    from pyspark.sql import functions as F
+
+    frame = read_input(open_session(settings.spark), settings)
+    columns = [F.col(f"`{name}`") for name in settings.text_columns()]
+    template = settings.spec().template
+    taken = frame.select((F.struct(*columns) if template else columns[0].cast("string")).alias("t")).limit(rows)
+    window = taken.toArrow().column("t").combine_chunks()
+    found = read_texts(window, template).texts.drop_null().to_pylist()
+    if not found:
+        raise InputError("the input holds no text to score")
+    return found
+
+
+def _make_contenders(
+    spec: ScoreSpec, files: ModelFiles, task: Task, texts: list[str], lengths: np.ndarray
+) -> list[Contender]:
+    engine = start_engine(spec).result()
+    window = pa.array(texts, pa.string())
+    prepared = [prepare(window.slice(i, spec.window_rows), spec, task) for i in range(0, len(texts), spec.window_rows)]
+    padded = sum(int(engine.forward(p.items).padded_tokens.sum()) for p in prepared)
+    real = int(lengths.sum()) / padded
+    found = [Contender("one row at a time, same precision", lambda: _one_by_one(engine, task, texts), 1.0)]
+    found += _pipeline(spec, files, task, texts, lengths)
+    found += _sentence_transformers(spec, files, texts, lengths)
+    found.append(Contender("forward pass alone", lambda: [engine.forward(p.items) for p in prepared], real))
+    found.append(Contender("gristmill", lambda: list(score([window], spec)), real))
+    return found
+
+
+def _one_by_one(engine: Engine, task: Task, texts: list[str]) -> None:
+    for text in texts:
+        engine.forward(task.tokenize([text]).items)
+
+
+def _pipeline(
+    spec: ScoreSpec, files: ModelFiles, task: Task, texts: list[str], lengths: np.ndarray
+) -> list[Contender]:
+    from transformers import AutoTokenizer, pipeline
+
+    kinds = files.config.get("architectures") or [""]
+    by_nli = spec.task == "zero-shot-classification" and kinds[0].endswith("ForSequenceClassification")
+    name = spec.task if by_nli or spec.task == "text-classification" else "feature-extraction"
+    limit = _max_tokens(task)
+    tokenizer = AutoTokenizer.from_pretrained(files.transformer, model_max_length=limit, local_files_only=True)
+    made = pipeline(name, model=str(files.transformer), tokenizer=tokenizer, batch_size=_PIPELINE_BATCH, device=_device())
+    cut = {"truncation": True, "max_length": limit}
+    if name == "feature-extraction":
+
+        def run() -> Any:
+            return [made_of.mean(dim=1) for made_of in made(texts, return_tensors=True, tokenize_kwargs=cut)]
+    elif by_nli:
+
+        def run() -> Any:
+            return made(texts, candidate_labels=list(spec.labels), multi_label=spec.multi_label)
+    else:
+
+        def run() -> Any:
+            return made(texts, top_k=None, **cut)
+
+    return [Contender(f"Hugging Face pipeline, batch {_PIPELINE_BATCH}", run, _share_in_batches(lengths))]
+
+
+def _sentence_transformers(
+    spec: ScoreSpec, files: ModelFiles, texts: list[str], lengths: np.ndarray
+) -> list[Contender]:
+    if spec.task != "feature-extraction" or find_spec("sentence_transformers") is None:
+        return []
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    share = _share_in_batches(np.sort(lengths)[::-1])
+    found = []
+    for precision in ("float32", "bfloat16"):
+        model = SentenceTransformer(
+            str(files.root), device=_device(), model_kwargs={"dtype": getattr(torch, precision)}, local_files_only=True
+        )
+        if spec.max_tokens:
+            model.max_seq_length = spec.max_tokens
+
+        def run(model: Any = model) -> Any:
+            return model.encode(texts, show_progress_bar=False, convert_to_tensor=True)
+
+        found.append(Contender(f"SentenceTransformer.encode, {precision}", run, share))
+    return found
+
+
+def _on_spark(settings: Settings, spec: ScoreSpec, texts: list[str], real: float) -> Contender:
+    spark = open_session(settings.spark)
+    frame = spark.createDataFrame(pa.table({"text": texts})).cache()
+    text = settings.score.model_copy(update={"text": "text"})
+    job = settings.model_copy(
+        update={
+            "score": text,
+            "output": settings.output.model_copy(update={"columns": []}),
+            "batching": settings.batching.model_copy(update={"dedupe": False}),
+        }
+    )
+    slots = spark.sparkContext.defaultParallelism
+    plan = Plan(len(texts), max(slots, -(-len(texts) // spec.window_rows)))
+    scored = score_frame(frame, job, plan)
+    return Contender("gristmill in Spark", lambda: scored.write.format("noop").mode("overwrite").save(), real)
+
+
+def _time_rounds(contenders: list[Contender], rounds: int, console: Console) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    for number in range(rounds + 1):
+        for contender in contenders:
+            if number == 0 and contender.name != "gristmill in Spark":
+                continue  # only Spark's workers have yet to load the model; the others have run while they were made
+            with console.status(f"round {number} of {rounds}: {contender.name}"):
+                began = time.perf_counter()
+                contender.run()
+                if number:
+                    seconds[contender.name].append(time.perf_counter() - began)
+    return seconds
+
+
+def _make_figures(
+    contenders: list[Contender], seconds: dict[str, list[float]], *, rows: int, tokens: int
+) -> list[Figure]:
+    ours = seconds["gristmill"]
+    figures = []
+    for contender in contenders:
+        took = statistics.median(seconds[contender.name])
+        ratio = statistics.median(a / b for a, b in zip(seconds[contender.name], ours, strict=True))
+        figures.append(Figure(contender.name, took, rows / took, tokens / took, contender.real_share, ratio))
+    return figures
+
+
+def _make_table(figures: list[Figure]) -> Table:
+    table = Table("contender", box=None, pad_edge=False)
+    for name in ("seconds", "rows/s", "tokens/s", "real tokens", "time, gristmill = 1"):
+        table.add_column(name, justify="right")
+    for f in figures:
+        table.add_row(
+            f.name,
+            f"{f.seconds:.1f}",
+            f"{f.rows_per_s:,.0f}",
+            f"{f.tokens_per_s:,.0f}",
+            f"{f.real_share:.0%}",
+            f"{f.ratio:.2f}",
+        )
+    return table
+
+
+def _print_overhead(figures: list[Figure], console: Console) -> None:
+    by_name = {figure.name: figure for figure in figures}
+    forward = by_name["forward pass alone"].seconds
+    for name in ("gristmill", "gristmill in Spark"):
+        if name in by_name:
+            console.print(f"all that is not the forward pass, {name}: {1 - forward / by_name[name].seconds:.1%}")
+
+
+def _share_in_batches(lengths: np.ndarray) -> float:
+    padded = sum(int(part.max()) * len(part) for part in np.split(lengths, range(_PIPELINE_BATCH, len(lengths), 32)))
+    return int(lengths.sum()) / padded
+
+
+def _max_tokens(task: Task) -> int:
+    return task.tokenizer.max_tokens  # type: ignore[attr-defined,no-any-return]
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
