@@ -65,7 +65,14 @@ class Figure:
 
 
 def run_bench(
-    settings: Settings, *, rows: int, rounds: int, texts: str, spark: bool, json_path: Path | None, console: Console
+    settings: Settings,
+    *,
+    rows: int,
+    rounds: int,
+    texts: str,
+    spark: bool,
+    json_path: Path | None,
+    console: Console,
 ) -> list[Figure]:
     """Time every contender and print the table.
 
@@ -115,7 +122,9 @@ def _take_texts(settings: Settings, texts: str, rows: int) -> list[str]:
     frame = read_input(open_session(settings.spark), settings)
     columns = [F.col(f"`{name}`") for name in settings.text_columns()]
     template = settings.spec().template
-    taken = frame.select((F.struct(*columns) if template else columns[0].cast("string")).alias("t")).limit(rows)
+    taken = frame.select((F.struct(*columns) if template else columns[0].cast("string")).alias("t")).limit(
+        rows
+    )
     window = taken.toArrow().column("t").combine_chunks()
     found = read_texts(window, template).texts.drop_null().to_pylist()
     if not found:
@@ -128,7 +137,9 @@ def _make_contenders(
 ) -> list[Contender]:
     engine = start_engine(spec).result()
     window = pa.array(texts, pa.string())
-    prepared = [prepare(window.slice(i, spec.window_rows), spec, task) for i in range(0, len(texts), spec.window_rows)]
+    prepared = [
+        prepare(window.slice(i, spec.window_rows), spec, task) for i in range(0, len(texts), spec.window_rows)
+    ]
     padded = sum(int(engine.forward(p.items).padded_tokens.sum()) for p in prepared)
     real = int(lengths.sum()) / padded
     found = [Contender("one row at a time, same precision", lambda: _one_by_one(engine, task, texts), 1.0)]
@@ -153,8 +164,12 @@ def _pipeline(
     by_nli = spec.task == "zero-shot-classification" and kinds[0].endswith("ForSequenceClassification")
     name = spec.task if by_nli or spec.task == "text-classification" else "feature-extraction"
     limit = _max_tokens(task)
-    tokenizer = AutoTokenizer.from_pretrained(files.transformer, model_max_length=limit, local_files_only=True)
-    made = pipeline(name, model=str(files.transformer), tokenizer=tokenizer, batch_size=_PIPELINE_BATCH, device=_device())
+    tokenizer = AutoTokenizer.from_pretrained(
+        files.transformer, model_max_length=limit, local_files_only=True
+    )
+    made = pipeline(
+        name, model=str(files.transformer), tokenizer=tokenizer, batch_size=_PIPELINE_BATCH, device=_device()
+    )
     cut = {"truncation": True, "max_length": limit}
     if name == "feature-extraction":
 
@@ -184,7 +199,10 @@ def _sentence_transformers(
     found = []
     for precision in ("float32", "bfloat16"):
         model = SentenceTransformer(
-            str(files.root), device=_device(), model_kwargs={"dtype": getattr(torch, precision)}, local_files_only=True
+            str(files.root),
+            device=_device(),
+            model_kwargs={"dtype": getattr(torch, precision)},
+            local_files_only=True,
         )
         if spec.max_tokens:
             model.max_seq_length = spec.max_tokens
@@ -260,11 +278,15 @@ def _print_overhead(figures: list[Figure], console: Console) -> None:
     forward = by_name["forward pass alone"].seconds
     for name in ("gristmill", "gristmill in Spark"):
         if name in by_name:
-            console.print(f"all that is not the forward pass, {name}: {1 - forward / by_name[name].seconds:.1%}")
+            console.print(
+                f"all that is not the forward pass, {name}: {1 - forward / by_name[name].seconds:.1%}"
+            )
 
 
 def _share_in_batches(lengths: np.ndarray) -> float:
-    padded = sum(int(part.max()) * len(part) for part in np.split(lengths, range(_PIPELINE_BATCH, len(lengths), 32)))
+    padded = sum(
+        int(part.max()) * len(part) for part in np.split(lengths, range(_PIPELINE_BATCH, len(lengths), 32))
+    )
     return int(lengths.sum()) / padded
 
 

@@ -22,10 +22,14 @@ app = typer.Typer(
 )
 Conf = Annotated[Path, typer.Argument(metavar="CONF", help="The job's YAML file.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set score.max_tokens=128")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set score.max_tokens=128"),
 ]
 SparkLog = Annotated[
-    str | None, typer.Option(metavar="LEVEL", help="Show Spark's log on the terminal, from this level on: error, warn, info.")
+    str | None,
+    typer.Option(
+        metavar="LEVEL", help="Show Spark's log on the terminal, from this level on: error, warn, info."
+    ),
 ]
 
 
@@ -33,8 +37,12 @@ SparkLog = Annotated[
 def score(
     conf: Conf,
     set_: Overrides = None,
-    dry_run: Annotated[bool, typer.Option(help="Show schema, texts, tokens and plan; score nothing.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Start afresh in an output that holds a job's results.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option(help="Show schema, texts, tokens and plan; score nothing.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option(help="Start afresh in an output that holds a job's results.")
+    ] = False,
     spark_log: SparkLog = None,
 ) -> None:
     """Score a table."""
@@ -58,7 +66,9 @@ def score(
 
 @app.command()
 def doctor(
-    conf: Annotated[Path | None, typer.Argument(metavar="[CONF]", help="A job, whose model is looked for too.")] = None,
+    conf: Annotated[
+        Path | None, typer.Argument(metavar="[CONF]", help="A job, whose model is looked for too.")
+    ] = None,
 ) -> None:
     """Look at Java, Spark, torch, devices, precision, memory and models; say what is missing and what to do."""
     from jobs.doctor import examine, show_findings
@@ -76,7 +86,10 @@ def bench(
     rows: Annotated[int, typer.Option(min=1, help="Rows of the table to take.")] = 1500,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are shown.")] = 3,
     texts: Annotated[
-        str, typer.Option(help="input (the job's own), docstrings (of the installed packages), or their first lines: short.")
+        str,
+        typer.Option(
+            help="input (the job's own), docstrings (of the installed packages), or their first lines: short."
+        ),
     ] = "input",
     spark: Annotated[bool, typer.Option(help="Run the rows through Spark as well.")] = True,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to a file too.")] = None,
@@ -86,7 +99,13 @@ def bench(
     from jobs.settings import load_settings
 
     run_bench(
-        load_settings(conf, set_), rows=rows, rounds=rounds, texts=texts, spark=spark, json_path=json_path, console=Console()
+        load_settings(conf, set_),
+        rows=rows,
+        rounds=rounds,
+        texts=texts,
+        spark=spark,
+        json_path=json_path,
+        console=Console(),
     )
 
 

@@ -1,13 +1,13 @@
 """What can go wrong on the driver, and the exit code that says so.
 
-    JobError                 exit 1: unexpected
-    ├── UserError            exit 2: bad configuration or input; nothing was written
-    │   ├── SettingsError    the YAML or --set
-    │   ├── InputError       the table, its columns
-    │   ├── OutputError      the place for the result
-    │   ├── JavaError        no Java, or one that Spark cannot use
-    │   └── SessionError     Spark does not start
-    └── TooManyFailed        exit 3: over max_error_rate; what was committed stays
+JobError                 exit 1: unexpected
+├── UserError            exit 2: bad configuration or input; nothing was written
+│   ├── SettingsError    the YAML or --set
+│   ├── InputError       the table, its columns
+│   ├── OutputError      the place for the result
+│   ├── JavaError        no Java, or one that Spark cannot use
+│   └── SessionError     Spark does not start
+└── TooManyFailed        exit 3: over max_error_rate; what was committed stays
 """
 
 from __future__ import annotations

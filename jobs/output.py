@@ -75,7 +75,9 @@ class Output:
         if not entries:
             return
         if not self._folder.exists(_JOB):
-            raise OutputError(f"output.path {self.path} holds {entries[0]} and no gristmill job; name an empty directory")
+            raise OutputError(
+                f"output.path {self.path} holds {entries[0]} and no gristmill job; name an empty directory"
+            )
         if overwrite:
             return
         differs = _differences(self._folder.read_json(_JOB), fingerprint(self._settings))
@@ -105,7 +107,9 @@ class Output:
         with spark_conf(scored.sparkSession, _WRITE_CONF):
             scored.write.mode("overwrite").partitionBy("outcome").parquet(self._folder / name)
             if not any(entry.startswith("outcome=") for entry in self._folder.entries(name)):
-                empty = scored.drop("outcome").limit(0).coalesce(1)  # so that the schema of no rows can be read
+                empty = (
+                    scored.drop("outcome").limit(0).coalesce(1)
+                )  # so that the schema of no rows can be read
                 empty.write.mode("overwrite").parquet(self._folder / f"{name}/outcome=succeeded")
 
     def committed(self, spark: SparkSession) -> Committed:

@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from jobs.plan import Plan
@@ -24,13 +32,21 @@ class _RowsColumn(ProgressColumn):
 
 
 @contextlib.contextmanager
-def show_progress(spark: SparkSession, plan: Plan, console: Console, *, every_s: float = 0.5) -> Iterator[None]:
+def show_progress(
+    spark: SparkSession, plan: Plan, console: Console, *, every_s: float = 0.5
+) -> Iterator[None]:
     """Show rows, rows/s and the time left while the body runs.
 
     A task's rows count when it ends, so the bar moves in steps of a task. Spark Connect does not tell of tasks in
     this way: the bar then only says that the job is alive.
     """
-    columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _RowsColumn(), TimeRemainingColumn()]
+    columns = [
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        _RowsColumn(),
+        TimeRemainingColumn(),
+    ]
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         bar = progress.add_task("reading", total=plan.rows)
         ended = threading.Event()

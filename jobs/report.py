@@ -101,7 +101,11 @@ def summary_table(report: RunReport) -> Table:
 
 def _summary(report: RunReport) -> list[tuple[str, str]]:
     seconds = max(report.scoring_s, 1e-9)
-    lines = [("rows", f"{report.rows:,}"), ("succeeded", f"{report.succeeded:,}"), ("failed", f"{report.failed:,}")]
+    lines = [
+        ("rows", f"{report.rows:,}"),
+        ("succeeded", f"{report.succeeded:,}"),
+        ("failed", f"{report.failed:,}"),
+    ]
     lines += [(f"  {code}", f"{count:,}") for code, count in report.failed_by_code.items()]
     lines += [
         ("scored once for several rows", f"{max(0, report.succeeded - report.scored_rows):,}"),

@@ -1,7 +1,7 @@
 """Score a table: settings, read, plan, score and write, report.
 
-    gristmill score conf/catalog_tagging.yaml
-    spark-submit jobs/score.py conf/catalog_tagging.yaml
+gristmill score conf/catalog_tagging.yaml
+spark-submit jobs/score.py conf/catalog_tagging.yaml
 """
 
 from __future__ import annotations
@@ -32,7 +32,11 @@ from udfs.tasks import make_task
 
 
 def score(
-    settings: Settings, *, overwrite: bool = False, spark_log: str | None = None, console: Console | None = None
+    settings: Settings,
+    *,
+    overwrite: bool = False,
+    spark_log: str | None = None,
+    console: Console | None = None,
 ) -> RunReport:
     """Score a table and write the answers.
 
@@ -70,7 +74,13 @@ def score(
         what = explain(error)
         scoring_s = time.monotonic() - began
         lost = make_report(
-            settings, Committed(), run_id=run_id, started_at=started_at, scoring_s=scoring_s, status="failed", error=what
+            settings,
+            Committed(),
+            run_id=run_id,
+            started_at=started_at,
+            scoring_s=scoring_s,
+            status="failed",
+            error=what,
         )
         output.write_report(run_id, lost.as_dict())
         raise JobError(f"the job failed, nothing of it was committed: {what}") from error

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 _NEW = {"spark.app.name": "gristmill", "spark.ui.showConsoleProgress": "false"}
 # On one machine nothing listens to the outside, and a laptop's VPN cannot confuse Spark about its own address.
-_LOCAL = {"spark.ui.enabled": "false", "spark.driver.host": "127.0.0.1", "spark.driver.bindAddress": "127.0.0.1"}
+_LOCAL = {
+    "spark.ui.enabled": "false",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+}
 # There the JVM only moves bytes while Python computes: it starts 2 s sooner and leaves the cores alone with the light
 # compiler and collector.
 _LOCAL_JVM = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
@@ -48,7 +52,9 @@ def open_session(settings: SparkSettings, *, spark_log: str | None = None) -> Sp
         return active
     conf: dict[str, str | int | float | bool] = {}
     builder, hidden = SparkSession.builder, False
-    if not {"PYSPARK_GATEWAY_PORT", "SPARK_REMOTE"} & os.environ.keys():  # else spark-submit or Connect has begun it
+    if (
+        not {"PYSPARK_GATEWAY_PORT", "SPARK_REMOTE"} & os.environ.keys()
+    ):  # else spark-submit or Connect has begun it
         find_java()
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers run in this virtual environment
         builder, hidden = builder.master(settings.master), spark_log is None

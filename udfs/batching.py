@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+_LEAST_REAL_SHARE = 0.93
+
 
 @dataclass(frozen=True)
 class Items:
@@ -35,25 +37,33 @@ class Items:
         return np.diff(self.offsets)
 
 
-def micro_batches(lengths: np.ndarray, *, max_batch_tokens: int, pad_multiple: int) -> Iterator[np.ndarray]:
+def micro_batches(
+    lengths: np.ndarray, *, max_batch_tokens: int, min_batch_tokens: int, pad_multiple: int
+) -> Iterator[np.ndarray]:
     """Cut items into micro-batches that hold `max_batch_tokens` when padded, longest first.
 
     The longest first, so that memory peaks at once and is reused; neighbours differ little in length, so that
-    padding is small. An item that is alone above the budget makes a micro-batch of its own.
+    padding is small. A micro-batch that keeps the device busy ends early where more items would make it mostly
+    padding. An item that is alone above the budget makes a micro-batch of its own.
 
     Args:
         lengths: (N,) tokens an item.
         max_batch_tokens: Bound on items times padded length.
+        min_batch_tokens: From this size on, a micro-batch ends before padding passes 7 % of it.
         pad_multiple: Lengths are rounded up to a multiple of it.
 
     Yields:
         Indices into `lengths`; each index once over all micro-batches.
     """
     order = np.argsort(-lengths, kind="stable")
+    descending = lengths[order]
     start = 0
     while start < len(order):
-        width = padded_length(int(lengths[order[start]]), pad_multiple)
-        stop = start + max(1, max_batch_tokens // width)
+        width = padded_length(int(descending[start]), pad_multiple)
+        taken = descending[start : start + max(1, max_batch_tokens // width)]
+        sizes = np.arange(1, len(taken) + 1) * width
+        dense = (np.cumsum(taken) >= _LEAST_REAL_SHARE * sizes) | (sizes <= min_batch_tokens)
+        stop = start + (int(np.flatnonzero(dense)[-1]) + 1 if dense.any() else 1)
         yield order[start:stop]
         start = stop
 
@@ -132,7 +142,9 @@ def find_duplicates(texts: pa.Array, *, dedupe: bool) -> tuple[pa.Array, np.ndar
     return encoded.dictionary, np.asarray(encoded.indices.fill_null(-1), dtype=np.int64)
 
 
-def cut_windows(batches: Iterable[pa.Array], *, window_rows: int, window_bytes: int = 64 << 20) -> Iterator[pa.Array]:
+def cut_windows(
+    batches: Iterable[pa.Array], *, window_rows: int, window_bytes: int = 64 << 20
+) -> Iterator[pa.Array]:
     """Cut a stream of Arrow arrays into windows, in order, whatever the sizes that it comes in.
 
     Args:
@@ -150,7 +162,10 @@ def cut_windows(batches: Iterable[pa.Array], *, window_rows: int, window_bytes: 
             room = window_rows - sum(map(len, held))
             held.append(rest.slice(0, room))
             rest = rest.slice(room)
-            if sum(map(len, held)) == window_rows or sum(a.get_total_buffer_size() for a in held) >= window_bytes:
+            if (
+                sum(map(len, held)) == window_rows
+                or sum(a.get_total_buffer_size() for a in held) >= window_bytes
+            ):
                 yield pa.concat_arrays(held)
                 held = []
     if held:

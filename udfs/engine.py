@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,10 +22,26 @@ from udfs.threads import task_threads
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Measured with all-MiniLM-L6-v2 in bfloat16 on two cores: 1,024 to 2,048 tokens are best for short and mixed texts,
-# 8,192 are 15 % slower; and rounding lengths up to 8, which Tensor Cores want, costs short texts 15 % on a CPU.
-_CPU_BATCH_TOKENS, _CPU_PAD_MULTIPLE = 2048, 1
-_CUDA_BATCH_TOKENS, _CUDA_PAD_MULTIPLE = 32768, 8
+
+@dataclass(frozen=True)
+class Budget:
+    """How micro-batches are cut on a kind of device.
+
+    Args:
+        max_batch_tokens: Tokens of a micro-batch, padding included.
+        min_batch_tokens: Tokens from which a micro-batch rather ends than pads.
+        pad_multiple: Lengths are rounded up to a multiple of it.
+    """
+
+    max_batch_tokens: int
+    min_batch_tokens: int
+    pad_multiple: int
+
+
+# Measured with all-MiniLM-L6-v2 in bfloat16 on two cores: 2,048 tokens are best for short and mixed texts alike,
+# 8,192 are 15 % slower, and rounding lengths up to 8, which Tensor Cores want, costs short texts 15 % on a CPU.
+_CPU = Budget(max_batch_tokens=2048, min_batch_tokens=384, pad_multiple=1)
+_CUDA = Budget(max_batch_tokens=32768, min_batch_tokens=16384, pad_multiple=8)
 
 
 @dataclass(frozen=True)
@@ -89,9 +105,9 @@ class Engine:
         self.plan = plan_device(spec.precision, gpu=gpu)
         self.name = f"{platform.node()}:{os.getpid()}:{self.plan.device}/{self.plan.precision}"
         self._forward = make_task(spec, files).load(self.plan.device, self.plan.precision)
-        on_cuda = self.plan.device.startswith("cuda")
-        self.max_batch_tokens = spec.max_batch_tokens or (_CUDA_BATCH_TOKENS if on_cuda else _CPU_BATCH_TOKENS)
-        self._pad_multiple = _CUDA_PAD_MULTIPLE if on_cuda else _CPU_PAD_MULTIPLE
+        self.budget = _CUDA if self.plan.device.startswith("cuda") else _CPU
+        if spec.max_batch_tokens:
+            self.budget = replace(self.budget, max_batch_tokens=spec.max_batch_tokens)
         self._pad_id = files.config.get("pad_token_id") or 0
 
     def forward(self, items: Items) -> Outputs:
@@ -107,9 +123,7 @@ class Engine:
         padded = np.zeros(len(items), dtype=np.int64)
         if not len(items):
             return Outputs(np.zeros((0, 1), dtype=np.float32), padded, self.name)
-        batches = list(
-            micro_batches(items.lengths, max_batch_tokens=self.max_batch_tokens, pad_multiple=self._pad_multiple)
-        )
+        batches = list(micro_batches(items.lengths, **asdict(self.budget)))
         order = np.concatenate(batches)
         outputs = []
         with torch.inference_mode():
@@ -130,10 +144,16 @@ class Engine:
         def to_device(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(self.plan.device, non_blocking=True)
 
-        ids, real = pad(items.ids, items.offsets, indices, pad_multiple=self._pad_multiple, fill=self._pad_id)
+        ids, real = pad(
+            items.ids, items.offsets, indices, pad_multiple=self.budget.pad_multiple, fill=self._pad_id
+        )
         types = None
         if items.type_ids is not None:
-            types, _ = pad(items.type_ids, items.offsets, indices, pad_multiple=self._pad_multiple, fill=0)
+            types, _ = pad(
+                items.type_ids, items.offsets, indices, pad_multiple=self.budget.pad_multiple, fill=0
+            )
         return Batch(
-            to_device(ids), None if real.all() else to_device(real), None if types is None else to_device(types)
+            to_device(ids),
+            None if real.all() else to_device(real),
+            None if types is None else to_device(types),
         )

@@ -47,7 +47,9 @@ class EngineError(GristmillError):
     code = "engine"
 
 
-_IN_TEXT = re.compile(rf"\[({'|'.join(e.code for e in (SpecError, ModelError, UnsafeModelError, EngineError))})\] [^\n]+")
+_IN_TEXT = re.compile(
+    rf"\[({'|'.join(e.code for e in (SpecError, ModelError, UnsafeModelError, EngineError))})\] [^\n]+"
+)
 
 
 def find_in_text(text: str) -> str | None:

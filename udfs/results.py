@@ -60,7 +60,9 @@ def join_result(
     arrays = [
         *(column.take(answers).cast(field.type) for field, column in zip(fields, columns, strict=True)),
         _error_array(failures, failed),
-        pa.StructArray.from_arrays([usage[0], pa.array(np.zeros(rows, dtype=np.int32)), usage[1]], fields=list(_USAGE)),
+        pa.StructArray.from_arrays(
+            [usage[0], pa.array(np.zeros(rows, dtype=np.int32)), usage[1]], fields=list(_USAGE)
+        ),
         pa.array(_pick(truncated, text_of_row, scored), pa.bool_()),
         pa.array([engine], pa.string()).take(pa.array(np.zeros(rows, dtype=np.int64), mask=~sent)),
     ]
@@ -82,5 +84,7 @@ def _error_array(failures: dict[int, RowError], failed: np.ndarray) -> pa.Struct
     for row, error in failures.items():
         codes[row], messages[row] = error.code, error.message
     return pa.StructArray.from_arrays(
-        [pa.array(codes, pa.string()), pa.array(messages, pa.string())], fields=list(_ERROR), mask=pa.array(~failed)
+        [pa.array(codes, pa.string()), pa.array(messages, pa.string())],
+        fields=list(_ERROR),
+        mask=pa.array(~failed),
     )

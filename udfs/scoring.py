@@ -46,7 +46,9 @@ class Prepared:
     truncated: np.ndarray
 
 
-def score(batches: Iterable[pa.Array], spec: ScoreSpec, *, gpu: str | None = None) -> Iterator[pa.StructArray]:
+def score(
+    batches: Iterable[pa.Array], spec: ScoreSpec, *, gpu: str | None = None
+) -> Iterator[pa.StructArray]:
     """Score a stream of rows.
 
     Args:
@@ -122,7 +124,9 @@ def finish(prepared: Prepared, outputs: Outputs, task: Task) -> pa.StructArray:
         for row, text in enumerate(prepared.text_of_row.tolist()):
             if text in text_errors:
                 failures[row] = text_errors[text]
-    fields = task.columns(np.nan_to_num(values)) if len(items) else [pa.nulls(count, f.type) for f in task.fields]
+    fields = (
+        task.columns(np.nan_to_num(values)) if len(items) else [pa.nulls(count, f.type) for f in task.fields]
+    )
     per_text = [sum_by_unit(tokens, items.units) for tokens in (items.lengths, outputs.padded_tokens)]
     input_tokens, padded_tokens = (v.reshape(count, task.units_per_text).sum(axis=1) for v in per_text)
     return join_result(

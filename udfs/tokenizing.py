@@ -16,7 +16,15 @@ from udfs.spec import Overflow
 from udfs.threads import task_threads
 
 # Position tables of these begin at padding_idx + 1, so that they hold that many tokens fewer.
-_OFFSET_POSITIONS = {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "roberta-prelayernorm", "mpnet"}
+_OFFSET_POSITIONS = {
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "camembert",
+    "longformer",
+    "roberta-prelayernorm",
+    "mpnet",
+}
 _NO_LIMIT = 1_000_000  # transformers writes about 1e30 for "none"
 
 
@@ -65,7 +73,9 @@ class Tokenizer:
         self._backend.enable_truncation(self.max_tokens, strategy=strategy)
         if self._lowercase:
             texts = [text.lower() for text in texts]
-        encodings = self._backend.encode_batch_fast(texts if pairs is None else list(zip(texts, pairs, strict=True)))
+        encodings = self._backend.encode_batch_fast(
+            texts if pairs is None else list(zip(texts, pairs, strict=True))
+        )
         truncated = np.fromiter((bool(e.overflowing) for e in encodings), dtype=bool, count=len(encodings))
         kept = [self._keep(encoding) for encoding in encodings]
         return Tokenized(_make_items(kept, with_types=pairs is not None), truncated)
@@ -121,7 +131,9 @@ def _convert_backend(files: ModelFiles) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        made = AutoTokenizer.from_pretrained(files.transformer, local_files_only=True, trust_remote_code=False)
+        made = AutoTokenizer.from_pretrained(
+            files.transformer, local_files_only=True, trust_remote_code=False
+        )
         return made.backend_tokenizer
     except (OSError, ValueError, ImportError, AttributeError, KeyError) as error:
         raise ModelError(
