@@ -122,9 +122,7 @@ def _take_texts(settings: Settings, texts: str, rows: int) -> list[str]:
     frame = read_input(open_session(settings.spark), settings)
     columns = [F.col(f"`{name}`") for name in settings.text_columns()]
     template = settings.spec().template
-    taken = frame.select((F.struct(*columns) if template else columns[0].cast("string")).alias("t")).limit(
-        rows
-    )
+    taken = frame.select((F.struct(*columns) if template else columns[0].cast("string")).alias("t")).limit(rows)
     window = taken.toArrow().column("t").combine_chunks()
     found = read_texts(window, template).texts.drop_null().to_pylist()
     if not found:
@@ -137,9 +135,7 @@ def _make_contenders(
 ) -> list[Contender]:
     engine = start_engine(spec).result()
     window = pa.array(texts, pa.string())
-    prepared = [
-        prepare(window.slice(i, spec.window_rows), spec, task) for i in range(0, len(texts), spec.window_rows)
-    ]
+    prepared = [prepare(window.slice(i, spec.window_rows), spec, task) for i in range(0, len(texts), spec.window_rows)]
     padded = sum(int(engine.forward(p.items).padded_tokens.sum()) for p in prepared)
     real = int(lengths.sum()) / padded
     found = [Contender("one row at a time, same precision", lambda: _one_by_one(engine, task, texts), 1.0)]
@@ -155,18 +151,14 @@ def _one_by_one(engine: Engine, task: Task, texts: list[str]) -> None:
         engine.forward(task.tokenize([text]).items)
 
 
-def _pipeline(
-    spec: ScoreSpec, files: ModelFiles, task: Task, texts: list[str], lengths: np.ndarray
-) -> list[Contender]:
+def _pipeline(spec: ScoreSpec, files: ModelFiles, task: Task, texts: list[str], lengths: np.ndarray) -> list[Contender]:
     from transformers import AutoTokenizer, pipeline
 
     kinds = files.config.get("architectures") or [""]
     by_nli = spec.task == "zero-shot-classification" and kinds[0].endswith("ForSequenceClassification")
     name = spec.task if by_nli or spec.task == "text-classification" else "feature-extraction"
     limit = _max_tokens(task)
-    tokenizer = AutoTokenizer.from_pretrained(
-        files.transformer, model_max_length=limit, local_files_only=True
-    )
+    tokenizer = AutoTokenizer.from_pretrained(files.transformer, model_max_length=limit, local_files_only=True)
     made = pipeline(
         name, model=str(files.transformer), tokenizer=tokenizer, batch_size=_PIPELINE_BATCH, device=_device()
     )
@@ -278,20 +270,16 @@ def _print_overhead(figures: list[Figure], console: Console) -> None:
     forward = by_name["forward pass alone"].seconds
     for name in ("gristmill", "gristmill in Spark"):
         if name in by_name:
-            console.print(
-                f"all that is not the forward pass, {name}: {1 - forward / by_name[name].seconds:.1%}"
-            )
+            console.print(f"all that is not the forward pass, {name}: {1 - forward / by_name[name].seconds:.1%}")
 
 
 def _share_in_batches(lengths: np.ndarray) -> float:
-    padded = sum(
-        int(part.max()) * len(part) for part in np.split(lengths, range(_PIPELINE_BATCH, len(lengths), 32))
-    )
+    padded = sum(int(part.max()) * len(part) for part in np.split(lengths, range(_PIPELINE_BATCH, len(lengths), 32)))
     return int(lengths.sum()) / padded
 
 
 def _max_tokens(task: Task) -> int:
-    return task.tokenizer.max_tokens  # type: ignore[attr-defined,no-any-return]
+    return task.tokenizer.max_tokens  # type: ignore[attr-defined]
 
 
 def _device() -> str:

@@ -27,9 +27,7 @@ Overrides = Annotated[
 ]
 SparkLog = Annotated[
     str | None,
-    typer.Option(
-        metavar="LEVEL", help="Show Spark's log on the terminal, from this level on: error, warn, info."
-    ),
+    typer.Option(metavar="LEVEL", help="Show Spark's log on the terminal, from this level on: error, warn, info."),
 ]
 
 
@@ -37,12 +35,8 @@ SparkLog = Annotated[
 def score(
     conf: Conf,
     set_: Overrides = None,
-    dry_run: Annotated[
-        bool, typer.Option(help="Show schema, texts, tokens and plan; score nothing.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option(help="Start afresh in an output that holds a job's results.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option(help="Show schema, texts, tokens and plan; score nothing.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Start afresh in an output that holds a job's results.")] = False,
     spark_log: SparkLog = None,
 ) -> None:
     """Score a table."""
@@ -66,9 +60,7 @@ def score(
 
 @app.command()
 def doctor(
-    conf: Annotated[
-        Path | None, typer.Argument(metavar="[CONF]", help="A job, whose model is looked for too.")
-    ] = None,
+    conf: Annotated[Path | None, typer.Argument(metavar="[CONF]", help="A job, whose model is looked for too.")] = None,
 ) -> None:
     """Look at Java, Spark, torch, devices, precision, memory and models; say what is missing and what to do."""
     from jobs.doctor import examine, show_findings
@@ -94,7 +86,7 @@ def bench(
     spark: Annotated[bool, typer.Option(help="Run the rows through Spark as well.")] = True,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to a file too.")] = None,
 ) -> None:
-    """Compare, side by side on the same rows: one row at a time, the Hugging Face pipeline, sentence-transformers, gristmill."""
+    """Time gristmill side by side with a row at a time, the Hugging Face pipeline and sentence-transformers."""
     from jobs.bench import run_bench
     from jobs.settings import load_settings
 

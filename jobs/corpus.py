@@ -31,9 +31,7 @@ def docstrings(rows: int, *, first_line: bool = False, seed: int = 0) -> list[st
             texts = list(found)
             random.Random(seed).shuffle(texts)
             return texts
-    raise InputError(
-        f"the installed packages hold {len(found):,} distinct docstrings, fewer than --rows {rows:,}"
-    )
+    raise InputError(f"the installed packages hold {len(found):,} distinct docstrings, fewer than --rows {rows:,}")
 
 
 def _read_docstrings(seed: int) -> Iterator[str]:

@@ -94,9 +94,7 @@ def _look_at_python() -> Iterator[Finding]:
             yield Finding(name, False, "not installed", mend)
             continue
         fine = Version(found) >= Version(least) and not (name == "pandas" and Version(found) >= Version("3"))
-        yield Finding(
-            name, fine, found if fine else f"{found}, but {least} or newer is needed", "" if fine else mend
-        )
+        yield Finding(name, fine, found if fine else f"{found}, but {least} or newer is needed", "" if fine else mend)
 
 
 def _look_at_java() -> Finding:
@@ -129,23 +127,17 @@ def _look_at_machine() -> Iterator[Finding]:
     memory = psutil.virtual_memory()
     fine = memory.available > 2 << 30
     told = f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free"
-    yield Finding(
-        "memory", fine, told, "" if fine else "Spark and a small model want 2 GiB; end other programs"
-    )
+    yield Finding("memory", fine, told, "" if fine else "Spark and a small model want 2 GiB; end other programs")
     folder = os.environ.get("SPARK_LOCAL_DIRS", "").split(",")[0] or "/tmp"
     free = shutil.disk_usage(folder).free if Path(folder).is_dir() else 0
     fine = free > 1 << 30
-    mend = (
-        "" if fine else "set SPARK_LOCAL_DIRS to a directory with room; Spark shuffles the table through it"
-    )
+    mend = "" if fine else "set SPARK_LOCAL_DIRS to a directory with room; Spark shuffles the table through it"
     yield Finding("disk", fine, f"{free / 2**30:.1f} GiB free in {folder}", mend)
 
 
 def _look_at_hub() -> Finding:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
-        return Finding(
-            "model hub", True, "offline (HF_HUB_OFFLINE is set): models are directories, packages or cached"
-        )
+        return Finding("model hub", True, "offline (HF_HUB_OFFLINE is set): models are directories, packages or cached")
     return Finding("model hub", True, "online: a hub id is fetched when a job names it")
 
 

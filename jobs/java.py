@@ -39,16 +39,12 @@ def find_java() -> Java:
     if path is None:
         raise JavaError(f"no Java found.\n{_HOW}")
     try:
-        told = subprocess.run(
-            [path, "-version"], capture_output=True, text=True, timeout=30, check=True
-        ).stderr
+        told = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=30, check=True).stderr
     except (OSError, subprocess.SubprocessError) as error:
         where = f"JAVA_HOME is {home}, but {path}" if home else path
         raise JavaError(f"{where} does not start: {error}.\n{_HOW}") from error
     found = re.search(r'version "(\d+)(?:\.(\d+))?', told)
-    version = (
-        int(found.group(2) if found.group(1) == "1" and found.group(2) else found.group(1)) if found else 0
-    )
+    version = int(found.group(2) if found.group(1) == "1" and found.group(2) else found.group(1)) if found else 0
     if version not in SUPPORTED:
         raise JavaError(f"{path} is Java {version or 'of an unknown version'}.\n{_HOW}")
     return Java(path, version)

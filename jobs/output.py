@@ -107,9 +107,7 @@ class Output:
         with spark_conf(scored.sparkSession, _WRITE_CONF):
             scored.write.mode("overwrite").partitionBy("outcome").parquet(self._folder / name)
             if not any(entry.startswith("outcome=") for entry in self._folder.entries(name)):
-                empty = (
-                    scored.drop("outcome").limit(0).coalesce(1)
-                )  # so that the schema of no rows can be read
+                empty = scored.drop("outcome").limit(0).coalesce(1)  # so that the schema of no rows can be read
                 empty.write.mode("overwrite").parquet(self._folder / f"{name}/outcome=succeeded")
 
     def committed(self, spark: SparkSession) -> Committed:

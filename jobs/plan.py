@@ -90,13 +90,9 @@ def score_frame(frame: DataFrame, settings: Settings, plan: Plan) -> DataFrame:
     name, kept = settings.output.name, settings.output.columns or frame.columns
     columns = [F.col(f"`{column}`") for column in settings.text_columns()]
     text = F.struct(*columns) if settings.spec().template else columns[0].cast("string")
-    hashed = [
-        c for c in settings.text_columns() if not isinstance(frame.schema[_spelt(frame, c)].dataType, MapType)
-    ]
+    hashed = [c for c in settings.text_columns() if not isinstance(frame.schema[_spelt(frame, c)].dataType, MapType)]
     spread = frame.repartition(plan.partitions, *(F.col(f"`{column}`") for column in hashed))
-    scored = spread.select(
-        *(F.col(f"`{column}`") for column in kept), make_udf(settings.spec())(text).alias(name)
-    )
+    scored = spread.select(*(F.col(f"`{column}`") for column in kept), make_udf(settings.spec())(text).alias(name))
     outcome = F.when(F.col(f"`{name}`.error").isNull(), "succeeded").otherwise("failed")
     return scored.withColumn("outcome", outcome)
 

@@ -32,9 +32,7 @@ class _RowsColumn(ProgressColumn):
 
 
 @contextlib.contextmanager
-def show_progress(
-    spark: SparkSession, plan: Plan, console: Console, *, every_s: float = 0.5
-) -> Iterator[None]:
+def show_progress(spark: SparkSession, plan: Plan, console: Console, *, every_s: float = 0.5) -> Iterator[None]:
     """Show rows, rows/s and the time left while the body runs.
 
     A task's rows count when it ends, so the bar moves in steps of a task. Spark Connect does not tell of tasks in

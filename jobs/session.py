@@ -50,11 +50,9 @@ def open_session(settings: SparkSettings, *, spark_log: str | None = None) -> Sp
 
     if active := SparkSession.getActiveSession():
         return active
-    conf: dict[str, str | int | float | bool] = {}
+    conf: dict[str, str] = {}
     builder, hidden = SparkSession.builder, False
-    if (
-        not {"PYSPARK_GATEWAY_PORT", "SPARK_REMOTE"} & os.environ.keys()
-    ):  # else spark-submit or Connect has begun it
+    if not {"PYSPARK_GATEWAY_PORT", "SPARK_REMOTE"} & os.environ.keys():  # else spark-submit or Connect has begun it
         find_java()
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers run in this virtual environment
         builder, hidden = builder.master(settings.master), spark_log is None

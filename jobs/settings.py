@@ -36,9 +36,7 @@ class InputSettings(_Section):
     def _one_source(self) -> InputSettings:
         given = [name for name in ("path", "table", "query") if getattr(self, name)]
         if len(given) != 1:
-            raise ValueError(
-                f"give exactly one of path, table and query, not {' and '.join(given) or 'none'}"
-            )
+            raise ValueError(f"give exactly one of path, table and query, not {' and '.join(given) or 'none'}")
         return self
 
 
@@ -146,9 +144,7 @@ def load_settings(path: str | Path, overrides: list[str] | None = None) -> Setti
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise SettingsError(
-            f"{path} has {error.error_count()} mistake(s):\n{_list_mistakes(error)}"
-        ) from error
+        raise SettingsError(f"{path} has {error.error_count()} mistake(s):\n{_list_mistakes(error)}") from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -191,10 +187,7 @@ def _list_mistakes(error: ValidationError) -> str:
 
 
 def _where(loc: tuple[Any, ...]) -> str:
-    return (
-        ".".join(str(part) for part in loc if not str(part).startswith(("literal[", "constrained-")))
-        or "score"
-    )
+    return ".".join(str(part) for part in loc if not str(part).startswith(("literal[", "constrained-"))) or "score"
 
 
 def _what(mistake: Any) -> str:

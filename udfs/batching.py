@@ -142,9 +142,7 @@ def find_duplicates(texts: pa.Array, *, dedupe: bool) -> tuple[pa.Array, np.ndar
     return encoded.dictionary, np.asarray(encoded.indices.fill_null(-1), dtype=np.int64)
 
 
-def cut_windows(
-    batches: Iterable[pa.Array], *, window_rows: int, window_bytes: int = 64 << 20
-) -> Iterator[pa.Array]:
+def cut_windows(batches: Iterable[pa.Array], *, window_rows: int, window_bytes: int = 64 << 20) -> Iterator[pa.Array]:
     """Cut a stream of Arrow arrays into windows, in order, whatever the sizes that it comes in.
 
     Args:
@@ -162,10 +160,7 @@ def cut_windows(
             room = window_rows - sum(map(len, held))
             held.append(rest.slice(0, room))
             rest = rest.slice(room)
-            if (
-                sum(map(len, held)) == window_rows
-                or sum(a.get_total_buffer_size() for a in held) >= window_bytes
-            ):
+            if sum(map(len, held)) == window_rows or sum(a.get_total_buffer_size() for a in held) >= window_bytes:
                 yield pa.concat_arrays(held)
                 held = []
     if held:

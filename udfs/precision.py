@@ -42,9 +42,7 @@ def plan_device(precision: Precision = "auto", *, gpu: str | None = None) -> Dev
         best, reason = _best_on_cuda(torch.cuda.get_device_capability(index))
         device = f"cuda:{index}"
     elif gpu is not None:
-        raise EngineError(
-            f"Spark gave this task GPU {gpu}, but torch {torch.__version__} sees no CUDA device"
-        )
+        raise EngineError(f"Spark gave this task GPU {gpu}, but torch {torch.__version__} sees no CUDA device")
     else:
         best, reason = _best_on_cpu(_cpu_flags())
         device = "cpu"

@@ -60,9 +60,7 @@ def join_result(
     arrays = [
         *(column.take(answers).cast(field.type) for field, column in zip(fields, columns, strict=True)),
         _error_array(failures, failed),
-        pa.StructArray.from_arrays(
-            [usage[0], pa.array(np.zeros(rows, dtype=np.int32)), usage[1]], fields=list(_USAGE)
-        ),
+        pa.StructArray.from_arrays([usage[0], pa.array(np.zeros(rows, dtype=np.int32)), usage[1]], fields=list(_USAGE)),
         pa.array(_pick(truncated, text_of_row, scored), pa.bool_()),
         pa.array([engine], pa.string()).take(pa.array(np.zeros(rows, dtype=np.int64), mask=~sent)),
     ]
@@ -80,7 +78,8 @@ def _cost(tokens: np.ndarray, text_of_row: np.ndarray, wanted: np.ndarray) -> pa
 
 
 def _error_array(failures: dict[int, RowError], failed: np.ndarray) -> pa.StructArray:
-    codes, messages = ([None] * len(failed) for _ in range(2))
+    codes: list[str | None] = [None] * len(failed)
+    messages: list[str | None] = [None] * len(failed)
     for row, error in failures.items():
         codes[row], messages[row] = error.code, error.message
     return pa.StructArray.from_arrays(

@@ -46,9 +46,7 @@ class Prepared:
     truncated: np.ndarray
 
 
-def score(
-    batches: Iterable[pa.Array], spec: ScoreSpec, *, gpu: str | None = None
-) -> Iterator[pa.StructArray]:
+def score(batches: Iterable[pa.Array], spec: ScoreSpec, *, gpu: str | None = None) -> Iterator[pa.StructArray]:
     """Score a stream of rows.
 
     Args:
@@ -103,7 +101,7 @@ def prepare(window: pa.Array, spec: ScoreSpec, task: Task) -> Prepared:
     read = read_texts(window, spec.template)
     texts, text_of_row = find_duplicates(read.texts, dedupe=spec.dedupe)
     tokenized = task.tokenize(texts.to_pylist())
-    truncated = tokenized.truncated.reshape(len(texts), task.units_per_text).any(axis=1)
+    truncated = np.logical_or.reduce(tokenized.truncated.reshape(len(texts), task.units_per_text), axis=1)
     return Prepared(len(window), text_of_row, read.failures, tokenized.items, truncated)
 
 
@@ -124,9 +122,7 @@ def finish(prepared: Prepared, outputs: Outputs, task: Task) -> pa.StructArray:
         for row, text in enumerate(prepared.text_of_row.tolist()):
             if text in text_errors:
                 failures[row] = text_errors[text]
-    fields = (
-        task.columns(np.nan_to_num(values)) if len(items) else [pa.nulls(count, f.type) for f in task.fields]
-    )
+    fields = task.columns(np.nan_to_num(values)) if len(items) else [pa.nulls(count, f.type) for f in task.fields]
     per_text = [sum_by_unit(tokens, items.units) for tokens in (items.lengths, outputs.padded_tokens)]
     input_tokens, padded_tokens = (v.reshape(count, task.units_per_text).sum(axis=1) for v in per_text)
     return join_result(

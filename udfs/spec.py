@@ -85,6 +85,4 @@ class ScoreSpec:
 
     def decides_answers(self) -> dict[str, Any]:
         """The fields that decide a row's answer, ready for JSON."""
-        return {
-            k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if k not in _TUNING
-        }
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if k not in _TUNING}

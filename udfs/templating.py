@@ -61,9 +61,7 @@ def read_texts(window: pa.Array, template: str | None) -> Texts:
     if template is None:
         return _blank_out(_as_strings(window), {})
     if not pa.types.is_struct(window.type):
-        raise SpecError(
-            f"a template needs a struct of its columns, as in F.struct('title'), not {window.type}"
-        )
+        raise SpecError(f"a template needs a struct of its columns, as in F.struct('title'), not {window.type}")
     render = make_renderer(template)
     failures: dict[int, RowError] = {}
     texts: list[str | None] = []
@@ -99,19 +97,13 @@ def make_renderer(template: str) -> Callable[[Mapping[str, Any]], tuple[str | No
 def _environment() -> Any:
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    return ImmutableSandboxedEnvironment(
-        autoescape=False, finalize=lambda value: "" if value is None else value
-    )
+    return ImmutableSandboxedEnvironment(autoescape=False, finalize=lambda value: "" if value is None else value)
 
 
 def _as_strings(window: pa.Array) -> pa.Array:
     if pa.types.is_string(window.type):
         return window
-    if (
-        pa.types.is_null(window.type)
-        or pa.types.is_large_string(window.type)
-        or pa.types.is_string_view(window.type)
-    ):
+    if pa.types.is_null(window.type) or pa.types.is_large_string(window.type) or pa.types.is_string_view(window.type):
         return window.cast(pa.string())
     raise SpecError(f"the text column is {window.type}, not string; cast it, or use a template over a struct")
 

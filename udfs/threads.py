@@ -6,7 +6,7 @@ import os
 
 
 def task_threads() -> int:
-    """Threads of one task: what Spark gives it (`OMP_NUM_THREADS`, from `spark.task.cpus`), else every core we may use."""
+    """What Spark gives a task (`OMP_NUM_THREADS`, from `spark.task.cpus`), else every core that we may use."""
     told = os.environ.get("OMP_NUM_THREADS", "")
     if told.isdigit() and int(told) > 0:
         return int(told)

@@ -73,9 +73,7 @@ class Tokenizer:
         self._backend.enable_truncation(self.max_tokens, strategy=strategy)
         if self._lowercase:
             texts = [text.lower() for text in texts]
-        encodings = self._backend.encode_batch_fast(
-            texts if pairs is None else list(zip(texts, pairs, strict=True))
-        )
+        encodings = self._backend.encode_batch_fast(texts if pairs is None else list(zip(texts, pairs, strict=True)))
         truncated = np.fromiter((bool(e.overflowing) for e in encodings), dtype=bool, count=len(encodings))
         kept = [self._keep(encoding) for encoding in encodings]
         return Tokenized(_make_items(kept, with_types=pairs is not None), truncated)
@@ -131,9 +129,7 @@ def _convert_backend(files: ModelFiles) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        made = AutoTokenizer.from_pretrained(
-            files.transformer, local_files_only=True, trust_remote_code=False
-        )
+        made = AutoTokenizer.from_pretrained(files.transformer, local_files_only=True, trust_remote_code=False)
         return made.backend_tokenizer
     except (OSError, ValueError, ImportError, AttributeError, KeyError) as error:
         raise ModelError(

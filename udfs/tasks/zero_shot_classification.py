@@ -69,15 +69,11 @@ class ZeroShotByEntailment:
         made = Tokenizer(self._files, max_tokens=self._spec.max_tokens, overflow=self._spec.overflow)
         longest = int(made.count_pairs("", self._hypotheses).max())
         if longest >= made.max_tokens:
-            raise ModelError(
-                f"the longest label takes {longest} of max_tokens = {made.max_tokens}: no room for a text"
-            )
+            raise ModelError(f"the longest label takes {longest} of max_tokens = {made.max_tokens}: no room for a text")
         return made
 
     def tokenize(self, texts: list[str]) -> Tokenized:
-        return self.tokenizer(
-            [text for text in texts for _ in self._hypotheses], self._hypotheses * len(texts)
-        )
+        return self.tokenizer([text for text in texts for _ in self._hypotheses], self._hypotheses * len(texts))
 
     def load(self, device: str, precision: str) -> Forward:
         return load_classifier(self._files, device, precision)
@@ -124,9 +120,7 @@ class ZeroShotBySimilarity(FeatureExtraction):
         if len(items) < len(self._spec.labels):
             raise ModelError("a label is longer than max_tokens allows")
         every = np.arange(len(items))
-        return pad(
-            items.ids, items.offsets, every, pad_multiple=1, fill=self._files.config.get("pad_token_id") or 0
-        )
+        return pad(items.ids, items.offsets, every, pad_multiple=1, fill=self._files.config.get("pad_token_id") or 0)
 
 
 def _hypotheses(spec: ScoreSpec, default: str) -> list[str]:
