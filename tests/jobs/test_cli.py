@@ -1,0 +1,97 @@
+"""The command as a user calls it, in a process of its own: exit codes, and what the terminal shows."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+WriteJob = Callable[..., Path]
+
+
+def _gristmill(*args: str | Path, cwd: Path = ROOT, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from jobs.cli import main; main()", *map(str, args)]
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+@pytest.mark.cluster
+def test_a_job_scores_and_shows_a_summary_without_sparks_noise(write_job: WriteJob, tmp_path: Path) -> None:
+    done = _gristmill("score", write_job(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "empty_input" in done.stderr
+    assert "engine loads" in done.stderr
+    for noise in ("WARN", "incubator", "log4j", "Traceback", "Loading weights", "Stage"):
+        assert noise not in done.stderr
+    again = _gristmill("score", write_job(), cwd=tmp_path)
+    assert again.returncode == 2
+    assert "--overwrite" in again.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "job.yaml", "out"]
+
+
+@pytest.mark.cluster
+def test_a_dry_run_shows_texts_tokens_and_plan_and_writes_nothing(write_job: WriteJob, tmp_path: Path) -> None:
+    done = _gristmill("score", write_job(score={"text": "Item: {{ text }}"}), "--dry-run", COLUMNS="160")
+    assert done.returncode == 0, done.stderr
+    for told in ("id bigint, text string", "Item: a red kettle", "empty_input", "3 rows in", "feature-extraction"):
+        assert told in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.cluster
+def test_too_many_failed_rows_exit_with_3(write_job: WriteJob, tmp_path: Path) -> None:
+    done = _gristmill("score", write_job(), "--set", "limits.max_error_rate=0.2")
+    assert done.returncode == 3
+    assert "1 of 3 rows failed" in done.stderr
+    (kept,) = (tmp_path / "out/_gristmill/runs").iterdir()
+    assert json.loads(kept.read_text())["status"] == "failed"
+
+
+def test_no_java_is_told_in_a_few_lines(write_job: WriteJob, tmp_path: Path) -> None:
+    done = _gristmill("score", write_job(), PATH=str(tmp_path), JAVA_HOME="")
+    assert done.returncode == 2
+    assert "no Java found" in done.stderr
+    assert "apt-get install" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["score", "nothing.yaml"], "No such file"),
+        (["score", "conf/catalog_tagging.yaml", "--set", "score.labels=[]"], "needs labels"),
+        (["score", "conf/catalog_tagging.yaml", "--set", "score.trust_remote_code=true"], "there is no such key"),
+        (["score", "conf/catalog_tagging.yaml", "--sett", "x"], "No such option"),
+        (["bench", "conf/catalog_tagging.yaml", "--texts", "poems"], "docstrings"),
+    ],
+)
+def test_a_wrong_call_exits_with_2_and_a_line(args: list[str], told: str) -> None:
+    done = _gristmill(*args)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_doctor_names_everything_and_what_mends_it(tmp_path: Path) -> None:
+    well = _gristmill("doctor")
+    assert well.returncode == 0, well.stdout
+    for name in ("Java", "pyspark", "torch", "precision", "memory", "model hub", "demo model"):
+        assert name in well.stdout
+    ill = _gristmill("doctor", "conf/feedback_sentiment.yaml", PATH=str(tmp_path), JAVA_HOME="", HF_HOME=str(tmp_path))
+    assert ill.returncode == 2
+    assert "apt-get install openjdk-17" in ill.stdout
+    assert "hf download" in ill.stdout

@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import pytest
+
+from jobs.errors import explain
+from udfs.errors import EngineError, ModelError, SpecError, UnsafeModelError
+
+
+@pytest.mark.parametrize("kind", [ModelError, SpecError, UnsafeModelError, EngineError])
+def test_an_executors_error_is_found_in_sparks_pages(kind: type[Exception]) -> None:
+    error = kind("the weights are gone, fetch them again")
+    text = f'Job aborted\n  File "x.py", line 3\n{type(error).__module__}.{kind.__name__}: {error}\n\tat org.apache'
+    assert explain(RuntimeError(text)) == str(error)
+
+
+def test_the_deepest_cause_is_told() -> None:
+    text = "Job aborted.\n\tat a\nCaused by: java.lang.Outer: x\n\tat b\nCaused by: java.io.IOException: No space left"
+    assert explain(RuntimeError(text)) == "java.io.IOException: No space left"

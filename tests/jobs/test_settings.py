@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import SettingsError
+from jobs.settings import load_settings
+from tests.conftest import ROOT
+
+JOB = """
+input: {path: in.parquet}
+output: {path: out}
+score: {task: feature-extraction, model: m, text: title}
+"""
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB)
+    return path
+
+
+def test_a_small_job_has_the_defaults_of_the_documentation(job: Path) -> None:
+    settings = load_settings(job)
+    assert settings.input.format == "parquet"
+    assert settings.output.name == "prediction"
+    assert (settings.batching.window_rows, settings.batching.dedupe) == (8192, True)
+    assert settings.spec().max_batch_tokens is None
+    assert settings.text_columns() == ("title",)
+
+
+def test_all_mistakes_are_told_in_one_message(tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text("""
+input: {path: a, table: b, formt: csv}
+output: {}
+score: {task: embed, model: m, text: t, max_tokens: -3}
+limits: {max_error_rate: 7}
+sparkk: {}
+""")
+    with pytest.raises(SettingsError) as caught:
+        load_settings(path)
+    message = str(caught.value)
+    for mistake in ("input.formt: there is no such key", "output.path: is missing", "score.task", "score.max_tokens",
+                    "limits.max_error_rate", "sparkk: there is no such key"):  # fmt: skip
+        assert mistake in message
+    assert "pydantic" not in message
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("score.task=zero-shot-classification", "needs labels"),
+        ("score.labels=[a, b]", "belong to zero-shot-classification"),
+        ("score.text={{ title", "does not parse"),
+        ("score.text={{ 'x' }}", "reads no column"),
+        ("input.table=t", "exactly one of path, table and query"),
+        ("score.overflow=cut", "score.overflow"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused(job: Path, override: str, told: str) -> None:
+    with pytest.raises(SettingsError, match="1 mistake") as caught:
+        load_settings(job, [override])
+    assert told in str(caught.value)
+
+
+def test_set_overrides_values_lists_nulls_and_keys_with_dots(job: Path) -> None:
+    settings = load_settings(
+        job,
+        [
+            "score.task=zero-shot-classification",
+            "score.labels=[kitchen, 'pets & co']",
+            "score.max_tokens=128",
+            "input.path=null",
+            "input.query=SELECT 1 AS title",
+            "spark.conf.spark.sql.shuffle.partitions=8",
+            "input.options.multiLine=true",
+        ],
+    )
+    assert settings.spec().labels == ("kitchen", "pets & co")
+    assert settings.spec().max_tokens == 128
+    assert settings.input.query == "SELECT 1 AS title"
+    assert settings.spark.conf == {"spark.sql.shuffle.partitions": 8}
+    assert settings.input.options == {"multiLine": True}
+
+
+@pytest.mark.parametrize("override", ["score.max_tokens", "=3", "score.text.deeper=3", "score.labels=[a"])
+def test_a_set_that_cannot_be_read_is_told(job: Path, override: str) -> None:
+    with pytest.raises(SettingsError, match="--set"):
+        load_settings(job, [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("a: [", "no YAML"), ("", "no job"), ("- a", "no job"), ("\x00", "no YAML")]
+)
+def test_a_file_that_is_no_job_is_told(tmp_path: Path, text: str, told: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match=told):
+        load_settings(path)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="No such file"):
+        load_settings(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("*.yaml")), ids=lambda path: path.name)
+def test_the_jobs_that_come_along_hold_and_name_their_command(path: Path) -> None:
+    settings = load_settings(path)
+    assert path.read_text().startswith(f"# gristmill score conf/{path.name}\n")
+    assert (ROOT / str(settings.input.path)).exists()
+    if "/" in settings.score.model and not settings.score.model.startswith("package:"):
+        assert len(settings.score.revision or "") == 40
