@@ -37,6 +37,7 @@ def score(
     set_: Overrides = None,
     dry_run: Annotated[bool, typer.Option(help="Show schema, texts, tokens and plan; score nothing.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Start afresh in an output that holds a job's results.")] = False,
+    show: Annotated[int, typer.Option(metavar="ROWS", min=0, help="Print the first rows of the answers.")] = 0,
     spark_log: SparkLog = None,
 ) -> None:
     """Score a table."""
@@ -53,6 +54,10 @@ def score(
         show_plan(settings, console, spark_log=spark_log)
         return
     done = run(settings, overwrite=overwrite, spark_log=spark_log, console=console)
+    if show:
+        from jobs.show import answer_table
+
+        Console().print(answer_table(settings, show), "")
     console.print(report.summary_table(done))
     console.print(f"written to {settings.output.path}", style="dim", soft_wrap=True)
     check_error_rate(done, settings)
