@@ -31,6 +31,7 @@ def load_transformer(auto_class: str, files: ModelFiles, *, device: str, precisi
     quiet_transformers()
     import torch
     import transformers
+    from safetensors import SafetensorError
 
     options: dict[str, Any] = {
         "dtype": getattr(torch, precision),
@@ -42,7 +43,7 @@ def load_transformer(auto_class: str, files: ModelFiles, *, device: str, precisi
     loader = getattr(transformers, auto_class)
     try:
         model, info = _load_with_attention(loader, files, choose_attention(files, device), options)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"model {files.name!r} does not load as {auto_class}: {_first_line(error)}") from error
     missing = [key for key in sorted(info["missing_keys"]) if not key.startswith("pooler.")]
     if missing:

@@ -25,6 +25,7 @@ _OFFSET_POSITIONS = {
     "roberta-prelayernorm",
     "mpnet",
 }
+_VOCABULARIES = ("vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 _NO_LIMIT = 1_000_000  # transformers writes about 1e30 for "none"
 
 
@@ -126,6 +127,9 @@ def _load_backend(files: ModelFiles) -> Any:
 
 def _convert_backend(files: ModelFiles) -> Any:
     """An older model without tokenizer.json: transformers makes the fast tokenizer from its vocabulary."""
+    if not any((folder / name).is_file() for folder in (files.transformer, files.root) for name in _VOCABULARIES):
+        # transformers would make an empty one, to which every word is unknown
+        raise ModelError(f"model {files.name!r} has no tokenizer: no tokenizer.json, no {', '.join(_VOCABULARIES)}")
     from transformers import AutoTokenizer
 
     try:

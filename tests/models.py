@@ -1,0 +1,131 @@
+"""Tiny random models in directories as a user would have them: safetensors, tokenizer.json, config.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+WORDS = [
+    "red",
+    "blue",
+    "green",
+    "kettle",
+    "spade",
+    "book",
+    "ball",
+    "shirt",
+    "dog",
+    "cat",
+    "garden",
+    "kitchen",
+    "good",
+    "bad",
+    "fine",
+    "tea",
+    "soil",
+    "lamp",
+    "poison",
+    "this",
+    "example",
+    "is",
+    "about",
+    "a",
+    "the",
+    "of",
+    "not",
+    "very",
+]
+_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+VOCABULARY = {token: i for i, token in enumerate([*_SPECIAL, *WORDS, *"abcdefghijklmnopqrstuvwxyz.,!?0123456789"])}
+VOCABULARY |= {f"##{c}": len(VOCABULARY) + i for i, c in enumerate("abcdefghijklmnopqrstuvwxyz0123456789")}
+_WIDTHS = {
+    "vocab_size": len(VOCABULARY), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "intermediate_size": 64, "max_position_embeddings": 66, "pad_token_id": 0, "initializer_range": 0.5,
+}  # fmt: skip
+
+
+def make_encoder(
+    path: Path,
+    *,
+    kind: str = "Bert",
+    pooling: dict[str, Any] | None = None,
+    normalize: bool = True,
+    max_seq_length: int | None = 48,
+    precision: torch.dtype = torch.float32,
+) -> str:
+    """A sentence-embedding model; `pooling` is the content of 1_Pooling/config.json."""
+    _save(path, kind, "Model", precision=precision)
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + ([("2_Normalize", "Normalize")] if normalize else [])
+    listing = [
+        {"idx": i, "name": str(i), "path": folder, "type": f"sentence_transformers.models.{name}"}
+        for i, (folder, name) in enumerate(modules)
+    ]
+    write_json(path / "modules.json", listing)
+    write_json(
+        path / "1_Pooling/config.json",
+        {"word_embedding_dimension": 32, **(pooling or {"pooling_mode_mean_tokens": True})},
+    )
+    if max_seq_length:
+        write_json(path / "sentence_bert_config.json", {"max_seq_length": max_seq_length, "do_lower_case": False})
+    return str(path)
+
+
+def make_classifier(path: Path, labels: Sequence[str], *, kind: str = "Bert", problem_type: str | None = None) -> str:
+    """A sequence classifier with these labels."""
+    _save(
+        path, kind, "ForSequenceClassification",
+        id2label=dict(enumerate(labels)), label2id={label: i for i, label in enumerate(labels)}, problem_type=problem_type,
+    )  # fmt: skip
+    return str(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def _save(path: Path, kind: str, head: str, *, precision: torch.dtype = torch.float32, **config: Any) -> None:
+    torch.manual_seed(7)
+    widths = dict(_WIDTHS)
+    if kind == "DistilBert":
+        widths |= {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+    made = getattr(transformers, f"{kind}Config")(**widths, **config)
+    getattr(transformers, f"{kind}{head}")(made).to(precision).save_pretrained(path)
+    tokenizer = _make_tokenizer(pairs_have_types=kind == "Bert")
+    # A model's own padding and truncation, which gristmill is not to obey.
+    tokenizer.enable_padding(length=20)
+    tokenizer.enable_truncation(6)
+    tokenizer.save(str(path / "tokenizer.json"))
+    write_json(
+        path / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_max_length": 64,
+            "pad_token": "[PAD]",
+            "unk_token": "[UNK]",
+        }
+        | {"cls_token": "[CLS]", "sep_token": "[SEP]", "model_input_names": _input_names(kind)},
+    )
+
+
+def _input_names(kind: str) -> list[str]:
+    return ["input_ids", "attention_mask"] + (["token_type_ids"] if kind == "Bert" else [])
+
+
+def _make_tokenizer(*, pairs_have_types: bool) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(VOCABULARY, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    second = 1 if pairs_have_types else 0
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair=f"[CLS] $A [SEP] $B:{second} [SEP]:{second}",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    return tokenizer

@@ -1,0 +1,192 @@
+"""The whole way of a window on tiny models: answers, their order, and what fails alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from tests.conftest import MINILM
+from tests.models import VOCABULARY, WORDS, make_classifier, make_encoder
+from udfs.engine import Engine, Outputs
+from udfs.errors import EngineError, ModelError, UnsafeModelError
+from udfs.models import open_model
+from udfs.scoring import finish, output_type, prepare, score
+from udfs.spec import ScoreSpec
+from udfs.tasks import make_task
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+def _spec(model: str, **options: Any) -> ScoreSpec:
+    return ScoreSpec(**{"task": "feature-extraction", "model": model, "precision": "float32", **options})
+
+
+def _score(texts: list[str | None], spec: ScoreSpec) -> list[dict[str, Any]]:
+    results = list(score([pa.array(texts, pa.string())], spec))
+    assert all(result.type == output_type(spec) for result in results)
+    return [row for result in results for row in result.to_pylist()]
+
+
+def _one_by_one(texts: list[str], model: str) -> np.ndarray:
+    """Each text alone through the bare model: mean of the last states, divided by its norm."""
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer, bare = AutoTokenizer.from_pretrained(model), AutoModel.from_pretrained(model).eval()
+    vectors = []
+    with torch.inference_mode():
+        for text in texts:
+            ids = tokenizer(text, truncation=True, max_length=48, return_tensors="pt", padding=False)
+            vector = bare(**ids).last_hidden_state[0].mean(0)
+            vectors.append((vector / vector.norm()).numpy())
+    return np.array(vectors)
+
+
+TEXTS = st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=60).map(" ".join), min_size=1, max_size=25)
+
+
+@settings(max_examples=12, deadline=None)
+@given(TEXTS, st.sampled_from([1, 7, 64, None]), st.sampled_from([1, 3, 8192]), st.booleans())
+def test_answers_equal_one_at_a_time_whatever_the_order_duplicates_budgets_and_windows(
+    encoder: str, texts: list[str], budget: int | None, window_rows: int, dedupe: bool
+) -> None:
+    texts = [*texts, texts[0]]
+    spec = _spec(encoder, max_batch_tokens=budget, window_rows=window_rows, dedupe=dedupe)
+    rows = _score(texts, spec)
+    got = np.array([row["embedding"] for row in rows])
+    np.testing.assert_allclose(got, _one_by_one(texts, encoder), atol=2e-5)
+    assert [row["truncated"] for row in rows] == [len(text.split()) > 46 for text in texts]
+
+
+def test_rows_fail_alone_in_their_places(encoder: str) -> None:
+    spec = _spec(encoder, max_tokens=8, overflow="fail", window_rows=4)
+    texts = ["tea", None, "red " * 30, "  ", "soil", None, None, None, None, "tea"]
+    rows = _score(texts, spec)
+    codes = [row["error"] and row["error"]["code"] for row in rows]
+    assert codes == [None, "empty_input", "input_too_long", "empty_input", None, *["empty_input"] * 4, None]
+    assert all((row["embedding"] is None) == (row["error"] is not None) for row in rows)
+    assert [row["usage"]["input_tokens"] for row in rows] == [3, 0, 0, 0, 3, 0, 0, 0, 0, 3]
+    assert [row["engine"] is not None for row in rows] == [code is None for code in codes]
+    assert "red" not in rows[2]["error"]["message"]
+
+
+def test_a_duplicate_costs_nothing_and_gets_the_same_answer(encoder: str) -> None:
+    rows = _score(["tea", "soil", "tea"], _spec(encoder))
+    assert [row["usage"]["input_tokens"] for row in rows] == [3, 3, 0]
+    assert [row["usage"]["padded_tokens"] for row in rows] == [3, 3, 0]
+    assert rows[0]["embedding"] == rows[2]["embedding"]
+
+
+@pytest.mark.parametrize("texts", [[], [None], ["", None, " "]])
+def test_nothing_to_score_is_fine(encoder: str, texts: list[str | None]) -> None:
+    for options in ({}, {"task": "zero-shot-classification", "labels": ("tea", "soil")}):
+        rows = _score(texts, _spec(encoder, **options))
+        assert [row["error"]["code"] for row in rows] == ["empty_input"] * len(texts)
+
+
+def test_all_rows_too_long_have_no_scores(encoder: str) -> None:
+    spec = _spec(encoder, task="zero-shot-classification", labels=("tea", "soil"), max_tokens=4, overflow="fail")
+    (row,) = _score(["red red red red red"], spec)
+    assert (row["error"]["code"], row["label"], row["scores"]) == ("input_too_long", None, None)
+
+
+def test_an_output_that_is_not_finite_fails_its_row_alone(tmp_path: Path) -> None:
+    path = make_encoder(tmp_path)
+    weights = load_file(f"{path}/model.safetensors")
+    weights["embeddings.word_embeddings.weight"][VOCABULARY["poison"]] = float("nan")
+    save_file(weights, f"{path}/model.safetensors", metadata={"format": "pt"})
+    rows = _score(["red poison", "red tea", "poison", "red poison"], _spec(path))
+    assert [row["error"] and row["error"]["code"] for row in rows] == ["not_finite", None, "not_finite", "not_finite"]
+    assert np.isfinite(rows[1]["embedding"]).all()
+    assert rows[0]["embedding"] is None
+
+
+def test_chunks_are_averaged_by_their_tokens(encoder: str) -> None:
+    words = (WORDS * 3)[:70]
+    (row,) = _score([" ".join(words)], _spec(encoder, overflow="chunk"))
+    chunks = _one_by_one([" ".join(words[:46]), " ".join(words[46:])], encoder)
+    expected = 48 * chunks[0] + 26 * chunks[1]
+    np.testing.assert_allclose(row["embedding"], expected / np.linalg.norm(expected), atol=2e-5)
+    assert row["usage"]["input_tokens"] == 48 + 26
+    assert row["truncated"]
+
+
+def test_outputs_that_do_not_match_their_items_are_an_error_not_a_wrong_answer(encoder: str) -> None:
+    spec = _spec(encoder)
+    task = make_task(spec, open_model(encoder))
+    prepared = prepare(pa.array(["tea", "soil"]), spec, task)
+    one_short = Outputs(np.zeros((1, 32), dtype=np.float32), np.zeros(1, dtype=np.int64), "here")
+    with pytest.raises(EngineError, match="1 outputs for 2 items"):
+        finish(prepared, one_short, task)
+
+
+def test_a_model_that_does_not_load_raises_with_its_reason(tmp_path: Path) -> None:
+    path = Path(make_encoder(tmp_path))
+    (path / "model.safetensors").write_bytes(b"no weights at all")
+    with pytest.raises(ModelError, match="does not load"):
+        _score(["tea"], _spec(str(path)))
+
+
+def test_an_unsafe_model_is_refused_on_the_executor_too(tmp_path: Path) -> None:
+    path = Path(make_encoder(tmp_path))
+    (path / "adapter_config.json").write_text("{}")
+    with pytest.raises(UnsafeModelError):
+        list(score([pa.array(["tea"])], _spec(str(path))))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "max", "lasttoken"])
+def test_embeddings_equal_sentence_transformers(tmp_path: Path, pooling: str) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    path = make_encoder(tmp_path, pooling={"pooling_mode": pooling}, normalize=pooling != "max")
+    texts = ["red kettle", "a good book about tea", "soil " * 60, "zebra!"]
+    expected = SentenceTransformer(path, device="cpu").encode(texts)
+    got = [row["embedding"] for row in _score(texts, _spec(path))]
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize(("precision", "least"), [("float32", 0.9999), ("bfloat16", 0.998)])
+def test_the_real_model_equals_sentence_transformers(precision: str, least: float) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    from jobs.corpus import docstrings
+
+    texts = [*docstrings(60), "👩‍👩‍👧 ünïcödé", "x" * 5000, "tea\n\ttea", "."]
+    model = SentenceTransformer(str(open_model(MINILM).root), device="cpu")
+    expected = model.encode(texts, normalize_embeddings=True)
+    got = np.array([row["embedding"] for row in _score(texts, _spec(MINILM, precision=precision))])
+    cosines = (got * expected).sum(axis=1) / np.linalg.norm(got, axis=1)
+    assert cosines.min() >= least
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("precision", "least"), [("float32", 0.9999), ("bfloat16", 0.998)])
+def test_a_gpu_gives_the_answers_of_a_cpu(precision: str, least: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jobs.corpus import docstrings
+
+    spec = _spec(MINILM, precision=precision)
+    task = make_task(spec, open_model(MINILM))
+    items = task.tokenize(docstrings(200)).items
+    on_gpu = Engine(spec).forward(items)
+    assert "cuda" in on_gpu.engine
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    on_cpu = Engine(_spec(MINILM)).forward(items)
+    assert (on_gpu.values * on_cpu.values).sum(axis=1).min() >= least
+
+
+def test_classifiers_score_with_the_same_loop(tmp_path: Path) -> None:
+    path = make_classifier(tmp_path, ["bad", "good"])
+    rows = _score(["red tea", None, "red tea"], _spec(path, task="text-classification"))
+    assert rows[0]["label"] == rows[2]["label"] == max(dict(rows[0]["scores"]), key=dict(rows[0]["scores"]).__getitem__)
+    assert rows[1]["scores"] is None

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.models import VOCABULARY, make_classifier, make_encoder
+from udfs.errors import ModelError
+from udfs.models import open_model
+from udfs.tokenizing import Tokenizer, resolve_max_tokens
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+def _ids(text: str) -> list[int]:
+    return [2, *(VOCABULARY[word] for word in text.split()), 3]
+
+
+def test_texts_become_ragged_ids_whatever_padding_the_model_asks_for(encoder: str) -> None:
+    items = Tokenizer(open_model(encoder), max_tokens=None, overflow="truncate")(["red kettle", "tea"]).items
+    assert items.ids.tolist() == [*_ids("red kettle"), *_ids("tea")]
+    assert items.offsets.tolist() == [0, 4, 7]
+    assert items.units.tolist() == [0, 1, 2]
+    assert items.type_ids is None
+
+
+def test_a_longer_text_is_cut_read_in_chunks_or_has_no_item(encoder: str) -> None:
+    texts = ["red " * 10, "tea"]
+    cut, chunked, failed = (
+        Tokenizer(open_model(encoder), max_tokens=6, overflow=overflow)(texts)  # type: ignore[arg-type]
+        for overflow in ("truncate", "chunk", "fail")
+    )
+    assert all(t.truncated.tolist() == [True, False] for t in (cut, chunked, failed))
+    assert cut.items.lengths.tolist() == [6, 3]
+    assert chunked.items.lengths.tolist() == [6, 6, 4, 3]
+    assert chunked.items.units.tolist() == [0, 3, 4]
+    assert failed.items.lengths.tolist() == [3]
+    assert failed.items.units.tolist() == [0, 0, 1]
+
+
+def test_of_a_pair_only_the_first_text_is_cut(encoder: str) -> None:
+    tokenizer = Tokenizer(open_model(encoder), max_tokens=8, overflow="truncate")
+    items = tokenizer(["red " * 10, "tea"], ["a good book", "a good book"]).items
+    assert items.ids[:8].tolist() == [2, *[VOCABULARY["red"]] * 2, 3, *_ids("a good book")[1:]]
+    assert items.type_ids is not None
+    assert items.type_ids[:8].tolist() == [0] * 4 + [1] * 4
+    assert tokenizer.count_pairs("", ["a good book", "tea"]).tolist() == [6, 4]
+
+
+def test_no_texts_make_no_items(encoder: str) -> None:
+    tokenized = Tokenizer(open_model(encoder), max_tokens=None, overflow="truncate")([])
+    assert len(tokenized.items) == 0
+    assert tokenized.items.units.tolist() == [0]
+
+
+def test_the_maximum_is_the_models_own_and_never_above_its_positions(tmp_path: Path) -> None:
+    assert resolve_max_tokens(open_model(make_encoder(tmp_path / "a", max_seq_length=48)), None) == 48
+    assert resolve_max_tokens(open_model(make_encoder(tmp_path / "b", max_seq_length=None)), None) == 64
+    assert resolve_max_tokens(open_model(make_encoder(tmp_path / "c", max_seq_length=999)), None) == 66
+    roberta = open_model(make_classifier(tmp_path / "d", ["x", "y"], kind="Roberta"))
+    assert resolve_max_tokens(roberta, None) == 64
+    assert resolve_max_tokens(roberta, 65) == 65
+    with pytest.raises(ModelError, match="reads at most 65 tokens"):
+        resolve_max_tokens(roberta, 66)
+
+
+def test_an_old_model_without_a_fast_tokenizer_gets_one_made_of_its_vocabulary(tmp_path: Path) -> None:
+    path = Path(make_encoder(tmp_path / "old"))
+    (path / "tokenizer.json").unlink()
+    (path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    (path / "vocab.txt").write_text("\n".join(sorted(VOCABULARY, key=VOCABULARY.__getitem__)))
+    items = Tokenizer(open_model(str(path)), max_tokens=None, overflow="truncate")(["red kettle"]).items
+    assert items.ids.tolist() == _ids("red kettle")
+    (path / "vocab.txt").unlink()
+    (path / "tokenizer_config.json").unlink()
+    open_model.cache_clear()
+    with pytest.raises(ModelError, match="has no tokenizer"):
+        Tokenizer(open_model(str(path)), max_tokens=None, overflow="truncate")
+
+
+def test_lowercasing_is_done_where_the_model_asks(encoder: str) -> None:
+    made = Tokenizer(open_model(encoder), max_tokens=None, overflow="truncate", lowercase=True)(["RED"])
+    assert np.array_equal(made.items.ids, _ids("red"))
