@@ -12,37 +12,13 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 WORDS = [
-    "red",
-    "blue",
-    "green",
-    "kettle",
-    "spade",
-    "book",
-    "ball",
-    "shirt",
-    "dog",
-    "cat",
-    "garden",
-    "kitchen",
-    "good",
-    "bad",
-    "fine",
-    "tea",
-    "soil",
-    "lamp",
-    "poison",
-    "this",
-    "example",
-    "is",
-    "about",
-    "a",
-    "the",
-    "of",
-    "not",
-    "very",
+    *("red", "blue", "green", "kettle", "spade", "book", "ball", "shirt", "dog", "cat", "garden", "kitchen"),
+    *("good", "bad", "fine", "tea", "soil", "lamp", "poison"),
+    *("this", "example", "is", "about", "a", "the", "of", "not", "very"),
 ]
 _SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
-VOCABULARY = {token: i for i, token in enumerate([*_SPECIAL, *WORDS, *"abcdefghijklmnopqrstuvwxyz.,!?0123456789"])}
+_CHARACTERS = "abcdefghijklmnopqrstuvwxyz.,!?0123456789"
+VOCABULARY = {token: i for i, token in enumerate([*_SPECIAL, *WORDS, *_CHARACTERS])}
 VOCABULARY |= {f"##{c}": len(VOCABULARY) + i for i, c in enumerate("abcdefghijklmnopqrstuvwxyz0123456789")}
 _WIDTHS = {
     "vocab_size": len(VOCABULARY), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -79,9 +55,13 @@ def make_encoder(
 def make_classifier(path: Path, labels: Sequence[str], *, kind: str = "Bert", problem_type: str | None = None) -> str:
     """A sequence classifier with these labels."""
     _save(
-        path, kind, "ForSequenceClassification",
-        id2label=dict(enumerate(labels)), label2id={label: i for i, label in enumerate(labels)}, problem_type=problem_type,
-    )  # fmt: skip
+        path,
+        kind,
+        "ForSequenceClassification",
+        id2label=dict(enumerate(labels)),
+        label2id={label: i for i, label in enumerate(labels)},
+        problem_type=problem_type,
+    )
     return str(path)
 
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from udfs.batching import cut_windows, find_duplicates, mean_by_unit, micro_batches, pad, padded_length, sum_by_unit
@@ -47,6 +47,7 @@ def test_padding_keeps_each_token_in_its_place(lengths: np.ndarray, multiple: in
         assert real[row].tolist() == [True] * len(expected) + [False] * (values.shape[1] - len(expected))
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.lists(st.text(max_size=3) | st.none(), max_size=30), max_size=8), st.integers(1, 20), st.integers(1, 99)
 )
