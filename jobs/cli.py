@@ -110,18 +110,27 @@ def main(args: list[str] | None = None) -> None:
     """Run a command and exit: 0 done, 1 unexpected, 2 bad configuration or input, 3 too many rows failed."""
     from jobs.session import LOG_FILE
 
+    code = _run(args)
+    if code == 1 and LOG_FILE.exists():
+        _complain(f"Spark's log is in {LOG_FILE}")
+    else:
+        LOG_FILE.unlink(missing_ok=True)
+    sys.exit(code)
+
+
+def _run(args: list[str] | None) -> int:
     try:
-        app(args, standalone_mode=True)
+        app(args)
+    except SystemExit as ended:  # how click ends, well or not
+        return ended.code if isinstance(ended.code, int) else 0
     except JobError as error:
-        kept = error.exit_code == 1 and LOG_FILE.exists()
-        _complain(f"{error}\nSpark's log is in {LOG_FILE}" if kept else str(error))
-        if not kept:
-            LOG_FILE.unlink(missing_ok=True)
-        sys.exit(error.exit_code)
+        _complain(f"[bold red]error:[/] {escape(str(error))}")
+        return error.exit_code
     except GristmillError as error:
-        _complain(error.message)
-        sys.exit(2)
+        _complain(f"[bold red]error:[/] {escape(error.message)}")
+        return 2
+    return 0
 
 
-def _complain(message: str) -> None:
-    Console(stderr=True).print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True, highlight=False)
+def _complain(markup: str) -> None:
+    Console(stderr=True).print(markup, soft_wrap=True, highlight=False)

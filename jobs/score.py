@@ -6,6 +6,8 @@ spark-submit jobs/score.py conf/catalog_tagging.yaml
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import sys
 import time
 import uuid
@@ -47,16 +49,17 @@ def score(
         console: Where progress is shown.
 
     Returns:
-        The run's report, which is kept with the output too.
+        The run's report, which is kept with the output too; its status is `failed` where more rows failed than
+        `limits.max_error_rate` allows.
 
     Raises:
         UserError: Something is wrong with the settings, the input, the output or Java; nothing was written.
         ModelError: Something is wrong with the model; nothing was written.
-        TooManyFailed: More rows failed than `limits.max_error_rate` allows; what was written stays.
-        JobError: Spark gave up.
+        JobError: Spark gave up; nothing was committed.
     """
     started_at = datetime.now(UTC)
     run_id = f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
+    report_on = functools.partial(make_report, settings, run_id=run_id, started_at=started_at)
     check_model(settings)
     output = Output(settings)
     spark = open_session(settings.spark, spark_log=spark_log)
@@ -72,30 +75,15 @@ def score(
             output.write(score_frame(frame, settings, plan))
     except SPARK_ERRORS as error:
         what = explain(error)
-        scoring_s = time.monotonic() - began
-        lost = make_report(
-            settings,
-            Committed(),
-            run_id=run_id,
-            started_at=started_at,
-            scoring_s=scoring_s,
-            status="failed",
-            error=what,
-        )
-        output.write_report(run_id, lost.as_dict())
+        lost = report_on(Committed(), scoring_s=time.monotonic() - began, status="failed", error=what)
+        with contextlib.suppress(OSError):  # a full disk has no room for a report either
+            output.write_report(run_id, lost.as_dict())
         raise JobError(f"the job failed, nothing of it was committed: {what}") from error
     scoring_s = time.monotonic() - began
 
     committed = output.committed(spark)
     too_many = committed.failed > settings.limits.max_error_rate * committed.rows
-    report = make_report(
-        settings,
-        committed,
-        run_id=run_id,
-        started_at=started_at,
-        scoring_s=scoring_s,
-        status="failed" if too_many else "completed",
-    )
+    report = report_on(committed, scoring_s=scoring_s, status="failed" if too_many else "completed")
     output.write_report(run_id, report.as_dict())
     return report
 
@@ -117,7 +105,7 @@ def check_error_rate(report: RunReport, settings: Settings) -> None:
         TooManyFailed: They did; they are in the output with their errors.
     """
     limit = settings.limits.max_error_rate
-    if report.failed > limit * report.rows:
+    if report.status == "failed":
         raise TooManyFailed(
             f"{report.failed} of {report.rows} rows failed ({report.failed / report.rows:.1%}), more than "
             f"limits.max_error_rate allows ({limit:.1%}). All rows are in {settings.output.path}; look at "

@@ -166,6 +166,8 @@ def _override(values: dict[str, Any], override: str) -> dict[str, Any]:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
+        if is_template(text):  # its braces mean something else to YAML
+            return _put(values, key.strip().split("."), text, key)
         raise SettingsError(f"--set {override}: the value is no YAML: {error}") from error
     return _put(values, key.strip().split("."), value, key)
 
