@@ -88,8 +88,8 @@ def ship_code(session: SparkSession) -> None:
 
 
 def _log_options(level: str) -> str:
-    config = Path(__file__).with_name("log4j2.properties")
-    return f"-Dlog4j2.configurationFile=file:{config} -Dgristmill.log.level={level}"
+    config = Path(__file__).resolve().with_name("log4j2.properties").as_uri()  # a space in the path is escaped
+    return f"-Dlog4j2.configurationFile={config} -Dgristmill.log.level={level}"
 
 
 @contextlib.contextmanager
