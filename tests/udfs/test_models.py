@@ -13,6 +13,7 @@ import pytest
 
 from tests.models import make_encoder, write_json
 from udfs.errors import ModelError, UnsafeModelError
+from udfs.loading import load_transformer
 from udfs.models import check_links, open_model
 
 
@@ -63,6 +64,7 @@ def _modules(**module: str) -> Callable[[Path], None]:
             _add("tokenizer_config.json", "auto_map", {"AutoTokenizer": ["evil.Tokenizer", None]}),
             "tokenizer_config.json",
         ),
+        (_add("1_Pooling/config.json", "nested", [{"auto_map": {}}]), "1_Pooling/config.json has `auto_map`"),
         (_link_a_file, "vocab.txt is a link out of the model's directory"),
         (_link_a_directory, "extra is a link out of the model's directory"),
         (_replace_weights_by_a_link, "model.safetensors is a link"),
@@ -77,6 +79,21 @@ def test_a_hostile_model_is_refused(model: Path, spoil: Callable[[Path], None], 
     with pytest.raises(UnsafeModelError) as caught:
         open_model(str(model))
     assert told in str(caught.value)
+
+
+def test_a_config_that_names_weights_outside_the_model_is_refused(model: Path) -> None:
+    elsewhere = Path(make_encoder(model.parent / "elsewhere"))
+    assert (model / "../elsewhere/model.safetensors").samefile(elsewhere / "model.safetensors")
+    _add("config.json", "transformers_weights", "../elsewhere/model.safetensors")(model)
+    with pytest.raises(ModelError):
+        load_transformer("AutoModel", open_model(str(model)), device="cpu", precision="float32")
+
+
+def test_a_good_model_opens_with_its_modules(model: Path) -> None:
+    files = open_model(str(model))
+    assert (files.root, files.transformer) == (model.resolve(), model.resolve())
+    assert [kind for kind, _ in files.modules] == ["Pooling", "Normalize"]
+    assert files.config["model_type"] == "bert"
 
 
 def test_remote_code_is_not_run_and_not_even_asked_for(model: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import MINILM
 from tests.models import VOCABULARY, WORDS, make_classifier, make_encoder
-from udfs.engine import Engine, Outputs
+from udfs.engine import Outputs
 from udfs.errors import EngineError, ModelError, UnsafeModelError
 from udfs.models import open_model
 from udfs.scoring import finish, output_type, prepare, score
@@ -40,9 +41,7 @@ def _score(texts: list[str | None], spec: ScoreSpec) -> list[dict[str, Any]]:
 
 def _one_by_one(texts: list[str], model: str) -> np.ndarray:
     """Each text alone through the bare model: mean of the last states, divided by its norm."""
-    from transformers import AutoModel, AutoTokenizer
-
-    tokenizer, bare = AutoTokenizer.from_pretrained(model), AutoModel.from_pretrained(model).eval()
+    tokenizer, bare = _bare(model)
     vectors = []
     with torch.inference_mode():
         for text in texts:
@@ -50,6 +49,13 @@ def _one_by_one(texts: list[str], model: str) -> np.ndarray:
             vector = bare(**ids).last_hidden_state[0].mean(0)
             vectors.append((vector / vector.norm()).numpy())
     return np.array(vectors)
+
+
+@cache
+def _bare(model: str) -> tuple[Any, Any]:
+    from transformers import AutoModel, AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model), AutoModel.from_pretrained(model).eval()
 
 
 TEXTS = st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=60).map(" ".join), min_size=1, max_size=25)
@@ -94,6 +100,11 @@ def test_nothing_to_score_is_fine(encoder: str, texts: list[str | None]) -> None
         assert [row["error"]["code"] for row in rows] == ["empty_input"] * len(texts)
 
 
+def test_an_empty_stream_yields_nothing(encoder: str) -> None:
+    assert list(score([], _spec(encoder))) == []
+    assert list(score([pa.array([], pa.string())], _spec(encoder))) == []
+
+
 def test_all_rows_too_long_have_no_scores(encoder: str) -> None:
     spec = _spec(encoder, task="zero-shot-classification", labels=("tea", "soil"), max_tokens=4, overflow="fail")
     (row,) = _score(["red red red red red"], spec)
@@ -109,6 +120,16 @@ def test_an_output_that_is_not_finite_fails_its_row_alone(tmp_path: Path) -> Non
     assert [row["error"] and row["error"]["code"] for row in rows] == ["not_finite", None, "not_finite", "not_finite"]
     assert np.isfinite(rows[1]["embedding"]).all()
     assert rows[0]["embedding"] is None
+
+
+def test_a_template_is_rendered_before_texts_are_told_apart(encoder: str) -> None:
+    spec = _spec(encoder, template="{{ a }} {{ b }}")
+    window = pa.array([{"a": "red", "b": "tea"}, {"a": None, "b": None}, {"a": "red tea", "b": None}])
+    rows = [row for result in score([window], spec) for row in result.to_pylist()]
+    alone = _one_by_one(["red tea"], encoder)[0]
+    np.testing.assert_allclose(rows[0]["embedding"], alone, atol=2e-5)
+    np.testing.assert_allclose(rows[2]["embedding"], alone, atol=2e-5)
+    assert rows[1]["error"]["code"] == "empty_input"
 
 
 def test_chunks_are_averaged_by_their_tokens(encoder: str) -> None:
@@ -144,45 +165,43 @@ def test_an_unsafe_model_is_refused_on_the_executor_too(tmp_path: Path) -> None:
         list(score([pa.array(["tea"])], _spec(str(path))))
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls", "max", "lasttoken"])
-def test_embeddings_equal_sentence_transformers(tmp_path: Path, pooling: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "pooling"),
+    [("Bert", "mean"), ("Roberta", "cls"), ("DistilBert", "max"), ("ModernBert", "lasttoken"), ("MPNet", "mean")],
+)
+def test_embeddings_equal_sentence_transformers(tmp_path: Path, kind: str, pooling: str) -> None:
     from sentence_transformers import SentenceTransformer
 
-    path = make_encoder(tmp_path, pooling={"pooling_mode": pooling}, normalize=pooling != "max")
+    path = make_encoder(tmp_path, kind=kind, pooling={"pooling_mode": pooling}, normalize=pooling != "max")
     texts = ["red kettle", "a good book about tea", "soil " * 60, "zebra!"]
     expected = SentenceTransformer(path, device="cpu").encode(texts)
     got = [row["embedding"] for row in _score(texts, _spec(path))]
     np.testing.assert_allclose(got, expected, rtol=1e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize(("precision", "least"), [("float32", 0.9999), ("bfloat16", 0.998)])
-def test_the_real_model_equals_sentence_transformers(precision: str, least: float) -> None:
+@pytest.fixture(scope="module")
+def sentences() -> tuple[list[str], np.ndarray]:
+    """Texts of all kinds, and what sentence-transformers makes of them with the real model."""
     from sentence_transformers import SentenceTransformer
 
     from jobs.corpus import docstrings
 
-    texts = [*docstrings(60), "👩‍👩‍👧 ünïcödé", "x" * 5000, "tea\n\ttea", "."]
+    odd = ["👩‍👩‍👧 ünïcödé", "x" * 5000, "tea\n\ttea", ".", "[SEP] [PAD] [CLS]", "日本語の文章", "\u200b", "a\x00b"]
+    texts = [*docstrings(48, first_line=True), *docstrings(8), *odd]
     model = SentenceTransformer(str(open_model(MINILM).root), device="cpu")
-    expected = model.encode(texts, normalize_embeddings=True)
-    got = np.array([row["embedding"] for row in _score(texts, _spec(MINILM, precision=precision))])
+    return texts, model.encode(texts, normalize_embeddings=True)
+
+
+@pytest.mark.parametrize(("precision", "least"), [("float32", 0.9999), ("bfloat16", 0.998)])
+def test_the_real_model_equals_sentence_transformers(
+    precision: str, least: float, sentences: tuple[list[str], np.ndarray]
+) -> None:
+    texts, expected = sentences
+    rows = _score(texts, _spec(MINILM, precision=precision))
+    got = np.array([row["embedding"] for row in rows])
     cosines = (got * expected).sum(axis=1) / np.linalg.norm(got, axis=1)
     assert cosines.min() >= least
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize(("precision", "least"), [("float32", 0.9999), ("bfloat16", 0.998)])
-def test_a_gpu_gives_the_answers_of_a_cpu(precision: str, least: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jobs.corpus import docstrings
-
-    spec = _spec(MINILM, precision=precision)
-    task = make_task(spec, open_model(MINILM))
-    items = task.tokenize(docstrings(200)).items
-    on_gpu = Engine(spec).forward(items)
-    assert "cuda" in on_gpu.engine
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    on_cpu = Engine(_spec(MINILM)).forward(items)
-    assert (on_gpu.values * on_cpu.values).sum(axis=1).min() >= least
+    assert {row["engine"].rsplit("/")[-1] for row in rows} == {precision}
 
 
 def test_classifiers_score_with_the_same_loop(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tests.models import VOCABULARY, make_classifier, make_encoder
+from tests.models import VOCABULARY, WORDS, make_classifier, make_encoder
 from udfs.errors import ModelError
 from udfs.models import open_model
 from udfs.tokenizing import Tokenizer, resolve_max_tokens
@@ -40,6 +42,18 @@ def test_a_longer_text_is_cut_read_in_chunks_or_has_no_item(encoder: str) -> Non
     assert chunked.items.units.tolist() == [0, 3, 4]
     assert failed.items.lengths.tolist() == [3]
     assert failed.items.units.tolist() == [0, 0, 1]
+
+
+@given(st.lists(st.lists(st.sampled_from(WORDS), max_size=30), max_size=6), st.integers(3, 40))
+def test_chunks_hold_every_token_in_order(encoder: str, texts: list[list[str]], max_tokens: int) -> None:
+    tokenizer = Tokenizer(open_model(encoder), max_tokens=max_tokens, overflow="chunk")
+    tokenized = tokenizer([" ".join(words) for words in texts])
+    items = tokenized.items
+    for words, first, stop in zip(texts, items.units[:-1], items.units[1:], strict=True):
+        chunks = [items.ids[items.offsets[i] : items.offsets[i + 1]].tolist() for i in range(first, stop)]
+        assert all(len(chunk) <= max_tokens and (chunk[0], chunk[-1]) == (2, 3) for chunk in chunks)
+        assert [token for chunk in chunks for token in chunk[1:-1]] == [VOCABULARY[word] for word in words]
+    assert tokenized.truncated.tolist() == [len(words) > max_tokens - 2 for words in texts]
 
 
 def test_of_a_pair_only_the_first_text_is_cut(encoder: str) -> None:
