@@ -160,7 +160,7 @@ def cut_windows(batches: Iterable[pa.Array], *, window_rows: int, window_bytes: 
             room = window_rows - sum(map(len, held))
             held.append(rest.slice(0, room))
             rest = rest.slice(room)
-            if sum(map(len, held)) == window_rows or sum(a.get_total_buffer_size() for a in held) >= window_bytes:
+            if sum(map(len, held)) == window_rows or sum(a.nbytes for a in held) >= window_bytes:
                 yield pa.concat_arrays(held)
                 held = []
     if held:

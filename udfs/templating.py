@@ -86,7 +86,8 @@ def make_renderer(template: str) -> Callable[[Mapping[str, Any]], tuple[str | No
         if all(value is None or (isinstance(value, str) and not value.strip()) for value in values.values()):
             return None, EMPTY_INPUT
         try:
-            return compiled.render(values), None
+            # null as an empty text, so that it is nothing to filters and to ~ too
+            return compiled.render({name: "" if value is None else value for name, value in values.items()}), None
         except Exception as error:  # noqa: BLE001 - a template can raise anything, and it is the row that fails
             return None, bad_template(error)
 

@@ -25,6 +25,7 @@ _OFFSET_POSITIONS = {
     "roberta-prelayernorm",
     "mpnet",
 }
+_SENTENCE_CONFIGS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 _VOCABULARIES = ("vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 _NO_LIMIT = 1_000_000  # transformers writes about 1e30 for "none"
 
@@ -61,6 +62,7 @@ class Tokenizer:
         self.max_tokens = resolve_max_tokens(files, max_tokens)
         self._overflow = overflow
         self._lowercase = lowercase
+        self._direction = files.read_json("tokenizer_config.json").get("truncation_side") or "right"
         self._backend = _load_backend(files)
         self._backend.no_padding()
 
@@ -71,7 +73,7 @@ class Tokenizer:
             One unit a text. It has no item where nothing is left of it: no token at all, or too long under `fail`.
         """
         strategy = "longest_first" if pairs is None else "only_first"
-        self._backend.enable_truncation(self.max_tokens, strategy=strategy)
+        self._backend.enable_truncation(self.max_tokens, strategy=strategy, direction=self._direction)
         if self._lowercase:
             texts = [text.lower() for text in texts]
         encodings = self._backend.encode_batch_fast(texts if pairs is None else list(zip(texts, pairs, strict=True)))
@@ -101,9 +103,15 @@ def resolve_max_tokens(files: ModelFiles, asked: int | None) -> int:
         if asked > limit:
             raise ModelError(f"max_tokens is {asked}, but model {files.name!r} reads at most {limit} tokens")
         return asked
-    sentence = files.read_json("sentence_bert_config.json").get("max_seq_length")
+    sentence = read_sentence_config(files).get("max_seq_length")
     told = sentence or files.read_json("tokenizer_config.json").get("model_max_length") or limit
     return int(min(told, limit)) if min(told, limit) < _NO_LIMIT else 512
+
+
+def read_sentence_config(files: ModelFiles) -> dict[str, Any]:
+    """What sentence-transformers keeps about the transformer; older models name the file after its kind."""
+    found = (files.read_json(f"sentence_{kind}_config.json") for kind in _SENTENCE_CONFIGS)
+    return next((config for config in found if config), {})
 
 
 def _position_limit(files: ModelFiles) -> int:

@@ -62,6 +62,12 @@ def test_windows_lose_and_reorder_nothing(batches: list[list[str | None]], rows:
     assert all(len(window) == rows for window in windows[:-1])
 
 
+def test_a_slice_of_a_large_array_counts_its_own_bytes() -> None:
+    large = pa.array(["x" * 1000] * 1000 + ["y"] * 10)
+    slices = [large.slice(1000 + i, 1) for i in range(10)]
+    assert [len(window) for window in cut_windows(slices, window_rows=10, window_bytes=100_000)] == [10]
+
+
 @pytest.mark.parametrize("dedupe", [True, False])
 @given(texts=st.lists(st.sampled_from(["a", "b", "é", "", None]), max_size=40))
 def test_each_row_finds_its_own_text(dedupe: bool, texts: list[str | None]) -> None:

@@ -15,6 +15,8 @@ from tests.models import make_encoder, write_json
 from udfs.errors import ModelError, UnsafeModelError
 from udfs.loading import load_transformer
 from udfs.models import check_links, open_model
+from udfs.spec import ScoreSpec
+from udfs.tasks import make_task
 
 
 @pytest.fixture
@@ -48,6 +50,11 @@ def _replace_weights_by_a_link(model: Path) -> None:
     (model / "model.safetensors").symlink_to("../elsewhere.safetensors")
 
 
+def _name_a_shard_outside(model: Path) -> None:
+    (model.parent / "elsewhere.safetensors").write_bytes((model / "model.safetensors").read_bytes())
+    write_json(model / "model.safetensors.index.json", {"weight_map": {"w": "../elsewhere.safetensors"}})
+
+
 def _modules(**module: str) -> Callable[[Path], None]:
     return lambda model: write_json(
         model / "modules.json", [{"path": "", "type": "sentence_transformers.models.Transformer", **module}]
@@ -71,7 +78,7 @@ def _modules(**module: str) -> Callable[[Path], None]:
         (_modules(path="../elsewhere"), "outside the model's directory"),
         (_modules(type="evil_package.Transformer"), "asks to run the code of 'evil_package.Transformer'"),
         (_add("adapter_config.json", "base_model_name_or_path", "other/model"), "adapter for another model"),
-        (_add("model.safetensors.index.json", "weight_map", {"w": "../x.safetensors"}), "names '../x.safetensors'"),
+        (_name_a_shard_outside, "names '../elsewhere.safetensors'"),
     ],
 )
 def test_a_hostile_model_is_refused(model: Path, spoil: Callable[[Path], None], told: str) -> None:
@@ -117,6 +124,25 @@ def test_a_broken_model_is_told(model: Path, spoil: Callable[[Path], None], told
     spoil(model)
     with pytest.raises(ModelError, match=told):
         open_model(str(model))
+
+
+@pytest.mark.xfail(strict=True, raises=(AttributeError, KeyError, TypeError, RecursionError), reason="udfs/models.py")
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", "[]"),
+        ("config.json", "[" * 100_000 + "]" * 100_000),
+        ("modules.json", '[{"type": "sentence_transformers.models.Transformer"}]'),
+        ("modules.json", '{"a": 1}'),
+        ("model.safetensors.index.json", '{"weight_map": [1]}'),
+        ("1_Pooling/config.json", "[]"),
+    ],
+    ids=["list", "deep", "module without path", "modules no list", "weight map no map", "pooling list"],
+)
+def test_json_of_another_shape_is_told(model: Path, file: str, content: str) -> None:
+    (model / file).write_text(content)
+    with pytest.raises(ModelError):
+        make_task(ScoreSpec(task="feature-extraction", model=str(model)), open_model(str(model))).tokenize(["tea"])
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,16 @@ def test_a_label_that_leaves_no_room_for_a_text_is_told(tmp_path: Path) -> None:
         make_task(spec, open_model(path)).tokenize(["tea"])
 
 
+def test_a_label_longer_than_max_tokens_moves_no_other_label(tmp_path: Path) -> None:
+    options = {"task": "zero-shot-classification", "model": make_encoder(tmp_path), "max_tokens": 6}
+    labels = ("red " * 6, "tea", "soil")
+    try:
+        rows = _score(["tea", "soil"], labels=labels, overflow="chunk", **options)
+    except ModelError:
+        return  # refusing it is fine, as `overflow: fail` does
+    assert [row["label"] for row in rows] == ["tea", "soil"]
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [

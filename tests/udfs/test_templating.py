@@ -21,6 +21,11 @@ def test_a_null_column_renders_as_nothing() -> None:
     assert _texts("{{ a }}/{{ b }}", rows) == (["kettle/", "/red"], {})
 
 
+@pytest.mark.parametrize("template", ["{{ a | trim }}{{ b }}", "{{ a ~ b }}", "{{ a | upper }}{{ b }}"])
+def test_a_null_column_renders_as_nothing_through_filters_too(template: str) -> None:
+    assert make_renderer(template)({"a": None, "b": "red"})[0] == "red"
+
+
 def test_a_row_with_all_columns_null_or_blank_is_empty_whatever_the_template_adds() -> None:
     assert _texts("Item: {{ a }} {{ b }}.", [{"a": None, "b": " "}, {"a": "x", "b": None}]) == (
         [None, "Item: x ."],

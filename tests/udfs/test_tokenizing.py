@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,20 @@ def test_the_maximum_is_the_models_own_and_never_above_its_positions(tmp_path: P
     assert resolve_max_tokens(roberta, 65) == 65
     with pytest.raises(ModelError, match="reads at most 65 tokens"):
         resolve_max_tokens(roberta, 66)
+
+
+def test_an_older_models_maximum_is_read_from_the_file_of_its_kind(tmp_path: Path) -> None:
+    path = Path(make_encoder(tmp_path, kind="Roberta", max_seq_length=None))
+    (path / "sentence_roberta_config.json").write_text('{"max_seq_length": 12}')
+    assert resolve_max_tokens(open_model(str(path)), None) == 12
+
+
+def test_a_model_that_keeps_the_end_of_a_text_keeps_it(tmp_path: Path) -> None:
+    path = Path(make_encoder(tmp_path))
+    config = json.loads((path / "tokenizer_config.json").read_text())
+    (path / "tokenizer_config.json").write_text(json.dumps({**config, "truncation_side": "left"}))
+    items = Tokenizer(open_model(str(path)), max_tokens=4, overflow="truncate")(["red blue tea soil"]).items
+    assert items.ids.tolist() == _ids("tea soil")
 
 
 def test_an_old_model_without_a_fast_tokenizer_gets_one_made_of_its_vocabulary(tmp_path: Path) -> None:

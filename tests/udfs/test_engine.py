@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import MINILM
+from tests.models import WORDS, make_classifier, make_encoder
+from udfs.batching import Items, padded_length
+from udfs.engine import Engine
+from udfs.errors import EngineError, ModelError
+from udfs.models import open_model
+from udfs.spec import ScoreSpec
+from udfs.tasks import make_task
+
+TEXTS = [" ".join((WORDS * 2)[start : start + words]) for start, words in ((0, 1), (3, 20), (5, 44), (2, 7), (9, 13))]
+
+
+def _spec(model: str, **options: Any) -> ScoreSpec:
+    return ScoreSpec(**{"task": "feature-extraction", "model": model, "precision": "float32", **options})
+
+
+def _items(texts: list[str], spec: ScoreSpec) -> Items:
+    return make_task(spec, open_model(spec.model)).tokenize(texts).items
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.mark.parametrize(
+    "kind", ["Albert", "Bert", "DebertaV2", "DistilBert", "Electra", "ModernBert", "MPNet", "Roberta", "XLMRoberta"]
+)
+def test_an_item_padded_among_others_has_the_output_that_it_has_alone(tmp_path: Path, kind: str) -> None:
+    spec = _spec(make_encoder(tmp_path, kind=kind))
+    engine, items = Engine(spec), _items(TEXTS, spec)
+    together = engine.forward(items)
+    assert len(set(together.padded_tokens.tolist())) == 1  # one micro-batch, so that all but the longest are padded
+    alone = np.concatenate([engine.forward(_items([text], spec)).values for text in TEXTS])
+    np.testing.assert_allclose(together.values, alone, atol=1e-5)
+
+
+def test_padding_is_counted_as_it_went_through_the_model(encoder: str) -> None:
+    spec = _spec(encoder, max_batch_tokens=64)
+    items = _items(TEXTS, spec)
+    seen: list[tuple[int, int]] = []
+    engine = Engine(spec)
+    forward = engine._forward
+    engine._forward = lambda batch: (seen.append(tuple(batch.ids.shape)), forward(batch))[1]
+    padded = engine.forward(items).padded_tokens
+    assert padded.sum() == sum(rows * width for rows, width in seen)
+    assert all(rows == 1 or rows * width <= 64 for rows, width in seen)
+    assert (padded >= items.lengths).all()
+    assert all(width == padded_length(width, engine.budget.pad_multiple) for _, width in seen)
+
+
+def test_no_mask_is_made_where_nothing_is_padded(encoder: str) -> None:
+    spec = _spec(encoder)
+    engine = Engine(spec)
+    masks: list[bool] = []
+    forward = engine._forward
+    engine._forward = lambda batch: (masks.append("attention_mask" in batch.inputs()), forward(batch))[1]
+    engine.forward(_items(["red tea", "good book"], spec))
+    engine.forward(_items(["red tea", "tea"], spec))
+    assert masks == [False, True]
+
+
+def test_outputs_that_are_fewer_than_items_are_an_error(encoder: str) -> None:
+    spec = _spec(encoder)
+    engine = Engine(spec)
+    forward = engine._forward
+    engine._forward = lambda batch: forward(batch)[:-1]
+    with pytest.raises(EngineError, match="4 outputs for 5 items"):
+        engine.forward(_items(TEXTS, spec))
+
+
+def test_no_items_need_no_model(encoder: str) -> None:
+    spec = _spec(encoder)
+    outputs = Engine(spec).forward(_items([], spec))
+    assert (len(outputs.values), len(outputs.padded_tokens)) == (0, 0)
+
+
+def test_the_engine_is_named_by_its_device_and_precision(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert Engine(_spec(encoder, precision="bfloat16")).name.endswith(":cpu/bfloat16")
+
+
+def test_weights_of_another_width_than_the_config_are_told(tmp_path: Path) -> None:
+    path = Path(make_classifier(tmp_path, ["a", "b", "c"]))
+    config = (path / "config.json").read_text()
+    assert '"hidden_size": 32' in config
+    (path / "config.json").write_text(config.replace('"hidden_size": 32', '"hidden_size": 64'))
+    with pytest.raises(ModelError, match="does not load"):
+        Engine(_spec(str(path), task="text-classification"))
+
+
+def test_weights_that_were_copied_in_part_are_told(tmp_path: Path) -> None:
+    weights = Path(make_encoder(tmp_path)) / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ModelError, match="does not load"):
+        Engine(_spec(str(tmp_path)))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize(("precision", "least"), [("float32", 0.9999), ("bfloat16", 0.998)])
+def test_a_gpu_gives_the_answers_of_a_cpu(precision: str, least: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jobs.corpus import docstrings
+
+    spec = _spec(MINILM, precision=precision)
+    items = _items(docstrings(200), spec)
+    on_gpu = Engine(spec).forward(items)
+    assert "cuda" in on_gpu.engine
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    on_cpu = Engine(_spec(MINILM)).forward(items)
+    assert (on_gpu.values * on_cpu.values).sum(axis=1).min() >= least
