@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from udfs.errors import ModelError
 from udfs.models import ModelFiles
+from udfs.tokenizing import read_sentence_config
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +58,7 @@ def read_pooling(files: ModelFiles) -> Pooling:
             raise ModelError(f"model {files.name!r} has a {kind} module; gristmill knows Pooling and Normalize")
     prompts = files.read_json("config_sentence_transformers.json")
     prompt = (prompts.get("prompts") or {}).get(prompts.get("default_prompt_name") or "", "")
-    lowercase = bool(files.read_json("sentence_bert_config.json").get("do_lower_case"))
+    lowercase = bool(read_sentence_config(files).get("do_lower_case"))
     return Pooling(mode, normalize, lowercase, prompt)
 
 
