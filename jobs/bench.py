@@ -274,7 +274,9 @@ def _print_overhead(figures: list[Figure], console: Console) -> None:
 
 
 def _share_in_batches(lengths: np.ndarray) -> float:
-    padded = sum(int(part.max()) * len(part) for part in np.split(lengths, range(_PIPELINE_BATCH, len(lengths), 32)))
+    padded = sum(
+        int(part.max()) * len(part) for part in np.split(lengths, range(_PIPELINE_BATCH, len(lengths), _PIPELINE_BATCH))
+    )
     return int(lengths.sum()) / padded
 
 
