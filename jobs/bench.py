@@ -27,9 +27,10 @@ from jobs.plan import Plan, score_frame
 from jobs.session import open_session
 from jobs.settings import Settings
 from jobs.sources import read_input
-from udfs.engine import Engine
+from udfs.engine.local import LocalEngine
+from udfs.executor import usable_cores
 from udfs.models import ModelFiles, open_model
-from udfs.scoring import prepare, score, start_engine
+from udfs.scoring import prepare, score
 from udfs.spec import ScoreSpec
 from udfs.tasks import Task, make_task
 from udfs.templating import read_texts
@@ -45,11 +46,13 @@ class Contender:
         name: Shown in the table.
         run: Scores all texts once.
         real_share: Share of real tokens among those that go through the model.
+        threads: CPU threads that torch uses in this process meanwhile; None takes all cores.
     """
 
     name: str
     run: Callable[[], Any]
     real_share: float
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -97,16 +100,16 @@ def run_bench(
         f"{spec.task} by {spec.model}",
         soft_wrap=True,
     )
-    contenders = _make_contenders(spec, files, task, rows_of_text, lengths)
-    if spark:
-        contenders.append(_on_spark(settings, spec, rows_of_text, contenders[-1].real_share))
-    seconds = _time_rounds(contenders, rounds, console)
+    with LocalEngine(spec) as engine:
+        contenders = _make_contenders(spec, files, task, engine, rows_of_text, lengths)
+        if spark:
+            contenders.append(_on_spark(settings, spec, rows_of_text, contenders[-1].real_share))
+        seconds = _time_rounds(contenders, rounds, console)
     figures = _make_figures(contenders, seconds, rows=len(rows_of_text), tokens=int(lengths.sum()))
     console.print(_make_table(figures))
     _print_overhead(figures, console)
     if json_path:
-        engine = start_engine(spec).result()
-        machine = {"cpu": platform.processor() or platform.machine(), "device": engine.plan.device}
+        machine = {"cpu": platform.processor() or platform.machine(), "engine": engine.model.name}
         told = {"machine": machine, "rows": len(rows_of_text), "tokens": int(lengths.sum()), "rounds": rounds}
         json_path.write_text(json.dumps({**told, "figures": [asdict(f) for f in figures]}, indent=2) + "\n")
     return figures
@@ -131,9 +134,8 @@ def _take_texts(settings: Settings, texts: str, rows: int) -> list[str]:
 
 
 def _make_contenders(
-    spec: ScoreSpec, files: ModelFiles, task: Task, texts: list[str], lengths: np.ndarray
+    spec: ScoreSpec, files: ModelFiles, task: Task, engine: LocalEngine, texts: list[str], lengths: np.ndarray
 ) -> list[Contender]:
-    engine = start_engine(spec).result()
     window = pa.array(texts, pa.string())
     prepared = [prepare(window.slice(i, spec.window_rows), spec, task) for i in range(0, len(texts), spec.window_rows)]
     padded = sum(int(engine.forward(p.items).padded_tokens.sum()) for p in prepared)
@@ -141,14 +143,14 @@ def _make_contenders(
     found = [Contender("one row at a time, same precision", lambda: _one_by_one(engine, task, texts), 1.0)]
     found += _pipeline(spec, files, task, texts, lengths)
     found += _sentence_transformers(spec, files, texts, lengths)
-    found.append(Contender("forward pass alone", lambda: [engine.forward(p.items) for p in prepared], real))
+    found.append(Contender("forward pass alone", lambda: [engine.forward(p.items) for p in prepared], real, threads=1))
     found.append(Contender("gristmill", lambda: list(score([window], spec)), real))
     return found
 
 
-def _one_by_one(engine: Engine, task: Task, texts: list[str]) -> None:
+def _one_by_one(engine: LocalEngine, task: Task, texts: list[str]) -> None:
     for text in texts:
-        engine.forward(task.tokenize([text]).items)
+        engine.model.run(task.tokenize([text]).items, np.array([0]))
 
 
 def _pipeline(spec: ScoreSpec, files: ModelFiles, task: Task, texts: list[str], lengths: np.ndarray) -> list[Contender]:
@@ -224,11 +226,14 @@ def _on_spark(settings: Settings, spec: ScoreSpec, texts: list[str], real: float
 
 
 def _time_rounds(contenders: list[Contender], rounds: int, console: Console) -> dict[str, list[float]]:
+    import torch
+
     seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     for number in range(rounds + 1):
         for contender in contenders:
             if number == 0 and contender.name != "gristmill in Spark":
                 continue  # only Spark's workers have yet to load the model; the others have run while they were made
+            torch.set_num_threads(contender.threads or usable_cores())
             with console.status(f"round {number} of {rounds}: {contender.name}"):
                 began = time.perf_counter()
                 contender.run()

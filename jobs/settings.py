@@ -68,6 +68,7 @@ class BatchingSettings(_Section):
     """How rows become micro-batches; none of it changes an answer."""
 
     max_batch_tokens: PositiveInt | Literal["auto"] = "auto"
+    batch_timeout_s: PositiveInt = 600
     window_rows: PositiveInt = 8192
     dedupe: bool = True
 
@@ -119,6 +120,7 @@ class Settings(_Section):
             **{**options, "labels": tuple(self.score.labels)},
             template=self.score.text if is_template(self.score.text) else None,
             max_batch_tokens=None if budget == "auto" else budget,
+            batch_timeout_s=self.batching.batch_timeout_s,
             window_rows=self.batching.window_rows,
             dedupe=self.batching.dedupe,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,19 +13,16 @@ _LEAST_REAL_SHARE = 0.93
 
 @dataclass(frozen=True)
 class Items:
-    """Sequences of token ids in ragged form, and which unit (a text, or a text with one label) each belongs to.
+    """Sequences of token ids in ragged form.
 
     Args:
         ids: (T,) int32, all items' tokens one after the other.
         offsets: (N + 1,) int64; item i is ids[offsets[i]:offsets[i + 1]], never empty.
-        units: (U + 1,) int64; unit u is items units[u]:units[u + 1]. A unit that failed has none, a long text that
-            is read in chunks has several.
         type_ids: (T,) int32, segment of each token, for pairs of texts; None where all are 0.
     """
 
     ids: np.ndarray
     offsets: np.ndarray
-    units: np.ndarray
     type_ids: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -36,36 +33,57 @@ class Items:
         """(N,) tokens an item."""
         return np.diff(self.offsets)
 
+    def take(self, indices: np.ndarray) -> Items:
+        """The items with these indices, in their order."""
+        where, offsets = _gather(self.offsets, indices)
+        return Items(self.ids[where], offsets, None if self.type_ids is None else self.type_ids[where])
 
-def micro_batches(
-    lengths: np.ndarray, *, max_batch_tokens: int, min_batch_tokens: int, pad_multiple: int
-) -> Iterator[np.ndarray]:
-    """Cut items into micro-batches that hold `max_batch_tokens` when padded, longest first.
 
-    The longest first, so that memory peaks at once and is reused; neighbours differ little in length, so that
+def join_items(parts: Sequence[Items]) -> Items:
+    """One after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    ends = np.cumsum([0, *(part.offsets[-1] for part in parts)])
+    offsets = np.concatenate([[0], *(part.offsets[1:] + end for part, end in zip(parts, ends[:-1], strict=True))])
+    types = None
+    if any(part.type_ids is not None for part in parts):
+        types = np.concatenate([np.zeros_like(p.ids) if p.type_ids is None else p.type_ids for p in parts])
+    return Items(np.concatenate([part.ids for part in parts]), offsets, types)
+
+
+def cut_parcels(lengths: np.ndarray, *, parcel_tokens: int) -> list[np.ndarray]:
+    """Cut items into parcels for the engine, longest first.
+
+    Args:
+        lengths: (N,) tokens an item.
+        parcel_tokens: A parcel ends with the item that reaches so many tokens.
+
+    Returns:
+        Indices into `lengths`, each in one parcel.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    before = np.cumsum(lengths[order]) - lengths[order]
+    return np.split(order, np.flatnonzero(np.diff(before // parcel_tokens)) + 1) if len(order) else []
+
+
+def fit_batch(descending: np.ndarray, *, max_batch_tokens: int, min_batch_tokens: int, pad_multiple: int) -> int:
+    """How many of the longest items make the next micro-batch.
+
+    The longest come first, so that memory peaks at once and is reused; neighbours differ little in length, so that
     padding is small. A micro-batch that keeps the device busy ends early where more items would make it mostly
     padding. An item that is alone above the budget makes a micro-batch of its own.
 
     Args:
-        lengths: (N,) tokens an item.
+        descending: (N,) tokens of one or more items, longest first.
         max_batch_tokens: Bound on items times padded length.
         min_batch_tokens: From this size on, a micro-batch ends before padding passes 7 % of it.
         pad_multiple: Lengths are rounded up to a multiple of it.
-
-    Yields:
-        Indices into `lengths`; each index once over all micro-batches.
     """
-    order = np.argsort(-lengths, kind="stable")
-    descending = lengths[order]
-    start = 0
-    while start < len(order):
-        width = padded_length(int(descending[start]), pad_multiple)
-        taken = descending[start : start + max(1, max_batch_tokens // width)]
-        sizes = np.arange(1, len(taken) + 1) * width
-        dense = (np.cumsum(taken) >= _LEAST_REAL_SHARE * sizes) | (sizes <= min_batch_tokens)
-        stop = start + (int(np.flatnonzero(dense)[-1]) + 1 if dense.any() else 1)
-        yield order[start:stop]
-        start = stop
+    width = padded_length(int(descending[0]), pad_multiple)
+    taken = descending[: max(1, max_batch_tokens // width)]
+    sizes = np.arange(1, len(taken) + 1) * width
+    dense = (np.cumsum(taken) >= _LEAST_REAL_SHARE * sizes) | (sizes <= min_batch_tokens)
+    return int(np.flatnonzero(dense)[-1]) + 1 if dense.any() else 1
 
 
 def padded_length(length: int, multiple: int) -> int:
@@ -88,13 +106,19 @@ def pad(
     Returns:
         (B, S) int64 values, and (B, S) bool, true where a value is real.
     """
-    lengths = offsets[batch + 1] - offsets[batch]
-    width = padded_length(int(lengths.max()), pad_multiple)
-    real = np.arange(width) < lengths[:, None]
-    values = np.full((len(batch), width), fill, dtype=np.int64)
-    first = np.repeat(offsets[batch] - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
-    values[real] = flat[first + np.arange(int(lengths.sum()))]
+    where, taken = _gather(offsets, batch)
+    lengths = np.diff(taken)
+    real = np.arange(padded_length(int(lengths.max()), pad_multiple)) < lengths[:, None]
+    values = np.full(real.shape, fill, dtype=np.int64)
+    values[real] = flat[where]
     return values, real
+
+
+def _gather(offsets: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where the values of some items lie in the flat array, and the items' offsets once they are gathered."""
+    lengths = offsets[indices + 1] - offsets[indices]
+    taken = np.concatenate([[0], np.cumsum(lengths)])
+    return np.repeat(offsets[indices] - taken[:-1], lengths) + np.arange(int(taken[-1])), taken
 
 
 def mean_by_unit(outputs: np.ndarray, weights: np.ndarray, units: np.ndarray) -> np.ndarray:

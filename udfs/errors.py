@@ -4,7 +4,7 @@
     ├── SpecError            the question itself is wrong: a label list missing, a bad template
     ├── ModelError           the model is not there, or is not of the kind that the task needs
     │   └── UnsafeModelError the model directory holds what could run code or read other files
-    └── EngineError          the model does not load, or its answers do not fit its questions
+    └── EngineError          the engine does not start, dies on everything, or gives answers that fit no question
 
     RowError                 not raised: what is wrong with one row; it lands in that row's `error`
 
@@ -47,15 +47,22 @@ class EngineError(GristmillError):
     code = "engine"
 
 
-_IN_TEXT = re.compile(
-    rf"\[({'|'.join(e.code for e in (SpecError, ModelError, UnsafeModelError, EngineError))})\] [^\n]+"
-)
+_BY_CODE = {error.code: error for error in (SpecError, ModelError, UnsafeModelError, EngineError)}
+_IN_TEXT = re.compile(rf"\[({'|'.join(_BY_CODE)})\] [^\n]+")
 
 
 def find_in_text(text: str) -> str | None:
     """The first of our errors in an executor's stack trace, as one line; None if there is none."""
     found = _IN_TEXT.search(text)
     return found.group(0).strip() if found else None
+
+
+def error_from_text(text: str) -> GristmillError | None:
+    """One of our errors that came as text from another process, as an exception again."""
+    if (told := find_in_text(text)) is None:
+        return None
+    code, message = told[1:].split("] ", 1)
+    return _BY_CODE[code](message)
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,8 @@ class RowError:
 EMPTY_INPUT = RowError("empty_input", "the text is null or blank")
 INPUT_TOO_LONG = RowError("input_too_long", "the text has more tokens than max_tokens allows")
 NOT_FINITE = RowError("not_finite", "the model's output holds NaN or infinity")
+OUT_OF_MEMORY = RowError("out_of_memory", "the text does not fit into the device's memory, not even alone")
+DEVICE_FAULT = RowError("device_fault", "the model fails on this text, or its process dies or hangs, even on it alone")
 
 
 def bad_template(error: Exception) -> RowError:

@@ -6,6 +6,9 @@ and return the same struct.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,7 +17,11 @@ from pyspark import TaskContext
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_type
 
-from udfs.scoring import output_type, score, start_engine
+from udfs.engine.home import EngineId
+from udfs.engine.process import reach_engine
+from udfs.errors import GristmillError
+from udfs.executor import Executor, executor_of, find_executor
+from udfs.scoring import output_type, score
 from udfs.spec import Overflow, Precision, ScoreSpec
 
 _HAS_ARROW_UDF = hasattr(F, "arrow_udf")
@@ -142,24 +149,36 @@ def make_udf(spec: ScoreSpec, *, arrow: bool | None = None) -> Any:
     if arrow if arrow is not None else _HAS_ARROW_UDF:
 
         def score_arrow(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
-            return score(batches, spec, gpu=_task_gpu())
+            return score(batches, spec, **_whereabouts())
 
         return F.arrow_udf(score_arrow, returns).asNondeterministic()
     from udfs.pandas_batches import make_pandas_function
 
-    return F.pandas_udf(make_pandas_function(spec, _task_gpu), returns).asNondeterministic()
+    return F.pandas_udf(make_pandas_function(spec, _whereabouts), returns).asNondeterministic()
 
 
 def make_starter(spec: ScoreSpec) -> Any:
-    """A UDF that does nothing but begin to load the model in the workers that run it.
+    """A UDF that does nothing but have the engines of the executors that run it started.
 
-    A job sends a few rows through it while it still reads and plans; the workers are then used again.
+    A job sends a few rows through it while it still reads and plans; what is wrong is told by the job itself.
     """
 
-    return F.udf(lambda _: str(start_engine(spec, _task_gpu()).running()))
+    def start(_: Any) -> str:
+        threading.Thread(target=_start_quietly, args=(spec,), kwargs=_whereabouts(), daemon=True).start()
+        return ""
+
+    return F.udf(start)
 
 
-def _task_gpu() -> str | None:
+def _start_quietly(spec: ScoreSpec, *, gpu: str | None, executor: Executor) -> None:
+    with contextlib.suppress(GristmillError):
+        reach_engine(EngineId(spec, gpu, executor))
+
+
+def _whereabouts() -> dict[str, Any]:
+    """Which GPU Spark gave this task, and which executor it runs in."""
     context = TaskContext.get()
     gpus = context.resources().get("gpu") if context else None
-    return gpus.addresses[0] if gpus else None
+    # Where the Java virtual machine cannot be seen (a sandbox), the daemon that forks the workers stands for it.
+    executor = find_executor() or executor_of(os.getppid())
+    return {"gpu": gpus.addresses[0] if gpus else None, "executor": executor}

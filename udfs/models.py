@@ -57,6 +57,11 @@ class ModelFiles:
         files = (p for p in sorted(self.root.rglob("*")) if p.suffix in {".json", ".safetensors", ".txt", ".model"})
         return {str(p.relative_to(self.root)): _sha256(p) for p in files if p.is_file()}
 
+    def stamp(self) -> list[tuple[str, int, int]]:
+        """Path, size and time of every file, looked up now: a model that was saved anew is another one."""
+        found = ((path, path.stat()) for path in sorted(_walk(self.root)) if path.is_file())
+        return [(str(path.relative_to(self.root)), stat.st_size, stat.st_mtime_ns) for path, stat in found]
+
 
 @functools.lru_cache(maxsize=16)
 def open_model(name: str, revision: str | None = None) -> ModelFiles:

@@ -12,14 +12,14 @@ from udfs.scoring import score
 from udfs.spec import ScoreSpec
 
 
-def make_pandas_function(spec: ScoreSpec, gpu: Callable[[], str | None]) -> Callable[[Any], Any]:
+def make_pandas_function(spec: ScoreSpec, whereabouts: Callable[[], dict[str, Any]]) -> Callable[[Any], Any]:
     """The function of a pandas UDF that scores as a spec asks.
 
     pandas has no integer with nulls: a template over such a column sees 3.0 for 3.
     """
 
     def score_pandas(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
-        for result in score((_to_arrow(batch) for batch in batches), spec, gpu=gpu()):
+        for result in score((_to_arrow(batch) for batch in batches), spec, **whereabouts()):
             yield pa.Table.from_struct_array(result).to_pandas(maps_as_pydicts="strict")
 
     return score_pandas

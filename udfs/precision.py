@@ -30,7 +30,8 @@ def plan_device(precision: Precision = "auto", *, gpu: str | None = None) -> Dev
     Args:
         precision: What was asked for; `auto` takes bfloat16 where the hardware multiplies it, float16 on Tensor Cores
             that know no bfloat16, else float32.
-        gpu: Address that Spark gave the task; None takes the first GPU, if there is one.
+        gpu: Address that Spark gave the task, which this process sees as its only GPU (`visible_devices`); None takes
+            the first GPU, if there is one.
 
     Raises:
         EngineError: Spark gave a GPU, but torch sees none.
@@ -38,9 +39,8 @@ def plan_device(precision: Precision = "auto", *, gpu: str | None = None) -> Dev
     import torch
 
     if torch.cuda.is_available():
-        index = int(gpu or 0) if int(gpu or 0) < torch.cuda.device_count() else 0
-        best, reason = _best_on_cuda(torch.cuda.get_device_capability(index))
-        device = f"cuda:{index}"
+        best, reason = _best_on_cuda(torch.cuda.get_device_capability(0))
+        device = "cuda:0"
     elif gpu is not None:
         raise EngineError(f"Spark gave this task GPU {gpu}, but torch {torch.__version__} sees no CUDA device")
     else:
@@ -49,6 +49,25 @@ def plan_device(precision: Precision = "auto", *, gpu: str | None = None) -> Dev
     if precision != "auto":
         return DevicePlan(device, precision, "as asked for")
     return DevicePlan(device, best, reason)
+
+
+def visible_devices(gpu: str, seen: str | None) -> str:
+    """What CUDA_VISIBLE_DEVICES is to be, so that a fresh process sees the GPU that Spark gave and no other.
+
+    Args:
+        gpu: Spark's address: the number or the name that its discovery script gave.
+        seen: CUDA_VISIBLE_DEVICES as it is; None where it is not set. A script that asks nvidia-smi gives numbers of
+            the machine, one that asks CUDA counts what is visible.
+
+    Raises:
+        EngineError: The GPU is not among the visible ones.
+    """
+    visible = [gpu] if seen is None else [name.strip() for name in seen.split(",") if name.strip()]
+    if gpu in visible:
+        return gpu
+    if gpu.isdigit() and int(gpu) < len(visible):
+        return visible[int(gpu)]
+    raise EngineError(f"Spark gave this task GPU {gpu}, but CUDA_VISIBLE_DEVICES is {seen!r}")
 
 
 def _best_on_cuda(capability: tuple[int, int]) -> tuple[str, str]:

@@ -33,7 +33,8 @@ def join_result(
     truncated: np.ndarray,
     input_tokens: np.ndarray,
     padded_tokens: np.ndarray,
-    engine: str,
+    engines: Sequence[str],
+    engine_of: np.ndarray,
 ) -> pa.StructArray:
     """Spread the answers to distinct texts over the rows that have them.
 
@@ -43,7 +44,8 @@ def join_result(
         text_of_row: (R,) which text a row has, -1 for none.
         failures: Row number -> its error; such a row's task fields are null.
         truncated, input_tokens, padded_tokens: (N,) of each distinct text.
-        engine: Who answered.
+        engines: Who answered.
+        engine_of: (N,) which of them answered each distinct text.
 
     Returns:
         (R,) structs. A text's tokens count in its first row; its duplicates cost 0.
@@ -62,7 +64,7 @@ def join_result(
         _error_array(failures, failed),
         pa.StructArray.from_arrays([usage[0], pa.array(np.zeros(rows, dtype=np.int32)), usage[1]], fields=list(_USAGE)),
         pa.array(_pick(truncated, text_of_row, scored), pa.bool_()),
-        pa.array([engine], pa.string()).take(pa.array(np.zeros(rows, dtype=np.int64), mask=~sent)),
+        pa.array(engines, pa.string()).take(pa.array(_pick(engine_of, text_of_row, scored), mask=~sent)),
     ]
     return pa.StructArray.from_arrays(arrays, fields=list(result_type(fields)))
 

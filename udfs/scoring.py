@@ -6,18 +6,20 @@ model still loads.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from udfs.batching import Items, cut_windows, find_duplicates, mean_by_unit, sum_by_unit
-from udfs.engine import Engine, Outputs
+from udfs.engine.client import ERRORS, EngineClient, Outputs, Ticket
+from udfs.engine.home import EngineId
 from udfs.errors import EMPTY_INPUT, INPUT_TOO_LONG, NOT_FINITE, EngineError, RowError
+from udfs.executor import Executor, executor_of
 from udfs.models import open_model
 from udfs.results import join_result, result_type
 from udfs.spec import ScoreSpec
@@ -25,6 +27,15 @@ from udfs.tasks import Task, make_task
 from udfs.templating import read_texts
 
 T = TypeVar("T")
+_WINDOWS_IN_FLIGHT = 2  # the engine has the next one when it is done with one
+
+
+class Client(Protocol):
+    """What scoring needs of an engine: `EngineClient`."""
+
+    def submit(self, items: Items) -> Ticket: ...
+
+    def collect(self, ticket: Ticket) -> Outputs: ...
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,8 @@ class Prepared:
         rows: Number of rows.
         text_of_row: (R,) int64, which distinct text a row has; -1 where it failed before.
         failures: Row number -> what is wrong with it.
-        items: The distinct texts' tokens; text t owns `units_per_text` units from t * units_per_text on.
+        items: The distinct texts' tokens.
+        units: (U + 1,) where each unit's items begin; text t owns `units_per_text` units from t * units_per_text on.
         truncated: (N,) bool for each distinct text.
     """
 
@@ -43,16 +55,20 @@ class Prepared:
     text_of_row: np.ndarray
     failures: dict[int, RowError]
     items: Items
+    units: np.ndarray
     truncated: np.ndarray
 
 
-def score(batches: Iterable[pa.Array], spec: ScoreSpec, *, gpu: str | None = None) -> Iterator[pa.StructArray]:
-    """Score a stream of rows.
+def score(
+    batches: Iterable[pa.Array], spec: ScoreSpec, *, gpu: str | None = None, executor: Executor | None = None
+) -> Iterator[pa.StructArray]:
+    """Score a stream of rows by the executor's engine.
 
     Args:
         batches: Arrow arrays of strings, or of structs if the spec has a template.
         spec: What is asked.
         gpu: Address of the GPU that Spark gave the task.
+        executor: Who owns the engine; None takes this process.
 
     Yields:
         Results of type `output_type(spec)`, a row for each row that came in, in order, cut anew into windows.
@@ -60,26 +76,30 @@ def score(batches: Iterable[pa.Array], spec: ScoreSpec, *, gpu: str | None = Non
     Raises:
         ModelError, SpecError, EngineError: The world is broken; no row is to blame.
     """
+    with EngineClient(EngineId(spec, gpu, executor or executor_of())) as client:
+        yield from score_with(client, batches, spec)
+
+
+def score_with(client: Client, batches: Iterable[pa.Array], spec: ScoreSpec) -> Iterator[pa.StructArray]:
+    """Score a stream of rows by an engine that is at hand; otherwise as `score`."""
     task = make_task(spec, open_model(spec.model, spec.revision))
-    engine = start_engine(spec, gpu)
     windows = cut_windows(batches, window_rows=spec.window_rows)
+    in_flight: deque[tuple[Prepared, Ticket]] = deque()
     for prepared in run_ahead(lambda window: prepare(window, spec, task), windows):
-        yield finish(prepared, engine.result().forward(prepared.items), task)
+        in_flight.append((prepared, client.submit(prepared.items)))
+        if len(in_flight) == _WINDOWS_IN_FLIGHT:
+            yield _collect(client, *in_flight.popleft(), task)
+    while in_flight:
+        yield _collect(client, *in_flight.popleft(), task)
+
+
+def _collect(client: Client, prepared: Prepared, ticket: Ticket, task: Task) -> pa.StructArray:
+    return finish(prepared, client.collect(ticket), task)
 
 
 def output_type(spec: ScoreSpec) -> pa.StructType:
     """The type of the result column, the task's own fields first."""
     return result_type(make_task(spec, open_model(spec.model, spec.revision)).fields)
-
-
-@lru_cache(maxsize=2)
-def start_engine(spec: ScoreSpec, gpu: str | None = None) -> Future[Engine]:
-    """Load a model once in this process, on a thread of its own. A failure is remembered like a success."""
-    pool = ThreadPoolExecutor(1, thread_name_prefix="gristmill-load")
-    try:
-        return pool.submit(Engine, spec, gpu=gpu)
-    finally:
-        pool.shutdown(wait=False)
 
 
 def run_ahead(work: Callable[[pa.Array], T], windows: Iterator[pa.Array]) -> Iterator[T]:
@@ -102,7 +122,7 @@ def prepare(window: pa.Array, spec: ScoreSpec, task: Task) -> Prepared:
     texts, text_of_row = find_duplicates(read.texts, dedupe=spec.dedupe)
     tokenized = task.tokenize(texts.to_pylist())
     truncated = np.logical_or.reduce(tokenized.truncated.reshape(len(texts), task.units_per_text), axis=1)
-    return Prepared(len(window), text_of_row, read.failures, tokenized.items, truncated)
+    return Prepared(len(window), text_of_row, read.failures, tokenized.items, tokenized.units, truncated)
 
 
 def finish(prepared: Prepared, outputs: Outputs, task: Task) -> pa.StructArray:
@@ -111,19 +131,20 @@ def finish(prepared: Prepared, outputs: Outputs, task: Task) -> pa.StructArray:
     Raises:
         EngineError: Outputs and items do not match, so that an answer could land in the wrong row.
     """
-    items, count = prepared.items, len(prepared.truncated)
+    items, units, count = prepared.items, prepared.units, len(prepared.truncated)
     if len(outputs.values) != len(items):
         raise EngineError(f"{len(outputs.values)} outputs for {len(items)} items")
-    by_unit = mean_by_unit(outputs.values, items.lengths, items.units)
+    by_unit = mean_by_unit(outputs.values, items.lengths, units)
     values = by_unit.reshape(count, task.units_per_text, by_unit.shape[1])
-    text_errors = _text_errors(prepared, values)
+    text_errors = _text_errors(prepared, values, outputs.faults)
     failures = dict(prepared.failures)
     if text_errors:
         for row, text in enumerate(prepared.text_of_row.tolist()):
             if text in text_errors:
                 failures[row] = text_errors[text]
-    fields = task.columns(np.nan_to_num(values)) if len(items) else [pa.nulls(count, f.type) for f in task.fields]
-    per_text = [sum_by_unit(tokens, items.units) for tokens in (items.lengths, outputs.padded_tokens)]
+    answered = by_unit.shape[1] > 0
+    fields = task.columns(np.nan_to_num(values)) if answered else [pa.nulls(count, f.type) for f in task.fields]
+    per_text = [sum_by_unit(tokens, units) for tokens in (items.lengths, outputs.padded_tokens)]
     input_tokens, padded_tokens = (v.reshape(count, task.units_per_text).sum(axis=1) for v in per_text)
     return join_result(
         task.fields,
@@ -133,16 +154,26 @@ def finish(prepared: Prepared, outputs: Outputs, task: Task) -> pa.StructArray:
         truncated=prepared.truncated,
         input_tokens=input_tokens,
         padded_tokens=padded_tokens,
-        engine=outputs.engine,
+        engines=outputs.engines,
+        engine_of=_first_of_each_text(outputs.engine_of, prepared, task),
     )
 
 
-def _text_errors(prepared: Prepared, values: np.ndarray) -> dict[int, RowError]:
-    """Distinct texts without an answer: nothing of them was sent, or what came back is not finite."""
+def _first_of_each_text(of_item: np.ndarray, prepared: Prepared, task: Task) -> np.ndarray:
+    """(N,) what holds for each distinct text's first item; 0 for a text without items."""
+    first = prepared.units[:: task.units_per_text][: len(prepared.truncated)]
+    return np.append(of_item, 0)[first]
+
+
+def _text_errors(prepared: Prepared, values: np.ndarray, faults: np.ndarray) -> dict[int, RowError]:
+    """Distinct texts without an answer: nothing of them was sent, an item has a fault, or an output is not finite."""
     per_text = values.shape[1]
-    without_item = (np.diff(prepared.items.units).reshape(-1, per_text) == 0).any(axis=1)
+    without_item = (np.diff(prepared.units).reshape(-1, per_text) == 0).any(axis=1)
     not_finite = ~np.isfinite(values).all(axis=(1, 2))
     errors = {int(t): NOT_FINITE for t in np.flatnonzero(not_finite & ~without_item)}
+    texts = np.searchsorted(prepared.units[::per_text], np.flatnonzero(faults), side="right") - 1
+    for item, text in zip(np.flatnonzero(faults), texts, strict=True):
+        errors[int(text)] = ERRORS[int(faults[item])]
     for text in np.flatnonzero(without_item):
         errors[int(text)] = INPUT_TOO_LONG if prepared.truncated[text] else EMPTY_INPUT
     return errors

@@ -12,7 +12,9 @@ Overflow = Literal["truncate", "chunk", "fail"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 # What a run may change without changing a row's answer.
-_TUNING = frozenset({"max_batch_tokens", "window_rows", "dedupe"})
+_TUNING = frozenset({"max_batch_tokens", "batch_timeout_s", "window_rows", "dedupe"})
+# What an engine never hears of.
+_IN_WORKERS = frozenset({"template", "window_rows", "dedupe"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +32,8 @@ class ScoreSpec:
         max_tokens: Longest item, special tokens included; None takes the model's own limit.
         overflow: What becomes of a longer text: cut, read in chunks whose outputs are averaged, or failed.
         precision: Floating-point type of weights and activations.
-        max_batch_tokens: Token budget of a micro-batch, padding included; None lets the engine choose.
+        max_batch_tokens: Token budget of a micro-batch, padding included; None lets the engine measure it.
+        batch_timeout_s: A micro-batch that takes longer hangs: its engine is replaced.
         window_rows: Rows that are looked at together before micro-batches are cut.
         dedupe: Score the identical texts of a window once.
 
@@ -49,6 +52,7 @@ class ScoreSpec:
     overflow: Overflow = "truncate"
     precision: Precision = "auto"
     max_batch_tokens: int | None = None
+    batch_timeout_s: int = 600
     window_rows: int = 8192
     dedupe: bool = True
 
@@ -61,7 +65,7 @@ class ScoreSpec:
         for name, choices in (("task", TaskName), ("overflow", Overflow), ("precision", Precision)):
             if getattr(self, name) not in get_args(choices):
                 yield f"{name} is {getattr(self, name)!r}; choose one of {', '.join(get_args(choices))}"
-        for name, least in (("max_tokens", 4), ("max_batch_tokens", 1), ("window_rows", 1)):
+        for name, least in (("max_tokens", 4), ("max_batch_tokens", 1), ("batch_timeout_s", 1), ("window_rows", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 yield f"{name} is {value}; it must be {least} or more"
@@ -82,6 +86,10 @@ class ScoreSpec:
             yield "labels holds a blank label"
         if self.hypothesis_template is not None and "{}" not in self.hypothesis_template:
             yield "hypothesis_template needs a {} where the label goes, as in 'This text is about {}.'"
+
+    def for_engine(self) -> dict[str, Any]:
+        """The fields that an engine is started with, ready for JSON."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if k not in _IN_WORKERS}
 
     def decides_answers(self) -> dict[str, Any]:
         """The fields that decide a row's answer, ready for JSON."""

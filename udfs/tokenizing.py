@@ -11,9 +11,9 @@ import numpy as np
 
 from udfs.batching import Items
 from udfs.errors import ModelError
+from udfs.executor import task_cores
 from udfs.models import ModelFiles
 from udfs.spec import Overflow
-from udfs.threads import task_threads
 
 # Position tables of these begin at padding_idx + 1, so that they hold that many tokens fewer.
 _OFFSET_POSITIONS = {
@@ -35,11 +35,14 @@ class Tokenized:
     """What became of a list of texts.
 
     Args:
-        items: Their tokens; unit i is text i.
-        truncated: (N,) bool, the text has more tokens than one item may have.
+        items: Their tokens.
+        units: (U + 1,) int64; unit u, a text or a text with one label, is items units[u]:units[u + 1]. A unit that
+            failed has none, a long text that is read in chunks has several.
+        truncated: (U,) bool, the text has more tokens than one item may have.
     """
 
     items: Items
+    units: np.ndarray
     truncated: np.ndarray
 
 
@@ -79,7 +82,8 @@ class Tokenizer:
         encodings = self._backend.encode_batch_fast(texts if pairs is None else list(zip(texts, pairs, strict=True)))
         truncated = np.fromiter((bool(e.overflowing) for e in encodings), dtype=bool, count=len(encodings))
         kept = [self._keep(encoding) for encoding in encodings]
-        return Tokenized(_make_items(kept, with_types=pairs is not None), truncated)
+        units = np.concatenate([[0], np.cumsum([len(k) for k in kept], dtype=np.int64)])
+        return Tokenized(_make_items(kept, with_types=pairs is not None), units, truncated)
 
     def count_pairs(self, text: str, pairs: Sequence[str]) -> np.ndarray:
         """(N,) tokens of one text with each second text, nothing cut."""
@@ -124,7 +128,7 @@ def _position_limit(files: ModelFiles) -> int:
 
 
 def _load_backend(files: ModelFiles) -> Any:
-    os.environ.setdefault("RAYON_NUM_THREADS", str(task_threads()))
+    os.environ.setdefault("RAYON_NUM_THREADS", str(task_cores()))
     from tokenizers import Tokenizer as Backend
 
     for folder in (files.transformer, files.root):
@@ -150,14 +154,13 @@ def _convert_backend(files: ModelFiles) -> Any:
 
 
 def _make_items(kept: list[list[Any]], *, with_types: bool) -> Items:
-    units = np.concatenate([[0], np.cumsum([len(k) for k in kept], dtype=np.int64)])
     ids = [encoding.ids for encodings in kept for encoding in encodings]
     offsets = np.concatenate([[0], np.cumsum([len(i) for i in ids], dtype=np.int64)])
     types = None
     if with_types:
         types = _flatten([e.type_ids for encodings in kept for e in encodings], offsets)
         types = types if types.any() else None
-    return Items(_flatten(ids, offsets), offsets, units, types)
+    return Items(_flatten(ids, offsets), offsets, types)
 
 
 def _flatten(lists: list[list[int]], offsets: np.ndarray) -> np.ndarray:

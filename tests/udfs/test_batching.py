@@ -8,17 +8,37 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udfs.batching import cut_windows, find_duplicates, mean_by_unit, micro_batches, pad, padded_length, sum_by_unit
+from udfs.batching import (
+    Items,
+    cut_parcels,
+    cut_windows,
+    find_duplicates,
+    fit_batch,
+    join_items,
+    mean_by_unit,
+    pad,
+    padded_length,
+    sum_by_unit,
+)
 
 LENGTHS = st.lists(st.integers(1, 600), max_size=200).map(lambda lengths: np.array(lengths, dtype=np.int64))
 
 
+def _micro_batches(lengths: np.ndarray, **limits: int) -> list[np.ndarray]:
+    batches, rest = [], np.argsort(-lengths, kind="stable")
+    while len(rest):
+        count = fit_batch(lengths[rest], **limits)
+        assert count > 0
+        batches.append(rest[:count])
+        rest = rest[count:]
+    return batches
+
+
 @given(LENGTHS, st.integers(1, 4000), st.integers(0, 4000), st.sampled_from([1, 8]))
-def test_every_item_is_in_one_micro_batch_within_the_budget(
+def test_micro_batches_keep_to_the_budget_and_pad_little(
     lengths: np.ndarray, budget: int, least: int, multiple: int
 ) -> None:
-    batches = list(micro_batches(lengths, max_batch_tokens=budget, min_batch_tokens=least, pad_multiple=multiple))
-    assert sorted(np.concatenate(batches).tolist() if batches else []) == list(range(len(lengths)))
+    batches = _micro_batches(lengths, max_batch_tokens=budget, min_batch_tokens=least, pad_multiple=multiple)
     for batch in batches:
         size = len(batch) * padded_length(int(lengths[batch].max()), multiple)
         assert len(batch) == 1 or size <= budget
@@ -29,8 +49,42 @@ def test_every_item_is_in_one_micro_batch_within_the_budget(
 
 
 def test_items_of_one_length_fill_the_budget() -> None:
-    batches = list(micro_batches(np.full(100, 10), max_batch_tokens=200, min_batch_tokens=50, pad_multiple=1))
+    batches = _micro_batches(np.full(100, 10), max_batch_tokens=200, min_batch_tokens=50, pad_multiple=1)
     assert [len(batch) for batch in batches] == [20] * 5
+
+
+@given(LENGTHS, st.integers(1, 5000))
+def test_parcels_hold_each_item_once_longest_first(lengths: np.ndarray, tokens: int) -> None:
+    parcels = cut_parcels(lengths, parcel_tokens=tokens)
+    order = np.concatenate(parcels).tolist() if parcels else []
+    assert sorted(order) == list(range(len(lengths)))
+    assert (np.diff(lengths[order]) <= 0).all()
+    longest = int(lengths.max()) if len(lengths) else 0
+    assert all(0 < lengths[parcel].sum() <= tokens + longest for parcel in parcels)
+
+
+@given(st.lists(st.tuples(LENGTHS, st.booleans()), min_size=1, max_size=4), st.randoms())
+def test_items_are_joined_and_taken_with_their_own_tokens(parts: list[tuple[np.ndarray, bool]], random: object) -> None:
+    made = [_items(lengths, typed=typed) for lengths, typed in parts]
+    joined = join_items(made)
+    expected = [tokens for part in made for tokens in _tokens(part)]
+    assert _tokens(joined) == expected
+    wanted = [i for i in range(len(expected)) if random.random() < 0.5]  # type: ignore[attr-defined]
+    assert _tokens(joined.take(np.array(wanted, dtype=np.int64))) == [expected[i] for i in wanted]
+
+
+def _items(lengths: np.ndarray, *, typed: bool) -> Items:
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    ids = np.arange(offsets[-1], dtype=np.int32)
+    return Items(ids, offsets, ids % 2 if typed else None)
+
+
+def _tokens(items: Items) -> list[list[tuple[int, int]]]:
+    types = np.zeros_like(items.ids) if items.type_ids is None else items.type_ids
+    return [
+        list(zip(items.ids[a:b].tolist(), types[a:b].tolist(), strict=True))
+        for a, b in itertools.pairwise(items.offsets.tolist())
+    ]
 
 
 @given(LENGTHS.filter(len), st.sampled_from([1, 8]), st.randoms())

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from udfs.errors import EngineError
-from udfs.precision import _best_on_cpu, _best_on_cuda, plan_device
+from udfs.precision import _best_on_cpu, _best_on_cuda, plan_device, visible_devices
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,24 @@ def test_what_was_asked_for_is_taken() -> None:
 def test_a_gpu_from_spark_that_torch_does_not_see_is_told() -> None:
     with pytest.raises(EngineError, match="sees no CUDA device"):
         plan_device(gpu="0")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "seen", "visible"),
+    [
+        ("3", None, "3"),  # nvidia-smi's number, nothing hidden
+        ("3", "2,3", "3"),  # the same number where others are hidden: it is not the fourth visible one
+        ("1", "4,5", "5"),  # a script that counts what is visible
+        ("1", "GPU-a, GPU-b", "GPU-b"),
+        ("GPU-b", "GPU-a,GPU-b", "GPU-b"),
+        ("MIG-7", None, "MIG-7"),
+    ],
+)
+def test_an_engine_sees_the_gpu_that_spark_gave(gpu: str, seen: str | None, visible: str) -> None:
+    assert visible_devices(gpu, seen) == visible
+
+
+@pytest.mark.parametrize(("gpu", "seen"), [("2", "4,5"), ("GPU-c", "GPU-a,GPU-b"), ("0", "")])
+def test_a_gpu_that_is_hidden_is_told(gpu: str, seen: str) -> None:
+    with pytest.raises(EngineError, match="CUDA_VISIBLE_DEVICES"):
+        visible_devices(gpu, seen)

@@ -16,10 +16,11 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import MINILM
 from tests.models import VOCABULARY, WORDS, make_classifier, make_encoder
-from udfs.engine import Outputs
+from udfs.engine.client import Outputs
+from udfs.engine.local import LocalEngine
 from udfs.errors import EngineError, ModelError, UnsafeModelError
 from udfs.models import open_model
-from udfs.scoring import finish, output_type, prepare, score
+from udfs.scoring import finish, output_type, prepare, score, score_with
 from udfs.spec import ScoreSpec
 from udfs.tasks import make_task
 
@@ -34,7 +35,8 @@ def _spec(model: str, **options: Any) -> ScoreSpec:
 
 
 def _score(texts: list[str | None], spec: ScoreSpec) -> list[dict[str, Any]]:
-    results = list(score([pa.array(texts, pa.string())], spec))
+    with LocalEngine(spec) as engine:
+        results = list(score_with(engine, [pa.array(texts, pa.string())], spec))
     assert all(result.type == output_type(spec) for result in results)
     return [row for result in results for row in result.to_pylist()]
 
@@ -101,8 +103,9 @@ def test_nothing_to_score_is_fine(encoder: str, texts: list[str | None]) -> None
 
 
 def test_an_empty_stream_yields_nothing(encoder: str) -> None:
-    assert list(score([], _spec(encoder))) == []
-    assert list(score([pa.array([], pa.string())], _spec(encoder))) == []
+    with LocalEngine(_spec(encoder)) as engine:
+        assert list(score_with(engine, [], _spec(encoder))) == []
+        assert list(score_with(engine, [pa.array([], pa.string())], _spec(encoder))) == []
 
 
 def test_all_rows_too_long_have_no_scores(encoder: str) -> None:
@@ -125,7 +128,8 @@ def test_an_output_that_is_not_finite_fails_its_row_alone(tmp_path: Path) -> Non
 def test_a_template_is_rendered_before_texts_are_told_apart(encoder: str) -> None:
     spec = _spec(encoder, template="{{ a }} {{ b }}")
     window = pa.array([{"a": "red", "b": "tea"}, {"a": None, "b": None}, {"a": "red tea", "b": None}])
-    rows = [row for result in score([window], spec) for row in result.to_pylist()]
+    with LocalEngine(spec) as engine:
+        rows = [row for result in score_with(engine, [window], spec) for row in result.to_pylist()]
     alone = _one_by_one(["red tea"], encoder)[0]
     np.testing.assert_allclose(rows[0]["embedding"], alone, atol=2e-5)
     np.testing.assert_allclose(rows[2]["embedding"], alone, atol=2e-5)
@@ -146,7 +150,8 @@ def test_outputs_that_do_not_match_their_items_are_an_error_not_a_wrong_answer(e
     spec = _spec(encoder)
     task = make_task(spec, open_model(encoder))
     prepared = prepare(pa.array(["tea", "soil"]), spec, task)
-    one_short = Outputs(np.zeros((1, 32), dtype=np.float32), np.zeros(1, dtype=np.int64), "here")
+    none = np.zeros(1, dtype=np.int32)
+    one_short = Outputs(np.zeros((1, 32), dtype=np.float32), none, none, ["here"], none)
     with pytest.raises(EngineError, match="1 outputs for 2 items"):
         finish(prepared, one_short, task)
 
@@ -155,7 +160,7 @@ def test_a_model_that_does_not_load_raises_with_its_reason(tmp_path: Path) -> No
     path = Path(make_encoder(tmp_path))
     (path / "model.safetensors").write_bytes(b"no weights at all")
     with pytest.raises(ModelError, match="does not load"):
-        _score(["tea"], _spec(str(path)))
+        list(score([pa.array(["tea"])], _spec(str(path))))
 
 
 def test_an_unsafe_model_is_refused_on_the_executor_too(tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from tests.conftest import MINILM
 from tests.models import make_classifier, make_encoder
+from udfs.engine.local import LocalEngine
 from udfs.errors import ModelError, SpecError
 from udfs.models import open_model
-from udfs.scoring import score
+from udfs.scoring import score_with
 from udfs.spec import ScoreSpec
 from udfs.tasks import make_task
 
@@ -21,7 +22,8 @@ TEXTS = ["a good red kettle", "soil", "the tea is not very good, a bad book abou
 
 def _score(texts: list[str], **options: Any) -> list[dict[str, Any]]:
     spec = ScoreSpec(**{"precision": "float32", **options})
-    return [row for result in score([pa.array(texts)], spec) for row in result.to_pylist()]
+    with LocalEngine(spec) as engine:
+        return [row for result in score_with(engine, [pa.array(texts)], spec) for row in result.to_pylist()]
 
 
 @pytest.mark.parametrize("kind", ["Bert", "Roberta", "DistilBert"])

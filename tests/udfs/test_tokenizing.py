@@ -24,10 +24,11 @@ def _ids(text: str) -> list[int]:
 
 
 def test_texts_become_ragged_ids_whatever_padding_the_model_asks_for(encoder: str) -> None:
-    items = Tokenizer(open_model(encoder), max_tokens=None, overflow="truncate")(["red kettle", "tea"]).items
+    tokenized = Tokenizer(open_model(encoder), max_tokens=None, overflow="truncate")(["red kettle", "tea"])
+    items = tokenized.items
     assert items.ids.tolist() == [*_ids("red kettle"), *_ids("tea")]
     assert items.offsets.tolist() == [0, 4, 7]
-    assert items.units.tolist() == [0, 1, 2]
+    assert tokenized.units.tolist() == [0, 1, 2]
     assert items.type_ids is None
 
 
@@ -40,9 +41,9 @@ def test_a_longer_text_is_cut_read_in_chunks_or_has_no_item(encoder: str) -> Non
     assert all(t.truncated.tolist() == [True, False] for t in (cut, chunked, failed))
     assert cut.items.lengths.tolist() == [6, 3]
     assert chunked.items.lengths.tolist() == [6, 6, 4, 3]
-    assert chunked.items.units.tolist() == [0, 3, 4]
+    assert chunked.units.tolist() == [0, 3, 4]
     assert failed.items.lengths.tolist() == [3]
-    assert failed.items.units.tolist() == [0, 0, 1]
+    assert failed.units.tolist() == [0, 0, 1]
 
 
 @given(st.lists(st.lists(st.sampled_from(WORDS), max_size=30), max_size=6), st.integers(3, 40))
@@ -50,7 +51,7 @@ def test_chunks_hold_every_token_in_order(encoder: str, texts: list[list[str]], 
     tokenizer = Tokenizer(open_model(encoder), max_tokens=max_tokens, overflow="chunk")
     tokenized = tokenizer([" ".join(words) for words in texts])
     items = tokenized.items
-    for words, first, stop in zip(texts, items.units[:-1], items.units[1:], strict=True):
+    for words, first, stop in zip(texts, tokenized.units[:-1], tokenized.units[1:], strict=True):
         chunks = [items.ids[items.offsets[i] : items.offsets[i + 1]].tolist() for i in range(first, stop)]
         assert all(len(chunk) <= max_tokens and (chunk[0], chunk[-1]) == (2, 3) for chunk in chunks)
         assert [token for chunk in chunks for token in chunk[1:-1]] == [VOCABULARY[word] for word in words]
@@ -69,7 +70,7 @@ def test_of_a_pair_only_the_first_text_is_cut(encoder: str) -> None:
 def test_no_texts_make_no_items(encoder: str) -> None:
     tokenized = Tokenizer(open_model(encoder), max_tokens=None, overflow="truncate")([])
     assert len(tokenized.items) == 0
-    assert tokenized.items.units.tolist() == [0]
+    assert tokenized.units.tolist() == [0]
 
 
 def test_the_maximum_is_the_models_own_and_never_above_its_positions(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from udfs.tokenizing import Tokenized
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from udfs.engine import Batch
+    from udfs.engine.model import Batch
 
     Forward = Callable[[Batch], Tensor]
 

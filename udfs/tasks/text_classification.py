@@ -18,7 +18,7 @@ from udfs.tokenizing import Tokenized, Tokenizer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from udfs.engine import Batch
+    from udfs.engine.model import Batch
     from udfs.tasks import Forward
 
 

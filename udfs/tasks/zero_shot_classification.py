@@ -20,7 +20,7 @@ from udfs.tokenizing import Tokenized, Tokenizer
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from udfs.engine import Batch
+    from udfs.engine.model import Batch
     from udfs.tasks import Forward
 
 # Cosines times this are the logits that sentence-transformers trains with (`MultipleNegativesRankingLoss`, scale).
@@ -97,7 +97,7 @@ class ZeroShotBySimilarity(FeatureExtraction):
     def load(self, device: str, precision: str) -> Forward:
         import torch
 
-        from udfs.engine import Batch
+        from udfs.engine.model import Batch
 
         embed = super().load(device, precision)
         ids, real = self._label_ids()

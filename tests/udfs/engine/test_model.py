@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from tests.conftest import MINILM
 from tests.models import WORDS, make_classifier, make_encoder
 from udfs.batching import Items, padded_length
-from udfs.engine import Engine
+from udfs.engine.local import LocalEngine
+from udfs.engine.model import Model
 from udfs.errors import EngineError, ModelError
 from udfs.models import open_model
 from udfs.spec import ScoreSpec
@@ -37,56 +39,60 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
 )
 def test_an_item_padded_among_others_has_the_output_that_it_has_alone(tmp_path: Path, kind: str) -> None:
     spec = _spec(make_encoder(tmp_path, kind=kind))
-    engine, items = Engine(spec), _items(TEXTS, spec)
-    together = engine.forward(items)
-    assert len(set(together.padded_tokens.tolist())) == 1  # one micro-batch, so that all but the longest are padded
-    alone = np.concatenate([engine.forward(_items([text], spec)).values for text in TEXTS])
-    np.testing.assert_allclose(together.values, alone, atol=1e-5)
+    model, items = Model(spec), _items(TEXTS, spec)
+    together, width = model.run(items, np.arange(len(items)))
+    assert width == items.lengths.max() > items.lengths.min()
+    alone = np.concatenate([model.run(items, np.array([i]))[0] for i in range(len(items))])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
 def test_padding_is_counted_as_it_went_through_the_model(encoder: str) -> None:
     spec = _spec(encoder, max_batch_tokens=64)
     items = _items(TEXTS, spec)
     seen: list[tuple[int, int]] = []
-    engine = Engine(spec)
-    forward = engine._forward
-    engine._forward = lambda batch: (seen.append(tuple(batch.ids.shape)), forward(batch))[1]
-    padded = engine.forward(items).padded_tokens
+    with LocalEngine(spec) as engine:
+        _watch(engine.model, lambda batch: seen.append(tuple(batch.ids.shape)))
+        padded = engine.forward(items).padded_tokens
     assert padded.sum() == sum(rows * width for rows, width in seen)
     assert all(rows == 1 or rows * width <= 64 for rows, width in seen)
     assert (padded >= items.lengths).all()
-    assert all(width == padded_length(width, engine.budget.pad_multiple) for _, width in seen)
+    assert all(width == padded_length(width, engine.model.pad_multiple) for _, width in seen)
 
 
 def test_no_mask_is_made_where_nothing_is_padded(encoder: str) -> None:
     spec = _spec(encoder)
-    engine = Engine(spec)
+    model, items = Model(spec), _items(["red tea", "good book", "tea"], spec)
     masks: list[bool] = []
-    forward = engine._forward
-    engine._forward = lambda batch: (masks.append("attention_mask" in batch.inputs()), forward(batch))[1]
-    engine.forward(_items(["red tea", "good book"], spec))
-    engine.forward(_items(["red tea", "tea"], spec))
+    _watch(model, lambda batch: masks.append("attention_mask" in batch.inputs()))
+    model.run(items, np.array([0, 1]))
+    model.run(items, np.array([0, 2]))
     assert masks == [False, True]
 
 
 def test_outputs_that_are_fewer_than_items_are_an_error(encoder: str) -> None:
     spec = _spec(encoder)
-    engine = Engine(spec)
-    forward = engine._forward
-    engine._forward = lambda batch: forward(batch)[:-1]
-    with pytest.raises(EngineError, match="4 outputs for 5 items"):
-        engine.forward(_items(TEXTS, spec))
+    with LocalEngine(spec) as engine:
+        forward = engine.model._forward
+        engine.model._forward = lambda batch: forward(batch)[:-1]
+        with pytest.raises(EngineError, match=r"gave \d outputs for \d items"):
+            engine.forward(_items(TEXTS, spec))
 
 
 def test_no_items_need_no_model(encoder: str) -> None:
     spec = _spec(encoder)
-    outputs = Engine(spec).forward(_items([], spec))
+    with LocalEngine(spec) as engine:
+        outputs = engine.forward(_items([], spec))
     assert (len(outputs.values), len(outputs.padded_tokens)) == (0, 0)
 
 
 def test_the_engine_is_named_by_its_device_and_precision(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert Engine(_spec(encoder, precision="bfloat16")).name.endswith(":cpu/bfloat16")
+    assert Model(_spec(encoder, precision="bfloat16")).name.endswith(":cpu/bfloat16")
+
+
+def _watch(model: Any, look: Callable[[Any], Any]) -> None:
+    forward = model._forward
+    model._forward = lambda batch: (look(batch), forward(batch))[1]
 
 
 def test_weights_of_another_width_than_the_config_are_told(tmp_path: Path) -> None:
@@ -95,7 +101,7 @@ def test_weights_of_another_width_than_the_config_are_told(tmp_path: Path) -> No
     assert '"hidden_size": 32' in config
     (path / "config.json").write_text(config.replace('"hidden_size": 32', '"hidden_size": 64'))
     with pytest.raises(ModelError, match="does not load"):
-        Engine(_spec(str(path), task="text-classification"))
+        Model(_spec(str(path), task="text-classification"))
 
 
 def test_weights_that_were_copied_in_part_are_told(tmp_path: Path) -> None:
@@ -103,7 +109,7 @@ def test_weights_that_were_copied_in_part_are_told(tmp_path: Path) -> None:
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelError, match="does not load"):
-        Engine(_spec(str(tmp_path)))
+        Model(_spec(str(tmp_path)))
 
 
 @pytest.mark.gpu
@@ -114,8 +120,10 @@ def test_a_gpu_gives_the_answers_of_a_cpu(precision: str, least: float, monkeypa
 
     spec = _spec(MINILM, precision=precision)
     items = _items(docstrings(200), spec)
-    on_gpu = Engine(spec).forward(items)
-    assert "cuda" in on_gpu.engine
+    with LocalEngine(spec) as engine:
+        on_gpu = engine.forward(items)
+    assert "cuda" in engine.model.name
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    on_cpu = Engine(_spec(MINILM)).forward(items)
+    with LocalEngine(_spec(MINILM)) as engine:
+        on_cpu = engine.forward(items)
     assert (on_gpu.values * on_cpu.values).sum(axis=1).min() >= least

@@ -1,0 +1,150 @@
+"""A Spark application for `test_engine_cluster.py`: it scores, breaks things, and says what it saw, as JSON.
+
+python tests/jobs/engine_app.py SCENARIO CONF
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from jobs.output import Output
+from jobs.plan import Plan, score_frame, start_engines
+from jobs.session import open_session
+from jobs.settings import Settings, load_settings
+from jobs.sources import read_input
+
+PARTITIONS = 16
+
+
+class App:
+    """One application; each `score` is a job of two stages, and an increment of the output."""
+
+    def __init__(self, conf: str) -> None:
+        self.settings: Settings = load_settings(conf)
+        self.spark: Any = open_session(self.settings.spark)
+        self.output = Output(self.settings)
+        self.output.begin()
+        self.increments = 0
+
+    def score(self, meanwhile: Callable[[], None] | None = None) -> None:
+        """Score the input once more; `meanwhile` runs as soon as some tasks are done."""
+        frame = read_input(self.spark, self.settings)
+        breaking = threading.Thread(target=self._break, args=(meanwhile,)) if meanwhile else None
+        if breaking:
+            breaking.start()
+        self.output.write(score_frame(frame, self.settings, Plan(frame.count(), PARTITIONS)), self.increments)
+        self.increments += 1
+        if breaking:
+            breaking.join()
+
+    def _break(self, meanwhile: Callable[[], None]) -> None:
+        tracker = self.spark.sparkContext.statusTracker()
+        while True:
+            stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
+            if any(s and s.numTasks == PARTITIONS and 2 <= s.numCompletedTasks < PARTITIONS - 4 for s in stages):
+                break
+            time.sleep(0.01)
+        meanwhile()
+
+    def found(self) -> dict[str, Any]:
+        """What is there at the end, and how many tasks failed on the way."""
+        gateway = self.spark.sparkContext._jsc.sc()
+        executors = gateway.statusStore().executorList(False)
+        failed = sum(executors.apply(i).failedTasks() for i in range(executors.size()))
+        return {"failed_tasks": failed, "engines": [process.pid for process in engines()]}
+
+
+def executors() -> list[psutil.Process]:
+    """Executor JVMs of this application."""
+    return [
+        process for process in _children() if any("CoarseGrainedExecutorBackend" in part for part in process.cmdline())
+    ]
+
+
+def workers() -> list[psutil.Process]:
+    """Python workers: children of the daemons, which are children of the executors."""
+    return [process for executor in executors() for daemon in executor.children() for process in daemon.children()]
+
+
+def engines() -> list[psutil.Process]:
+    """Engine processes of this user's executors."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if "udfs.engine" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def _children() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def idle_and_killed_workers(app: App) -> dict[str, Any]:
+    """Jobs, an idle minute in which Spark ends its workers, a job in which one is killed."""
+    start_engines(app.spark, app.settings)
+    app.score()
+    app.score()
+    before = {process.pid for process in workers()}
+    reaped_after = time.monotonic() + 100
+    while workers() and time.monotonic() < reaped_after:
+        time.sleep(1)
+    left = len(workers())
+    killed: list[int] = []
+
+    def kill_a_worker() -> None:
+        victim = workers()[0]
+        victim.send_signal(signal.SIGKILL)
+        killed.append(victim.pid)
+
+    app.score(kill_a_worker)
+    return {"workers_before": len(before), "workers_after_idling": left, "killed": len(killed)}
+
+
+def killed_executor(app: App) -> dict[str, Any]:
+    """A job in which an executor's Java virtual machine is killed."""
+    app.score()
+    seconds: list[float] = []
+
+    def kill_an_executor() -> None:
+        victim = executors()[0]
+        its_engine = [process for process in engines() if str(victim.pid) == _owner(process)]
+        victim.send_signal(signal.SIGKILL)
+        began = time.monotonic()
+        gone, _ = psutil.wait_procs(its_engine, timeout=20)
+        seconds.extend(time.monotonic() - began for _ in gone)
+
+    app.score(kill_an_executor)
+    return {"engine_gone_after_s": seconds}
+
+
+def poison(app: App) -> dict[str, Any]:
+    """Two increments of the same table."""
+    app.score()
+    app.score()
+    return {}
+
+
+def _owner(engine: psutil.Process) -> str:
+    request = json.loads((Path(engine.cmdline()[3]) / "request.json").read_text())
+    return str(request["executor"]["pid"])
+
+
+if __name__ == "__main__":
+    made = App(sys.argv[2])
+    seen = globals()[sys.argv[1]](made)
+    print(json.dumps(seen | made.found()))
+    made.spark.stop()
+    sys.stdout.flush()
+    os._exit(0)

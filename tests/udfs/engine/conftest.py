@@ -1,0 +1,65 @@
+"""Engines in processes of their own, that end with the test."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.engine_faults import plant
+from tests.models import make_encoder
+from udfs.spec import ScoreSpec
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture
+def spec(encoder: str) -> ScoreSpec:
+    return ScoreSpec(task="feature-extraction", model=encoder, precision="float32")
+
+
+@pytest.fixture
+def top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where this test's engines live; those that are left are killed after it."""
+    # pytest's own directories are too deep for a socket's path.
+    folder = Path(tempfile.mkdtemp(prefix="gm-"))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    yield folder / f"gristmill-{os.getuid()}"
+    for process in running_engines(folder):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+@pytest.fixture
+def faults(top: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Plant a fault in the engines that this test starts; returns the file with a line for each start."""
+
+    def make(**options: Any) -> Path:
+        starts = tmp_path / "starts"
+        site = plant(tmp_path / "site", starts=str(starts), **options)
+        monkeypatch.setattr(sys, "path", [*sys.path, site])  # an engine's path is its worker's
+        return starts
+
+    return make
+
+
+def running_engines(folder: Path) -> list[psutil.Process]:
+    """The engine processes that live below a directory."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            command = process.cmdline()
+            ours = "udfs.engine" in command and any(part.startswith(str(folder)) for part in command)
+            if ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found

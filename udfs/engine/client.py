@@ -1,0 +1,299 @@
+"""A worker's side of the engine: windows of items go out in parcels, their outputs come back, whatever dies between."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import uuid
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import pyarrow.flight as flight
+
+from udfs.batching import Items, cut_parcels
+from udfs.engine.home import EngineId, Home
+from udfs.engine.journal import Fallen
+from udfs.engine.process import Ready, reach_engine, read_fallen
+from udfs.engine.scheduler import FAULTY, FINE, TOO_LARGE
+from udfs.engine.wire import (
+    REQUEST,
+    Answer,
+    answer_from_arrow,
+    items_to_arrow,
+    pack_note,
+    unpack_note,
+)
+from udfs.errors import DEVICE_FAULT, OUT_OF_MEMORY, EngineError, RowError, error_from_text
+
+ERRORS: dict[int, RowError] = {TOO_LARGE: OUT_OF_MEMORY, FAULTY: DEVICE_FAULT}
+_BROKEN_LIMIT = 4  # connections to one engine that break though it lives
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the engine answers to a window's items.
+
+    Args:
+        values: (N, D) float32, row i for item i; D is 0 where nothing was answered.
+        padded_tokens: (N,) int32, width of the micro-batch that item i went through.
+        faults: (N,) int8, 0 or a key of `ERRORS`.
+        engines: Names of the engines that answered, `host:pid:device/precision`.
+        engine_of: (N,) int32, which of them answered item i.
+    """
+
+    values: np.ndarray
+    padded_tokens: np.ndarray
+    faults: np.ndarray
+    engines: list[str]
+    engine_of: np.ndarray
+
+
+class Ticket:
+    """A window on its way: its items, and what is there of their outputs."""
+
+    def __init__(self, items: Items) -> None:
+        self.items, self.left = items, len(items)
+        self._values = np.zeros((self.left, 0), dtype=np.float32)
+        self._padded = np.zeros(self.left, dtype=np.int32)
+        self._faults = np.full(self.left, FINE, dtype=np.int8)
+        self._engines: dict[str, int] = {}
+        self._engine_of = np.zeros(self.left, dtype=np.int32)
+
+    def put(self, indices: np.ndarray, answer: Answer, engine: str) -> None:
+        """Items of the window are answered."""
+        if not self._values.shape[1]:
+            self._values = np.full((len(self.items), answer.values.shape[1]), np.nan, dtype=np.float32)
+        self._values[indices], self._padded[indices] = answer.values, answer.padded
+        self._faults[indices] = answer.faults
+        self._engine_of[indices] = self._engines.setdefault(engine, len(self._engines))
+        self.left -= len(indices)
+
+    def put_fault(self, indices: np.ndarray, fault: int, engine: str) -> None:
+        """Items of the window have failed without an answer."""
+        self._faults[indices] = fault
+        self._engine_of[indices] = self._engines.setdefault(engine, len(self._engines))
+        self.left -= len(indices)
+
+    def outputs(self) -> Outputs:
+        return Outputs(self._values, self._padded, self._faults, list(self._engines), self._engine_of)
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """A parcel that is not answered yet: whose window's, which of its items, and whether each is to run alone."""
+
+    ticket: Ticket
+    indices: np.ndarray
+    alone: bool = False
+
+
+class LinkBrokenError(Exception):
+    """The engine is gone, or the way to it."""
+
+
+class EngineClient:
+    """A task's conversation with its executor's engine.
+
+    The engine is looked for, and started if need be, on a thread, as soon as the client is made. An engine that dies
+    is replaced and what it left unanswered is sent again; the items that were running then, one by one. The item that
+    was running all by itself is to blame: it fails, and is never sent again while the executor lives.
+
+    Raises:
+        ModelError, EngineError: From `submit` and `collect`: the engine does not start, or fails on everything.
+    """
+
+    def __init__(self, engine: EngineId) -> None:
+        self._engine = engine
+        self._numbers = itertools.count()
+        self._sent: dict[int, _Sent] = {}
+        with contextlib.ExitStack() as stack:
+            pool = ThreadPoolExecutor(1, thread_name_prefix="gristmill-engine")
+            stack.callback(pool.shutdown, wait=False)
+            self._opening: Future[_Link] = pool.submit(_Link, engine)
+        self._replaced: _Link | None = None
+
+    @property
+    def link(self) -> _Link:
+        """The way to the engine; waits for the engine to start."""
+        return self._replaced or self._opening.result()
+
+    def __enter__(self) -> EngineClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(Exception):  # it never opened, or is broken already
+            if self._replaced or self._opening.done():
+                self.link.close(done=not self._sent)
+
+    def submit(self, items: Items) -> Ticket:
+        """Send a window's items; does not wait for their outputs."""
+        ticket = Ticket(items)
+        if not len(items):
+            return ticket
+        known = self.link.known_faults(items)
+        ticket.put_fault(known, FAULTY, self.link.ready.name)
+        wanted = np.setdiff1d(np.arange(len(items)), known)
+        for places in cut_parcels(items.lengths[wanted], parcel_tokens=self.link.ready.parcel_tokens):
+            number = self._remember(_Sent(ticket, wanted[places]))
+            try:
+                self._send(number)
+            except LinkBrokenError:
+                self._recover()
+        return ticket
+
+    def collect(self, ticket: Ticket) -> Outputs:
+        """Wait for a window's outputs; windows are collected in the order in which they were submitted."""
+        while ticket.left:
+            try:
+                answer = self.link.receive()
+            except LinkBrokenError:
+                self._recover()
+                continue
+            sent = self._sent.pop(answer.number)
+            if len(answer.values) != len(sent.indices):
+                raise EngineError(f"the engine gave {len(answer.values)} outputs for {len(sent.indices)} items")
+            sent.ticket.put(sent.indices, answer, self.link.ready.name)
+        return ticket.outputs()
+
+    def _remember(self, sent: _Sent) -> int:
+        number = next(self._numbers)
+        self._sent[number] = sent
+        return number
+
+    def _send(self, number: int) -> None:
+        sent = self._sent[number]
+        self.link.send(number, sent.ticket.items.take(sent.indices), alone=sent.alone)
+
+    def _recover(self) -> None:
+        """Reach another engine and send again what is unanswered."""
+        while True:
+            dead = self.link
+            dead.close(done=False)
+            self._replaced = _Link(self._engine, dead=dead)
+            self._sort_out(dead, self._replaced)
+            try:
+                for number in self._sent:
+                    self._send(number)
+            except LinkBrokenError:
+                continue
+            return
+
+    def _sort_out(self, dead: _Link, link: _Link) -> None:
+        """Tell the items that were running when an engine died from those that were not."""
+        fallen = link.fallen(dead)
+        suspects = fallen.suspects.get(dead.client, {})
+        unanswered, self._sent = self._sent, {}
+        for number, sent in unanswered.items():
+            running = np.isin(np.arange(len(sent.indices)), suspects.get(number, []))
+            if running.any() and sent.alone and fallen.is_sole:
+                link.remember_fault(sent.ticket.items.take(sent.indices[running]))
+                sent.ticket.put_fault(sent.indices[running], FAULTY, dead.ready.name)
+            elif running.any():
+                self._remember(_Sent(sent.ticket, sent.indices[running], alone=True))
+            if not running.all():
+                self._remember(_Sent(sent.ticket, sent.indices[~running], alone=sent.alone))
+
+
+class _Link:
+    """One stream to one engine process. Answers come in the order of the parcels.
+
+    Args:
+        engine: Which one.
+        dead: The link before, whose engine answers no more.
+    """
+
+    def __init__(self, engine: EngineId, *, dead: _Link | None = None) -> None:
+        self.client = uuid.uuid4().hex
+        self.home: Home
+        self.ready: Ready
+        self.home, self.ready = reach_engine(engine, dead=dead.ready if dead else None)
+        self.times_broken: int = dead.times_broken + 1 if dead and dead.ready == self.ready else 0
+        if self.times_broken >= _BROKEN_LIMIT:
+            raise EngineError(f"the connection to {self.ready.name} breaks again and again, though its process lives")
+        self._writer: Any = None
+        self._reader: Any = None
+        self._flight: Any = None
+
+    def send(self, number: int, items: Items, *, alone: bool) -> None:
+        try:
+            if self._writer is None:
+                self._open()
+            self._writer.write_with_metadata(items_to_arrow(items), pack_note(number=number, alone=int(alone)))
+        except (flight.FlightError, OSError) as error:
+            self._tell(error)
+
+    def receive(self) -> Answer:
+        try:
+            if self._reader is None:
+                self._open()
+            chunk = self._reader.read_chunk()
+        except (flight.FlightError, OSError) as error:
+            self._tell(error)
+        except StopIteration as error:
+            raise LinkBrokenError("the engine ended the stream") from error
+        return answer_from_arrow(unpack_note(chunk.app_metadata)["number"], chunk.data)
+
+    def close(self, *, done: bool) -> None:
+        """Let go of the stream; the engine forgets what it has not answered."""
+        if self._writer is None:
+            return
+        with contextlib.suppress(flight.FlightError, OSError, StopIteration):
+            if done:
+                self._writer.done_writing()
+                self._reader.read_chunk()  # the end
+            else:
+                self._reader.cancel()
+        with contextlib.suppress(flight.FlightError, OSError):
+            self._flight.close()
+
+    def fallen(self, dead: _Link) -> Fallen:
+        """What the engine of another link was doing when it died; nothing if it lives."""
+        return Fallen(0, 0, {}) if dead.ready == self.ready else read_fallen(self.home, dead.ready.number)
+
+    def known_faults(self, items: Items) -> np.ndarray:
+        """Indices of items that have killed an engine of this executor."""
+        known = _read_faults(self.home)
+        if not known:
+            return np.empty(0, dtype=np.int64)
+        alike = np.flatnonzero(np.isin(items.lengths, [length for length, _ in known]))
+        return np.array([i for i in alike.tolist() if _digest(items, i) in known], dtype=np.int64)
+
+    def remember_fault(self, items: Items) -> None:
+        """Items that have killed an engine by themselves."""
+        for i in range(len(items)):
+            length, digest = _digest(items, i)
+            with (self.home / "faults").open("a") as file:
+                file.write(f"{length} {digest}\n")
+
+    def _open(self) -> None:
+        self._flight = flight.connect(f"grpc+unix://{self.ready.socket}")
+        descriptor = flight.FlightDescriptor.for_command(self.client.encode())
+        self._writer, self._reader = self._flight.do_exchange(descriptor)
+        self._writer.begin(REQUEST)
+
+    def _tell(self, error: Exception) -> None:
+        """Raise what is wrong: the engine's own error, or that it is gone."""
+        if (ours := error_from_text(str(error))) is not None:
+            raise ours from error
+        raise LinkBrokenError(str(error)) from error
+
+
+def _read_faults(home: Home) -> set[tuple[int, str]]:
+    try:
+        lines = (home / "faults").read_text().splitlines()
+    except FileNotFoundError:
+        return set()
+    return {(int(length), digest) for length, digest in (line.split() for line in lines)}
+
+
+def _digest(items: Items, index: int) -> tuple[int, str]:
+    where = slice(*items.offsets[index : index + 2].tolist())
+    types = b"" if items.type_ids is None else items.type_ids[where].astype(np.int32).tobytes()
+    digest = hashlib.blake2b(items.ids[where].astype(np.int32).tobytes() + b"/" + types, digest_size=16)
+    return len(items.ids[where]), digest.hexdigest()

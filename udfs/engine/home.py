@@ -1,0 +1,207 @@
+"""The directory where an executor's workers and one engine of theirs meet.
+
+TMP/gristmill-UID/<executor>/<engine>/   mode 0700
+    lock            held by whoever looks for, starts or replaces the engine, and by an engine that ends
+    alive           held by the engine, from before its first line to its end; the kernel lets go of it
+    request.json    what the engine is started with
+    ready.json      or failed.json: how its start ended
+    socket-N        of the N-th engine that was started here
+    lane-*          the journal
+    fallen-N.json   what the N-th engine was doing when it died
+    faults          digests of the items that killed engines
+    log             the engine's standard output and error
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from udfs.errors import EngineError
+from udfs.executor import Executor
+from udfs.models import open_model
+from udfs.spec import ScoreSpec
+
+_SOCKET_PATH = 100  # bytes that the kernel allows, less a few
+
+
+@dataclass(frozen=True)
+class EngineId:
+    """Which engine: there is one for each.
+
+    Args:
+        spec: What is asked of which model.
+        gpu: Address of the GPU that Spark gave; None takes the first one, or the CPU.
+        executor: Who owns it.
+    """
+
+    spec: ScoreSpec
+    gpu: str | None
+    executor: Executor
+
+
+@dataclass(frozen=True)
+class Home:
+    """One engine's directory; see above for what lies in it."""
+
+    path: Path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """A JSON file; None if there is none."""
+        try:
+            return json.loads((self / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, value: dict[str, Any]) -> None:
+        """Write a JSON file so that a reader sees all of it or nothing."""
+        partial = self / f"{name}.{os.getpid()}"
+        partial.write_text(json.dumps(value), encoding="utf-8")
+        partial.replace(self / name)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only one who looks for, starts or replaces the engine. Makes the directory if it went away."""
+        while (held := self._lock()) is None:
+            pass  # an engine that ended took the directory along while we waited
+        try:
+            yield
+        finally:
+            os.close(held)
+
+    def _lock(self) -> int | None:
+        make_private(self.path)
+        with contextlib.suppress(FileNotFoundError):
+            held = hold(self / "lock")
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(held), (self / "lock").stat()):
+                    return held
+            os.close(held)
+        return None
+
+    def is_alive(self) -> bool:
+        """Some process holds `alive`: the engine lives, or is being started."""
+        try:
+            held = try_hold(self / "alive")
+        except FileNotFoundError:
+            return False
+        if held is None:
+            return True
+        os.close(held)
+        return False
+
+    def clear(self) -> None:
+        """Take everything away but the lock, which the caller holds."""
+        for path in self.path.iterdir():
+            if path.name != "lock":
+                path.unlink()
+
+    def remove(self) -> None:
+        """Take the directory away, and its executor's if it was the last one."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.path.parent.rmdir()
+
+
+def find_home(engine: EngineId) -> Home:
+    """The directory of an engine; it need not be there."""
+    spec = engine.spec
+    files = open_model(spec.model, spec.revision)
+    asked = json.dumps([spec.for_engine(), files.stamp(), engine.gpu, engine.executor.cores], sort_keys=True)
+    owner = f"{platform.node()} {_pid_namespace()} {engine.executor.pid}"
+    return Home(_top() / _digest(owner) / _digest(asked))
+
+
+def hold(path: Path) -> int:
+    """Lock a file, once nobody else holds it; returns its descriptor, which holds the lock until it is closed."""
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+def try_hold(path: Path) -> int | None:
+    """As `hold`, but None if somebody holds it."""
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def sweep(top: Path | None = None) -> None:
+    """Remove what killed executors left behind, whose engines are gone too."""
+    for path in (top or _top()).glob("*/*"):
+        home = Home(path)
+        with contextlib.suppress(OSError, ValueError):
+            request = home.read("request.json")
+            if request and not is_running(Executor(**request["executor"])) and not home.is_alive():
+                home.remove()
+
+
+def is_running(executor: Executor) -> bool:
+    """The executor's process is still there, and is not a later one with its number."""
+    try:
+        process = psutil.Process(executor.pid)
+        # A machine's clock is corrected now and then, and with it the start of every process.
+        same = abs(process.create_time() - executor.started) < 5
+        return same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def make_request(engine: EngineId, *, number: int, budget: int) -> dict[str, Any]:
+    """What an engine is started with, as JSON."""
+    asked = {"spec": engine.spec.for_engine(), "gpu": engine.gpu, "executor": asdict(engine.executor)}
+    return {**asked, "number": number, "budget": budget}
+
+
+def make_private(path: Path) -> None:
+    """Make a directory below our own in TMP that only this user can enter.
+
+    Raises:
+        EngineError: Ours in TMP belongs to somebody else, or is open to others.
+    """
+    top = _top()
+    top.mkdir(mode=0o700, exist_ok=True)
+    found = top.lstat()
+    if not top.is_dir() or top.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise EngineError(f"{top} must be a directory that only user {os.getuid()} can enter; remove it")
+    with contextlib.suppress(FileNotFoundError):  # an engine takes the executor's directory along as it ends
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
+def _top() -> Path:
+    name = f"gristmill-{os.getuid()}"
+    longest = len(name) + 2 * 17 + len("/socket-99999")
+    place = tempfile.gettempdir()
+    return Path(place if len(os.fsencode(place)) + longest < _SOCKET_PATH else "/tmp", name)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _pid_namespace() -> str:
+    """Tells containers apart that share a directory for temporary files."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""

@@ -1,0 +1,73 @@
+"""What was running when an engine died: the engine writes it down before each micro-batch, clients read it after."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from udfs.engine.scheduler import MicroBatch
+
+
+@dataclass(frozen=True)
+class Fallen:
+    """How an engine ended.
+
+    Args:
+        answered: Items that it had run.
+        budget: Its token budget at the end, 0 where it had not run anything.
+        suspects: Client -> number of a parcel -> places of the items that were running.
+    """
+
+    answered: int
+    budget: int
+    suspects: dict[str, dict[int, list[int]]]
+
+    @property
+    def is_sole(self) -> bool:
+        """A single item was running: it is to blame."""
+        return sum(len(places) for parcels in self.suspects.values() for places in parcels.values()) == 1
+
+
+class Journal:
+    """One line of JSON a lane, written in place; what is written survives the process, not the machine.
+
+    Args:
+        folder: The engine's directory.
+        lanes: How many lanes write.
+    """
+
+    def __init__(self, folder: Path, lanes: int) -> None:
+        self._files = [
+            os.open(folder / f"lane-{n}", os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600) for n in range(lanes)
+        ]
+        self._answered = [0] * lanes
+
+    def begin(self, lane: int, batch: MicroBatch, budget: int) -> None:
+        """A lane is about to run a micro-batch."""
+        running = [[p.client, p.number, places.tolist()] for p, _, places in batch.by_parcel()]
+        self._write(lane, budget, running)
+
+    def end(self, lane: int, answered: int) -> None:
+        """A lane is done with its micro-batch, whose items are counted unless they are to be run again."""
+        self._answered[lane] += answered
+        self._write(lane, 0, [])
+
+    def _write(self, lane: int, budget: int, running: list[list[object]]) -> None:
+        line = {"answered": self._answered[lane], "budget": budget, "running": running}
+        os.pwrite(self._files[lane], json.dumps(line).encode() + b"\n", 0)  # what a longer line leaves comes after
+
+
+def read_journal(folder: Path) -> Fallen:
+    """What a dead engine's lanes were doing."""
+    answered, budget = 0, 0
+    suspects: dict[str, dict[int, list[int]]] = {}
+    for path in sorted(folder.glob("lane-*")):
+        with contextlib.suppress(ValueError):  # it died before it wrote its first line
+            line = json.loads(path.read_bytes().split(b"\n", 1)[0])
+            answered, budget = answered + line["answered"], max(budget, line["budget"])
+            for client, number, places in line["running"]:
+                suspects.setdefault(client, {}).setdefault(number, []).extend(places)
+    return Fallen(answered, budget, suspects)

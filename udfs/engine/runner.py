@@ -1,0 +1,165 @@
+"""Lanes: threads that take micro-batches and run them, so that one is prepared while another is on the device.
+
+On a CPU a lane computes with one thread and there are as many lanes as cores: no thread of a matrix product waits for
+another. On a GPU two lanes share the device: one launches while the other fetches.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+
+from udfs.batching import Items, padded_length
+from udfs.engine.budget import Budget
+from udfs.engine.journal import Journal
+from udfs.engine.scheduler import FAULTY, TOO_LARGE, MicroBatch, Scheduler
+from udfs.errors import EngineError
+
+_CUDA_LANES = 2
+_CPU_LANES = 16  # more of them would wait for Python's lock; above, a lane has several threads
+_FAULTS_IN_A_ROW = 16  # without one success in between: it is the model, not the texts
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "cannot allocate memory")
+_DEVICE_IS_LOST = ("cuda error", "cudnn error", "device-side assert", "cublas_status", "unspecified launch failure")
+
+
+class Runs(Protocol):
+    """What lanes run: a `Model`."""
+
+    name: str
+    pad_multiple: int
+    width: int
+
+    def run(self, items: Items, indices: np.ndarray) -> tuple[np.ndarray, int]: ...
+
+
+class Runner:
+    """Runs a scheduler's micro-batches on a model until the scheduler is closed.
+
+    Memory that runs out halves the budget, and the micro-batch is cut anew. A micro-batch that raises is run again
+    item by item, and only an item that raises by itself fails. A device that is lost ends this process.
+
+    Args:
+        model: The loaded model.
+        scheduler: Where micro-batches come from.
+        budget: The one that the scheduler cuts by.
+        lanes: Threads.
+        threads: CPU threads of each.
+        journal: Where running items are written down; None in a process that is nobody's engine.
+    """
+
+    def __init__(
+        self,
+        model: Runs,
+        scheduler: Scheduler,
+        budget: Budget,
+        *,
+        lanes: int,
+        threads: int = 1,
+        journal: Journal | None = None,
+    ) -> None:
+        self._model, self._scheduler, self._budget, self._journal = model, scheduler, budget, journal
+        self._threads, self._faults_in_a_row = threads, 0
+        self._began: dict[int, float] = {}
+        self._broke_at = math.inf
+        for lane in range(lanes):
+            threading.Thread(target=self._run_lane, args=(lane,), name=f"gristmill-lane-{lane}", daemon=True).start()
+
+    def slowest_s(self) -> float:
+        """Seconds since the oldest of the running micro-batches began; 0 when none runs."""
+        return time.monotonic() - min(self._began.copy().values(), default=time.monotonic())
+
+    def broke_s(self) -> float:
+        """Seconds since the engine gave up; negative while it works."""
+        return time.monotonic() - self._broke_at
+
+    def _run_lane(self, lane: int) -> None:
+        import torch
+
+        torch.set_num_threads(self._threads)
+        try:
+            while (batch := self._scheduler.take()) is not None:
+                self._run_next(lane, batch)
+        except Exception as error:  # noqa: BLE001 - a lane that ended in silence would let every client wait
+            traceback.print_exc()
+            self._broke_at = time.monotonic()
+            told = error if isinstance(error, EngineError) else EngineError(f"the engine broke: {_told(error)}")
+            self._scheduler.close(told)
+
+    def _run_next(self, lane: int, batch: MicroBatch) -> None:
+        if self._journal:
+            self._journal.begin(lane, batch, self._budget.now)
+        self._began[lane] = time.monotonic()
+        answered, tell = self._run(batch)
+        del self._began[lane]
+        if self._journal:  # before another lane may begin what is to run alone
+            self._journal.end(lane, answered)
+        tell()
+
+    def _run(self, batch: MicroBatch) -> tuple[int, Callable[[], None]]:
+        """Run a micro-batch; returns how many items it is done with, and what the scheduler is to be told."""
+        try:
+            values, width = self._model.run(batch.round.items, batch.indices)
+        except EngineError:
+            raise
+        except Exception as error:  # noqa: BLE001 - what a model raises is its own business, and its items' fate
+            return self._take_apart(batch, error)
+        self._faults_in_a_row = 0
+        self._budget.note_success(width * len(batch.indices))
+        return len(batch.indices), lambda: self._scheduler.finish(batch, values, width)
+
+    def _take_apart(self, batch: MicroBatch, error: Exception) -> tuple[int, Callable[[], None]]:
+        single = len(batch.indices) == 1
+        if is_out_of_memory(error):
+            _free_memory()
+            width = padded_length(int(batch.lengths[0]), self._model.pad_multiple)
+            self._budget.shrink(width * len(batch.indices))
+            if single and batch.alone:
+                return 1, lambda: self._scheduler.fail(batch, TOO_LARGE)
+            return 0, lambda: self._scheduler.retry(batch, alone=single)
+        traceback.print_exception(error)
+        if is_device_lost(error):
+            os._exit(70)  # nothing runs in this process any more; clients start another
+        if not (single and batch.alone):
+            return 0, lambda: self._scheduler.retry(batch, alone=True)
+        self._faults_in_a_row += 1
+        if self._faults_in_a_row >= _FAULTS_IN_A_ROW:
+            raise EngineError(f"the model fails on every text: {_told(error)}")
+        return 1, lambda: self._scheduler.fail(batch, FAULTY)
+
+
+def plan_lanes(*, on_cuda: bool, cores: int) -> tuple[int, int]:
+    """How many lanes, and CPU threads of each."""
+    if on_cuda:
+        return _CUDA_LANES, max(1, cores // _CUDA_LANES)
+    lanes = min(cores, _CPU_LANES)
+    return lanes, cores // lanes
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Memory, the device's or the machine's, was not enough."""
+    told = str(error).lower()
+    return isinstance(error, MemoryError) or any(part in told for part in _OUT_OF_MEMORY)
+
+
+def is_device_lost(error: Exception) -> bool:
+    """A CUDA error that every later call would get too."""
+    return any(part in str(error).lower() for part in _DEVICE_IS_LOST)
+
+
+def _told(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _free_memory() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

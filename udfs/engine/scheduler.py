@@ -1,0 +1,276 @@
+"""What the device does next: parcels of all clients, in turn, become micro-batches for lanes that ask for one."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from udfs.batching import Items, fit_batch, join_items
+from udfs.engine.budget import Budget
+from udfs.errors import GristmillError
+
+ROUND_BATCHES = 16  # full micro-batches of a round, for each lane
+_WAITING_TOKENS = 1 << 24  # of one client; it is made to wait above it
+
+# What is wrong with an item, as it crosses the wire.
+FINE, TOO_LARGE, FAULTY = 0, 1, 2
+
+
+@dataclass(eq=False)
+class Parcel:
+    """Items that a client sent together and gets back together.
+
+    Args:
+        client: Who sent it.
+        number: The client's own number for it.
+        items: N items.
+        alone: Each is to be run while nothing else runs: one of them may have killed an engine.
+    """
+
+    client: str
+    number: int
+    items: Items
+    alone: bool = False
+    values: np.ndarray | None = None
+    padded: np.ndarray = field(init=False)
+    faults: np.ndarray = field(init=False)
+    left: int = field(init=False)
+    dropped: bool = False
+
+    def __post_init__(self) -> None:
+        self.left = len(self.items)
+        self.padded = np.zeros(self.left, dtype=np.int32)
+        self.faults = np.zeros(self.left, dtype=np.int8)
+
+    def put(self, where: np.ndarray, values: np.ndarray, width: int) -> None:
+        if self.values is None:
+            self.values = np.full((len(self.items), values.shape[1]), np.nan, dtype=np.float32)
+        self.values[where], self.padded[where] = values, width
+        self.left -= len(where)
+
+    def put_fault(self, where: np.ndarray, fault: int) -> None:
+        self.faults[where] = fault
+        self.left -= len(where)
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """Parcels of several clients, sorted and cut together.
+
+    Args:
+        parcels: Of all clients.
+        items: Those of all parcels.
+        parcel_of: (N,) the parcel of each item.
+        place: (N,) its place in that parcel.
+    """
+
+    parcels: list[Parcel]
+    items: Items
+    parcel_of: np.ndarray
+    place: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class MicroBatch:
+    """Some items of a round, longest first; what still waits of a round is kept in this form too."""
+
+    round: Round
+    indices: np.ndarray
+    alone: bool = False
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.round.items.lengths[self.indices]
+
+    def by_parcel(self) -> Iterator[tuple[Parcel, np.ndarray, np.ndarray]]:
+        """Each parcel with which of the batch's rows are its, and their places in it."""
+        owners = self.round.parcel_of[self.indices]
+        for owner in np.unique(owners):
+            rows = np.flatnonzero(owners == owner)
+            yield self.round.parcels[owner], rows, self.round.place[self.indices[rows]]
+
+
+class Scheduler:
+    """Parcels in, micro-batches to lanes, outputs in, answered parcels out. Safe for threads.
+
+    Args:
+        budget: Decides how large a micro-batch is.
+        pad_multiple: Lengths are rounded up to a multiple of it.
+        lanes: Micro-batches that run at once.
+    """
+
+    def __init__(self, budget: Budget, *, pad_multiple: int, lanes: int) -> None:
+        self._budget, self._pad_multiple, self._lanes = budget, pad_multiple, lanes
+        self._changed = threading.Condition()
+        self._waiting: dict[str, deque[Parcel]] = {}
+        self._unanswered: dict[str, deque[Parcel]] = {}
+        self._ended: set[str] = set()
+        self._cut: deque[MicroBatch] = deque()  # what waits of rounds, the next first
+        self._alone: deque[MicroBatch] = deque()
+        self._running = 0
+        self._exclusive = False
+        self._closed = False
+        self._error: GristmillError | None = None
+
+    def put(self, parcel: Parcel) -> None:
+        """Take a parcel; waits while its client has too much waiting."""
+        with self._changed:
+            waiting = self._waiting.setdefault(parcel.client, deque())
+            self._changed.wait_for(lambda: self._closed or self._waiting_tokens(parcel.client) < _WAITING_TOKENS)
+            self._unanswered.setdefault(parcel.client, deque()).append(parcel)
+            if parcel.alone:
+                alone = _make_round([parcel])
+                self._alone.extend(MicroBatch(alone, np.array([i]), alone=True) for i in range(len(parcel.items)))
+            else:
+                waiting.append(parcel)
+            self._changed.notify_all()
+
+    def end(self, client: str) -> None:
+        """A client sends no more; what it sent is still answered."""
+        with self._changed:
+            self._ended.add(client)
+            self._changed.notify_all()
+
+    def drop(self, client: str) -> None:
+        """A client is gone; what it sent is not run any more."""
+        with self._changed:
+            for parcel in self._unanswered.pop(client, ()):
+                parcel.dropped = True
+            self._waiting.pop(client, None)
+            self._ended.discard(client)
+            self._cut = deque(filter(None, map(_without_dropped, self._cut)))
+            self._alone = deque(filter(None, map(_without_dropped, self._alone)))
+            self._changed.notify_all()
+
+    def close(self, error: GristmillError | None = None) -> None:
+        """Give no more micro-batches; every client that waits for an answer gets the error."""
+        with self._changed:
+            self._closed, self._error = True, error
+            self._changed.notify_all()
+
+    def take(self) -> MicroBatch | None:
+        """The next micro-batch, as soon as there is one; None once the scheduler is closed."""
+        with self._changed:
+            while not self._closed:
+                if (batch := self._next()) is not None:
+                    self._running += 1
+                    self._exclusive = batch.alone
+                    return batch
+                self._changed.wait()
+            return None
+
+    def finish(self, batch: MicroBatch, values: np.ndarray, width: int) -> None:
+        """A micro-batch has its outputs, (B, D) in its order."""
+        with self._changed:
+            for parcel, rows, places in batch.by_parcel():
+                parcel.put(places, values[rows], width)
+            self._released()
+
+    def fail(self, batch: MicroBatch, fault: int) -> None:
+        """Each item of a micro-batch has failed for good."""
+        with self._changed:
+            for parcel, _, places in batch.by_parcel():
+                parcel.put_fault(places, fault)
+            self._released()
+
+    def retry(self, batch: MicroBatch, *, alone: bool) -> None:
+        """Cut a micro-batch anew, by what the budget now is, or run its items one by one while nothing else runs."""
+        with self._changed:
+            if (left := _without_dropped(batch)) is not None:
+                if alone:
+                    self._alone.extend(replace(left, indices=left.indices[i : i + 1], alone=True)
+                                       for i in range(len(left.indices)))  # fmt: skip
+                else:
+                    self._cut.appendleft(left)
+            self._released()
+
+    def answers(self, client: str) -> Iterator[Parcel]:
+        """A client's parcels in the order in which they came, each when its last item is done.
+
+        Raises:
+            GristmillError: What the scheduler was closed with.
+        """
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closed or self._answer(client) or self._is_over(client))
+                parcel = self._answer(client)
+                if parcel is None:
+                    if self._error is not None:
+                        raise self._error
+                    return
+                self._unanswered[client].popleft()
+            yield parcel
+
+    def idle(self) -> bool:
+        """Nothing waits and nothing runs."""
+        with self._changed:
+            return not (self._running or self._cut or self._alone or any(self._waiting.values()))
+
+    def _waiting_tokens(self, client: str) -> int:
+        return sum(len(parcel.items.ids) for parcel in self._waiting.get(client, ()))
+
+    def _answer(self, client: str) -> Parcel | None:
+        first = next(iter(self._unanswered.get(client, ())), None)
+        return first if first is not None and not first.left else None
+
+    def _is_over(self, client: str) -> bool:
+        return client in self._ended and not self._unanswered.get(client)
+
+    def _released(self) -> None:
+        self._running -= 1
+        self._exclusive = False
+        self._changed.notify_all()
+
+    def _next(self) -> MicroBatch | None:
+        if self._exclusive:
+            return None
+        if self._alone:
+            return self._alone.popleft() if not self._running else None
+        if not self._cut:
+            self._begin_round()
+        if not self._cut:
+            return None
+        rest = self._cut.popleft()
+        count = fit_batch(
+            rest.lengths,
+            max_batch_tokens=self._budget.now,
+            min_batch_tokens=self._budget.min_batch_tokens,
+            pad_multiple=self._pad_multiple,
+        )
+        if count < len(rest.indices):
+            self._cut.appendleft(replace(rest, indices=rest.indices[count:]))
+        return replace(rest, indices=rest.indices[:count])
+
+    def _begin_round(self) -> None:
+        """Take a parcel of each client in turn until there is enough for some full micro-batches."""
+        wanted, parcels = ROUND_BATCHES * self._lanes * self._budget.now, []
+        while wanted > 0 and any(self._waiting.values()):
+            client, waiting = next((c, w) for c, w in self._waiting.items() if w)
+            self._waiting[client] = self._waiting.pop(client)  # it is now the last one
+            parcels.append(waiting.popleft())
+            wanted -= len(parcels[-1].items.ids)
+        if parcels:
+            made = _make_round(parcels)
+            self._cut.append(MicroBatch(made, np.argsort(-made.items.lengths, kind="stable")))
+            self._changed.notify_all()  # clients that wait to send more
+
+
+def _make_round(parcels: list[Parcel]) -> Round:
+    counts = [len(parcel.items) for parcel in parcels]
+    return Round(
+        parcels,
+        join_items([parcel.items for parcel in parcels]),
+        np.repeat(np.arange(len(parcels)), counts),
+        np.concatenate([np.arange(count) for count in counts]),
+    )
+
+
+def _without_dropped(batch: MicroBatch) -> MicroBatch | None:
+    """What is left of a micro-batch without the items of clients that are gone."""
+    gone = np.array([parcel.dropped for parcel in batch.round.parcels])
+    left = batch.indices[~gone[batch.round.parcel_of[batch.indices]]]
+    return replace(batch, indices=left) if len(left) else None

@@ -1,0 +1,79 @@
+"""The engine's door: Arrow Flight over a Unix socket. Each client has one stream, parcels in, answers out."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pyarrow.flight as flight
+
+from udfs.engine.scheduler import Parcel, Scheduler
+from udfs.engine.wire import answer_to_arrow, items_from_arrow, make_answer, pack_note, unpack_note
+from udfs.errors import GristmillError
+
+
+class Server(flight.FlightServerBase):
+    """Serves a scheduler's answers as soon as it is made.
+
+    Args:
+        socket: Path of the Unix socket.
+        scheduler: Where parcels go.
+        width: Of an item's outputs.
+    """
+
+    def __init__(self, socket: str, scheduler: Scheduler, *, width: int) -> None:
+        self._scheduler, self._width, self._retire = scheduler, width, False
+        self._lock = threading.Lock()
+        self._clients, self._free_since = 0, time.monotonic()
+        super().__init__(f"grpc+unix://{socket}")
+
+    def free_s(self) -> float:
+        """Seconds since the last client went away; 0 while there is one."""
+        with self._lock:
+            return 0.0 if self._clients else time.monotonic() - self._free_since
+
+    def asked_to_retire(self) -> bool:
+        """Somebody has wanted the memory since this was last asked."""
+        asked, self._retire = self._retire, False
+        return asked
+
+    def do_exchange(self, context: object, descriptor: object, reader: object, writer: object) -> None:
+        """One client, from its first parcel to its last answer."""
+        client = descriptor.command.decode()  # type: ignore[attr-defined]
+        with self._lock:
+            self._clients += 1
+        receiving = threading.Thread(target=self._receive, args=(client, reader), daemon=True)
+        receiving.start()
+        try:
+            self._answer(client, writer)
+        except GristmillError as error:
+            raise flight.FlightServerError(str(error)) from error
+        finally:
+            self._scheduler.drop(client)
+            with self._lock:
+                self._clients, self._free_since = self._clients - 1, time.monotonic()
+
+    def do_action(self, context: object, action: object) -> list[bytes]:
+        """`retire`: somebody wants the memory."""
+        self._retire = self._retire or action.type == "retire"  # type: ignore[attr-defined]
+        return []
+
+    def _receive(self, client: str, reader: object) -> None:
+        try:
+            for chunk in reader:  # type: ignore[attr-defined]
+                note = unpack_note(chunk.app_metadata)
+                items = items_from_arrow(chunk.data)
+                self._scheduler.put(Parcel(client, note["number"], items, alone=bool(note["alone"])))
+        except flight.FlightError:  # the client is gone
+            self._scheduler.drop(client)
+        finally:
+            self._scheduler.end(client)
+
+    def _answer(self, client: str, writer: object) -> None:
+        begun = False
+        for parcel in self._scheduler.answers(client):
+            batch = answer_to_arrow(make_answer(parcel, self._width))
+            if not begun:
+                writer.begin(batch.schema)  # type: ignore[attr-defined]
+                begun = True
+            writer.write_with_metadata(batch, pack_note(number=parcel.number))  # type: ignore[attr-defined]

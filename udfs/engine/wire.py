@@ -1,0 +1,83 @@
+"""Items and their outputs as Arrow, the way they cross between worker and engine. Nothing else crosses, no pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from udfs.batching import Items
+from udfs.engine.scheduler import Parcel
+
+REQUEST = pa.schema([pa.field("ids", pa.list_(pa.int32())), pa.field("type_ids", pa.list_(pa.int32()))])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for a parcel.
+
+    Args:
+        number: The parcel's.
+        values: (N, D) float32; NaN where an item has a fault.
+        padded: (N,) int32, width of the micro-batch that an item went through.
+        faults: (N,) int8, `scheduler.FINE` or what is wrong.
+    """
+
+    number: int
+    values: np.ndarray
+    padded: np.ndarray
+    faults: np.ndarray
+
+
+def items_to_arrow(items: Items) -> pa.RecordBatch:
+    """Items as a batch of REQUEST, without a copy of the tokens."""
+    offsets = pa.array(items.offsets.astype(np.int32))
+    ids = pa.ListArray.from_arrays(offsets, pa.array(items.ids))
+    if items.type_ids is None:
+        return pa.record_batch([ids, pa.nulls(len(items), REQUEST.field("type_ids").type)], schema=REQUEST)
+    return pa.record_batch([ids, pa.ListArray.from_arrays(offsets, pa.array(items.type_ids))], schema=REQUEST)
+
+
+def items_from_arrow(batch: pa.RecordBatch) -> Items:
+    """The items of a batch of REQUEST."""
+    ids, types = batch.column("ids"), batch.column("type_ids")
+    offsets = ids.offsets.to_numpy().astype(np.int64)
+    flat_types = None if types.null_count == len(types) else types.flatten().to_numpy()
+    return Items(ids.flatten().to_numpy(), offsets - offsets[0], flat_types)
+
+
+def make_answer(parcel: Parcel, width: int) -> Answer:
+    """The answer to a parcel whose items are all done; `width` is that of a model's outputs."""
+    values = parcel.values
+    if values is None:  # every item has a fault
+        values = np.full((len(parcel.items), width), np.nan, dtype=np.float32)
+    return Answer(parcel.number, values, parcel.padded, parcel.faults)
+
+
+def answer_to_arrow(answer: Answer) -> pa.RecordBatch:
+    """An answer's arrays; its number travels beside them."""
+    width = answer.values.shape[1]
+    values = pa.FixedSizeListArray.from_arrays(pa.array(answer.values.reshape(-1)), width)
+    return pa.record_batch([values, pa.array(answer.padded), pa.array(answer.faults)], names=_ANSWER)
+
+
+def answer_from_arrow(number: int, batch: pa.RecordBatch) -> Answer:
+    """The arrays of an answer; they lie in the batch's own memory."""
+    values, padded, faults = (batch.column(name) for name in _ANSWER)
+    flat = values.flatten().to_numpy().reshape(len(values), -1)
+    return Answer(number, flat, padded.to_numpy(), faults.to_numpy())
+
+
+def pack_note(**note: int) -> bytes:
+    """The few numbers that travel beside a batch."""
+    return json.dumps(note).encode()
+
+
+def unpack_note(metadata: object) -> dict[str, int]:
+    """What `pack_note` made."""
+    return json.loads(bytes(metadata))  # type: ignore[call-overload]  # a buffer
+
+
+_ANSWER = ("values", "padded", "faults")

@@ -1,0 +1,62 @@
+"""Where this process runs: the Spark executor that it belongs to, and the cores that it may use."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+@dataclass(frozen=True)
+class Executor:
+    """The process that owns engines: they are shared by all that belongs to it, and end with it.
+
+    Args:
+        pid: Its process.
+        started: When that process began, in seconds since 1970; tells it from a later one with the same number.
+        cores: What its engines may use.
+    """
+
+    pid: int
+    started: float
+    cores: int
+
+
+def find_executor() -> Executor | None:
+    """The Java virtual machine that this Python worker belongs to; None outside of Spark."""
+    with contextlib.suppress(psutil.Error):
+        for parent in psutil.Process().parents():
+            if parent.name().startswith("java"):
+                return executor_of(parent.pid)
+    return None
+
+
+def executor_of(pid: int | None = None) -> Executor:
+    """A process as the owner of engines; None takes this one."""
+    process = psutil.Process(pid)
+    told = 0
+    with contextlib.suppress(psutil.Error, ValueError, IndexError):
+        command = process.cmdline()  # every cluster manager starts an executor with `--cores N`
+        told = int(command[command.index("--cores") + 1]) if process.name().startswith("java") else 0
+    cores = usable_cores()
+    return Executor(process.pid, process.create_time(), min(told, cores) if told > 0 else cores)
+
+
+def task_cores() -> int:
+    """What Spark gives a task (`OMP_NUM_THREADS`, from `spark.task.cpus`), else every core that we may use."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return int(told) if told.isdigit() and int(told) > 0 else usable_cores()
+
+
+def usable_cores() -> int:
+    """Cores that this process may use, by its affinity and its container's quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS
+    with contextlib.suppress(OSError, ValueError):  # no control groups, or `max` for no quota
+        quota, period = _QUOTA.read_text().split()
+        cores = min(cores, max(1, int(quota) // int(period)))
+    return cores
