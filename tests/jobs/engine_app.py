@@ -10,9 +10,9 @@ import json
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,12 @@ class App:
     def score(self, meanwhile: Callable[[], None] | None = None) -> None:
         """Score the input once more; `meanwhile` runs as soon as some tasks are done."""
         frame = read_input(self.spark, self.settings)
-        breaking = threading.Thread(target=self._break, args=(meanwhile,)) if meanwhile else None
-        if breaking:
-            breaking.start()
-        self.output.write(score_frame(frame, self.settings, Plan(frame.count(), PARTITIONS)), self.increments)
+        with ThreadPoolExecutor(1) as pool:
+            breaking = pool.submit(self._break, meanwhile) if meanwhile else None
+            self.output.write(score_frame(frame, self.settings, Plan(frame.count(), PARTITIONS)), self.increments)
+            if breaking:
+                breaking.result()
         self.increments += 1
-        if breaking:
-            breaking.join()
 
     def _break(self, meanwhile: Callable[[], None]) -> None:
         tracker = self.spark.sparkContext.statusTracker()
@@ -67,14 +66,21 @@ class App:
 
 def executors() -> list[psutil.Process]:
     """Executor JVMs of this application."""
-    return [
-        process for process in _children() if any("CoarseGrainedExecutorBackend" in part for part in process.cmdline())
-    ]
+    found = []
+    for process in _children():
+        with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+            if any("CoarseGrainedExecutorBackend" in part for part in process.cmdline()):
+                found.append(process)
+    return found
 
 
 def workers() -> list[psutil.Process]:
     """Python workers: children of the daemons, which are children of the executors."""
-    return [process for executor in executors() for daemon in executor.children() for process in daemon.children()]
+    found = []
+    for executor in executors():
+        with contextlib.suppress(psutil.Error):
+            found += [process for daemon in executor.children() for process in daemon.children()]
+    return found
 
 
 def engines() -> list[psutil.Process]:
@@ -118,12 +124,12 @@ def killed_executor(app: App) -> dict[str, Any]:
     seconds: list[float] = []
 
     def kill_an_executor() -> None:
-        victim = executors()[0]
-        its_engine = [process for process in engines() if str(victim.pid) == _owner(process)]
+        by_owner = {_owner(engine): engine for engine in engines()}
+        victim = next(executor for executor in executors() if executor.pid in by_owner)
         victim.send_signal(signal.SIGKILL)
         began = time.monotonic()
-        gone, _ = psutil.wait_procs(its_engine, timeout=20)
-        seconds.extend(time.monotonic() - began for _ in gone)
+        _await_end(by_owner[victim.pid])
+        seconds.append(time.monotonic() - began)
 
     app.score(kill_an_executor)
     return {"engine_gone_after_s": seconds}
@@ -136,9 +142,17 @@ def poison(app: App) -> dict[str, Any]:
     return {}
 
 
-def _owner(engine: psutil.Process) -> str:
+def _await_end(process: psutil.Process) -> None:
+    """Wait until a process has ended; one that nobody has reaped yet has."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while process.status() != psutil.STATUS_ZOMBIE:
+            time.sleep(0.05)
+
+
+def _owner(engine: psutil.Process) -> int:
+    """The executor that an engine belongs to."""
     request = json.loads((Path(engine.cmdline()[3]) / "request.json").read_text())
-    return str(request["executor"]["pid"])
+    return int(request["executor"]["pid"])
 
 
 if __name__ == "__main__":

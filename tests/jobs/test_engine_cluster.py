@@ -70,6 +70,10 @@ class Cluster:
                 "conf": {
                     "spark.ui.enabled": False,
                     "spark.executor.memory": "512m",
+                    # No task runs before both executors are there; else one may do all the work.
+                    "spark.cores.max": 4,
+                    "spark.scheduler.minRegisteredResourcesRatio": 1,
+                    "spark.scheduler.maxRegisteredResourcesWaitingTime": "120s",
                     "spark.worker.resource.gpu.amount": gpus,
                     "spark.worker.resource.gpu.discoveryScript": str(discovery),
                     "spark.executor.resource.gpu.amount": gpus,
@@ -89,7 +93,7 @@ class Cluster:
             timeout=400,
             check=False,
         )
-        assert done.returncode == 0, done.stderr[-3000:]
+        assert done.returncode == 0, done.stderr[-6000:]
         return json.loads(done.stdout.splitlines()[-1])
 
     def rows(self) -> list[dict[str, Any]]:
