@@ -23,6 +23,7 @@ from jobs.plan import Plan, score_frame, start_engines
 from jobs.session import open_session
 from jobs.settings import Settings, load_settings
 from jobs.sources import read_input
+from tests.processes import await_end, running_engines
 
 PARTITIONS = 16
 
@@ -61,7 +62,7 @@ class App:
         gateway = self.spark.sparkContext._jsc.sc()
         executors = gateway.statusStore().executorList(False)
         failed = sum(executors.apply(i).failedTasks() for i in range(executors.size()))
-        return {"failed_tasks": failed, "engines": [process.pid for process in engines()]}
+        return {"failed_tasks": failed, "engines": [process.pid for process in running_engines()]}
 
 
 def executors() -> list[psutil.Process]:
@@ -80,16 +81,6 @@ def workers() -> list[psutil.Process]:
     for executor in executors():
         with contextlib.suppress(psutil.Error):
             found += [process for daemon in executor.children() for process in daemon.children()]
-    return found
-
-
-def engines() -> list[psutil.Process]:
-    """Engine processes of this user's executors."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if "udfs.engine" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
     return found
 
 
@@ -124,11 +115,11 @@ def killed_executor(app: App) -> dict[str, Any]:
     seconds: list[float] = []
 
     def kill_an_executor() -> None:
-        by_owner = {_owner(engine): engine for engine in engines()}
+        by_owner = {_owner(engine): engine for engine in running_engines()}
         victim = next(executor for executor in executors() if executor.pid in by_owner)
         victim.send_signal(signal.SIGKILL)
         began = time.monotonic()
-        _await_end(by_owner[victim.pid])
+        await_end(by_owner[victim.pid])
         seconds.append(time.monotonic() - began)
 
     app.score(kill_an_executor)
@@ -140,13 +131,6 @@ def poison(app: App) -> dict[str, Any]:
     app.score()
     app.score()
     return {}
-
-
-def _await_end(process: psutil.Process) -> None:
-    """Wait until a process has ended; one that nobody has reaped yet has."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        while process.status() != psutil.STATUS_ZOMBIE:
-            time.sleep(0.05)
 
 
 def _owner(engine: psutil.Process) -> int:

@@ -21,7 +21,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.engine_faults import plant, read_lines
 from tests.models import VOCABULARY, WORDS, make_encoder
-from tests.udfs.engine.conftest import running_engines
+from tests.processes import running_engines
 
 pytestmark = pytest.mark.cluster
 HARMLESS = [word for word in WORDS if word != "poison"]

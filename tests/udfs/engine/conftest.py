@@ -15,6 +15,7 @@ import pytest
 
 from tests.engine_faults import plant
 from tests.models import make_encoder
+from tests.processes import running_engines
 from udfs.spec import ScoreSpec
 
 
@@ -51,15 +52,3 @@ def faults(top: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
         return starts
 
     return make
-
-
-def running_engines(folder: Path) -> list[psutil.Process]:
-    """The engine processes that live below a directory."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            command = process.cmdline()
-            ours = "udfs.engine" in command and any(part.startswith(str(folder)) for part in command)
-            if ours and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found

@@ -1,0 +1,35 @@
+"""Engine processes, as a test sees them from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+import psutil
+
+
+def running_engines(below: Path | None = None) -> list[psutil.Process]:
+    """This machine's engine processes, or those that live below a directory."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            command = process.cmdline()
+            wanted = below is None or any(part.startswith(str(below)) for part in command)
+            if "udfs.engine" in command and wanted and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def await_end(process: psutil.Process, *, within_s: float = 30) -> None:
+    """Wait until a process has ended; one that nobody has reaped yet has.
+
+    Raises:
+        TimeoutError: It has not.
+    """
+    until = time.monotonic() + within_s
+    with contextlib.suppress(psutil.NoSuchProcess):
+        while process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > until:
+                raise TimeoutError(f"{process} has not ended within {within_s} s")
+            time.sleep(0.05)
