@@ -52,6 +52,7 @@ def install(
     poison: int | None = None,
     way: str = "exit",
     cap: int | None = None,
+    shrinks_to: int | None = None,
     width: int | None = None,
     on_gpu: bool = False,
     constants: dict[str, float] | None = None,
@@ -63,14 +64,16 @@ def install(
         at_start: A way to end instead of loading the model.
         poison: The token whose micro-batch ends in `way`; -1 for every one.
         cap: Tokens of a micro-batch, padding included, above which memory is out.
+        shrinks_to: The cap falls with each micro-batch, down to this.
         width: Of the outputs of a model that does nothing at all.
         on_gpu: Pretend that the GPU that Spark gave is there.
-        constants: Those of `udfs.engine.keeper`, by name.
+        constants: Those of the engine's modules, as `keeper._IDLE_S`.
     """
-    from udfs.engine import keeper, model
+    from udfs.engine import keeper, model, runner
 
+    modules = {"keeper": keeper, "runner": runner}
     for name, value in (constants or {}).items():
-        setattr(keeper, name, value)
+        setattr(modules[name.split(".")[0]], name.split(".")[1], value)
     if starts:
         with Path(starts).open("a") as file:
             file.write(f"{os.getpid()}\n")
@@ -82,13 +85,17 @@ def install(
         _do_nothing(model.Model, width)
         return
     run = model.Model.run
+    caps = [cap] if cap else []
 
     def faulty(self: Any, items: Any, indices: np.ndarray) -> Any:
         warm_up = (items.ids == items.ids[0]).all()  # the probe's tokens are all the same
         if not warm_up and (poison == -1 or (poison is not None and poison in items.take(indices).ids)):
             WAYS[way]()
-        if cap and int(items.lengths[indices].max()) * len(indices) > cap:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        tokens = int(items.lengths[indices].max()) * len(indices)
+        if caps:
+            caps.append(max(shrinks_to or 0, caps[-1] - 10) if shrinks_to else caps[-1])
+            if tokens > caps[-1]:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
         return run(self, items, indices)
 
     model.Model.run = faulty  # type: ignore[method-assign]

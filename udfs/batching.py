@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,13 @@ class Items:
     def lengths(self) -> np.ndarray:
         """(N,) tokens an item."""
         return np.diff(self.offsets)
+
+    def digest(self, index: int) -> str:
+        """What tells one item's tokens from all others: their number and a hash."""
+        where = slice(*self.offsets[index : index + 2].tolist())
+        types = b"" if self.type_ids is None else self.type_ids[where].astype(np.int32).tobytes()
+        tokens = self.ids[where].astype(np.int32)
+        return f"{len(tokens)}-{hashlib.blake2b(tokens.tobytes() + b'/' + types, digest_size=16).hexdigest()}"
 
     def take(self, indices: np.ndarray) -> Items:
         """The items with these indices, in their order."""

@@ -65,9 +65,13 @@ def visible_devices(gpu: str, seen: str | None) -> str:
     visible = [gpu] if seen is None else [name.strip() for name in seen.split(",") if name.strip()]
     if gpu in visible:
         return gpu
-    if gpu.isdigit() and int(gpu) < len(visible):
+    places = [str(place) for place in range(len(visible))]
+    if gpu in places and not set(places) & set(visible):  # else "1" of "1,2" would be both of them
         return visible[int(gpu)]
-    raise EngineError(f"Spark gave this task GPU {gpu}, but CUDA_VISIBLE_DEVICES is {seen!r}")
+    raise EngineError(
+        f"Spark gave this task GPU {gpu}, but CUDA_VISIBLE_DEVICES is {seen!r}; have the discovery script print the "
+        "numbers that stand there, or leave CUDA_VISIBLE_DEVICES alone"
+    )
 
 
 def _best_on_cuda(capability: tuple[int, int]) -> tuple[str, str]:

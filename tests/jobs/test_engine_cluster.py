@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,7 @@ def temporary() -> Iterator[Path]:
         time.sleep(0.2)
     assert running_engines(folder) == []
     assert list(folder.glob("gristmill-*/*")) == []
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class Cluster:

@@ -53,7 +53,9 @@ def test_an_engine_sees_the_gpu_that_spark_gave(gpu: str, seen: str | None, visi
     assert visible_devices(gpu, seen) == visible
 
 
-@pytest.mark.parametrize(("gpu", "seen"), [("2", "4,5"), ("GPU-c", "GPU-a,GPU-b"), ("0", "")])
+@pytest.mark.parametrize(
+    ("gpu", "seen"), [("2", "4,5"), ("0", "1,2"), ("1", "0,2"), ("GPU-c", "GPU-a,GPU-b"), ("0", "")]
+)
 def test_a_gpu_that_is_hidden_is_told(gpu: str, seen: str) -> None:
     with pytest.raises(EngineError, match="CUDA_VISIBLE_DEVICES"):
         visible_devices(gpu, seen)

@@ -27,26 +27,24 @@ from udfs.errors import EngineError, GristmillError
 from udfs.executor import Executor
 from udfs.spec import ScoreSpec
 
-_START_S = 1800.0  # a large model from a slow disk
-
 
 def main() -> None:
     """Load, serve, end."""
     home = Home(Path(sys.argv[1]))
     faulthandler.enable()  # a segfault leaves its stack in the log
-    faulthandler.dump_traceback_later(_START_S, exit=True)
     request = home.read("request.json") or {}
+    keeper = Keeper(home, int(sys.argv[2]), Executor(**request["executor"]))
     try:
-        keeper = _start(home, request)
+        runner, server = _start(home, request)
     except Exception as error:  # noqa: BLE001 - whatever it is, the worker that waits is told
         traceback.print_exc()
         told = error if isinstance(error, GristmillError) else EngineError(f"{type(error).__name__}: {error}")
         home.write("failed.json", {"error": " ".join(str(told).split()), "at": time.time()})
         sys.exit(1)
-    keeper.keep()
+    keeper.keep(runner, server, batch_timeout_s=request["spec"]["batch_timeout_s"])
 
 
-def _start(home: Home, request: dict[str, Any]) -> Keeper:
+def _start(home: Home, request: dict[str, Any]) -> tuple[Runner, Server]:
     """Load the model, measure its budget, open the door."""
     spec = ScoreSpec(**{**request["spec"], "labels": tuple(request["spec"]["labels"])})
     executor = Executor(**request["executor"])
@@ -70,7 +68,7 @@ def _start(home: Home, request: dict[str, Any]) -> Keeper:
         },
     )
     print(f"gristmill: {model.name} is ready, {lanes} lanes, {budget}", file=sys.stderr)
-    return Keeper(home, executor, runner, server, batch_timeout_s=spec.batch_timeout_s)
+    return runner, server
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from udfs.batching import Items
+from udfs.engine.causes import free_memory, is_out_of_memory
 from udfs.engine.model import Model
 
 # What is tried. A CPU's caches like small batches, a GPU wants to be filled.
@@ -21,6 +22,7 @@ _PROBE_S = 0.4  # for each size; a large model is tried once
 _WORTH = 1.04  # a larger budget has to be so much faster
 _MEMORY_SHARE = 0.8  # the rest is for longer items, whose attention costs more a token
 _PATIENCE = 32  # full micro-batches before the budget grows
+_LONGEST_PATIENCE = 512  # where growth has run out of memory again and again
 
 
 @dataclass
@@ -38,6 +40,7 @@ class Budget:
     now: int = field(init=False)
     _patience: int = field(default=_PATIENCE, repr=False)
     _full: int = field(default=0, repr=False)
+    _grown: bool = field(default=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self) -> None:
@@ -45,14 +48,16 @@ class Budget:
 
     def start_at(self, tokens: int) -> None:
         """Begin with a smaller budget: with the whole one an engine has died."""
-        self.now = max(1, min(self.now, tokens))
+        self.now, self._patience = max(1, min(self.now, tokens)), _LONGEST_PATIENCE
 
     def shrink(self, tokens: int) -> None:
         """A micro-batch of so many tokens, padding included, ran out of memory."""
         with self._lock:
-            if tokens // 2 < self.now:
-                self.now, self._full = max(1, tokens // 2), 0
-                self._patience *= 2
+            smaller = max(1, tokens // 2)
+            if smaller < self.now:
+                if self._grown:  # too soon
+                    self._patience = min(2 * self._patience, _LONGEST_PATIENCE)
+                self.now, self._full, self._grown = smaller, 0, False
 
     def note_success(self, tokens: int) -> None:
         """A micro-batch of so many tokens went through; a full one is a step towards a larger budget."""
@@ -60,6 +65,7 @@ class Budget:
             self._full += tokens > self.now // 2
             if self.now < self.max_batch_tokens and self._full >= self._patience:
                 self.now, self._full = min(self.max_batch_tokens, self.now + -(-self.now // 4)), 0
+                self._grown = True
 
 
 def measure_budget(model: Model, *, lanes: int, threads: int, fixed: int | None) -> Budget:
@@ -73,27 +79,46 @@ def measure_budget(model: Model, *, lanes: int, threads: int, fixed: int | None)
     """
     least = 8192 if model.on_cuda else 384
     if fixed:
-        _time_batch(model, min(fixed, least), lanes, threads)
+        choose_size([min(fixed, least)], lambda size: _time_batch(model, size, lanes, threads))
         return Budget(fixed, min(least, fixed))
     sizes: Iterable[int] = _CPU_TOKENS
     if model.on_cuda:
-        room = _MEMORY_SHARE * _free_bytes() / (_bytes_per_token(model) * lanes)
-        sizes = [size for size in _CUDA_TOKENS if size <= room] or [max(_PROBE_LENGTH, int(room))]
+        sizes = _sizes_that_fit(model, lanes)
     best = choose_size(sizes, lambda size: _time_batch(model, size, lanes, threads))
     return Budget(best, min(least, best))
 
 
 def choose_size(sizes: Iterable[int], seconds: Callable[[int], float]) -> int:
-    """The size, of ascending ones, after which tokens a second gain no more; `seconds` times a batch of a size."""
+    """The size, of ascending ones, after which tokens a second gain no more, or for which there is no memory.
+
+    Args:
+        sizes: What is tried; where not even the first fits, its halves are.
+        seconds: Times a batch of a size.
+    """
     best, rate = 0, 0.0
     for size in sizes:
-        took = seconds(size)
+        took = _seconds_if_it_fits(seconds, size)
+        while took is None and not best and size > 1:
+            size //= 2
+            took = _seconds_if_it_fits(seconds, size)
+        if took is None:
+            break
         if best and size / took < _WORTH * rate:
             break
         best, rate = size, size / took
         if took > _PROBE_S:  # larger ones would hold up the start, and such a batch is long enough
             break
     return best
+
+
+def _seconds_if_it_fits(seconds: Callable[[int], float], size: int) -> float | None:
+    try:
+        return seconds(size)
+    except Exception as error:
+        if not is_out_of_memory(error) or size == 1:
+            raise
+        free_memory()
+        return None
 
 
 def _time_batch(model: Model, tokens: int, lanes: int, threads: int) -> float:
@@ -116,6 +141,17 @@ def _time_batch(model: Model, tokens: int, lanes: int, threads: int) -> float:
 
 def _probe_items(count: int, length: int) -> Items:
     return Items(np.full(count * length, 3, dtype=np.int32), np.arange(count + 1) * length)
+
+
+def _sizes_that_fit(model: Model, lanes: int) -> list[int]:
+    """Of the sizes that suit a GPU those whose memory is free, or one smaller size."""
+    try:
+        room = int(_MEMORY_SHARE * _free_bytes() / (_bytes_per_token(model) * lanes))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        room = 0
+    return [size for size in _CUDA_TOKENS if size <= room] or [max(_PROBE_LENGTH, room)]
 
 
 def _bytes_per_token(model: Model) -> float:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
+import os
+import signal
+import sys
+import threading
+import time
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +19,7 @@ import numpy as np
 import pyarrow.flight as flight
 
 from udfs.batching import Items, cut_parcels
+from udfs.engine.faults import find_known_faults
 from udfs.engine.home import EngineId, Home
 from udfs.engine.journal import Fallen
 from udfs.engine.process import Ready, reach_engine, read_fallen
@@ -31,6 +36,8 @@ from udfs.errors import DEVICE_FAULT, OUT_OF_MEMORY, EngineError, RowError, erro
 
 ERRORS: dict[int, RowError] = {TOO_LARGE: OUT_OF_MEMORY, FAULTY: DEVICE_FAULT}
 _BROKEN_LIMIT = 4  # connections to one engine that break though it lives
+_LOOK_S = 2.0  # between two looks at whether the engine's watch still goes round
+_STANDSTILL_S = 20.0  # beyond a micro-batch's time, in which the engine would have ended itself
 
 
 @dataclass(frozen=True)
@@ -113,7 +120,7 @@ class EngineClient:
         with contextlib.ExitStack() as stack:
             pool = ThreadPoolExecutor(1, thread_name_prefix="gristmill-engine")
             stack.callback(pool.shutdown, wait=False)
-            self._opening: Future[_Link] = pool.submit(_Link, engine)
+            self._opening: Future[_Link] = pool.submit(_open_link, engine)
         self._replaced: _Link | None = None
 
     @property
@@ -136,7 +143,7 @@ class EngineClient:
         ticket = Ticket(items)
         if not len(items):
             return ticket
-        known = self.link.known_faults(items)
+        known = find_known_faults(self.link.home, items)
         ticket.put_fault(known, FAULTY, self.link.ready.name)
         wanted = np.setdiff1d(np.arange(len(items)), known)
         for places in cut_parcels(items.lengths[wanted], parcel_tokens=self.link.ready.parcel_tokens):
@@ -175,10 +182,11 @@ class EngineClient:
         while True:
             dead = self.link
             dead.close(done=False)
-            self._replaced = _Link(self._engine, dead=dead)
+            self._replaced = _open_link(self._engine, dead=dead)
             self._sort_out(dead, self._replaced)
             try:
-                for number in self._sent:
+                # What is beyond suspicion first: an engine that has answered something is not at fault itself.
+                for number in sorted(self._sent, key=lambda number: self._sent[number].alone):
                     self._send(number)
             except LinkBrokenError:
                 continue
@@ -186,18 +194,33 @@ class EngineClient:
 
     def _sort_out(self, dead: _Link, link: _Link) -> None:
         """Tell the items that were running when an engine died from those that were not."""
-        fallen = link.fallen(dead)
-        suspects = fallen.suspects.get(dead.client, {})
+        suspects = link.fallen(dead).suspects.get(dead.client, {})
         unanswered, self._sent = self._sent, {}
         for number, sent in unanswered.items():
-            running = np.isin(np.arange(len(sent.indices)), suspects.get(number, []))
-            if running.any() and sent.alone and fallen.is_sole:
-                link.remember_fault(sent.ticket.items.take(sent.indices[running]))
-                sent.ticket.put_fault(sent.indices[running], FAULTY, dead.ready.name)
-            elif running.any():
+            places = np.arange(len(sent.indices))
+            known = np.isin(places, find_known_faults(link.home, sent.ticket.items.take(sent.indices)))
+            running = np.isin(places, suspects.get(number, [])) & ~known
+            rest = ~(known | running)
+            sent.ticket.put_fault(sent.indices[known], FAULTY, dead.ready.name)
+            if running.any():
                 self._remember(_Sent(sent.ticket, sent.indices[running], alone=True))
-            if not running.all():
-                self._remember(_Sent(sent.ticket, sent.indices[~running], alone=sent.alone))
+            if rest.any():
+                self._remember(_Sent(sent.ticket, sent.indices[rest], alone=sent.alone))
+
+
+def _open_link(engine: EngineId, *, dead: _Link | None = None) -> _Link:
+    """A way to the engine that is open; an engine that dies meanwhile is replaced as well.
+
+    Raises:
+        ModelError, EngineError: There is no way to one.
+    """
+    while True:
+        link = _Link(engine, dead=dead)
+        try:
+            link.open()
+            return link
+        except LinkBrokenError:
+            dead = link
 
 
 class _Link:
@@ -216,31 +239,50 @@ class _Link:
         self.times_broken: int = dead.times_broken + 1 if dead and dead.ready == self.ready else 0
         if self.times_broken >= _BROKEN_LIMIT:
             raise EngineError(f"the connection to {self.ready.name} breaks again and again, though its process lives")
+        self._timeout_s = engine.spec.batch_timeout_s + _STANDSTILL_S
+        self._closed = threading.Event()
         self._writer: Any = None
         self._reader: Any = None
         self._flight: Any = None
 
+    def open(self) -> None:
+        """Begin the stream: the engine counts a client from now on."""
+        try:
+            self._flight = flight.connect(f"grpc+unix://{self.ready.socket}")
+            descriptor = flight.FlightDescriptor.for_command(self.client.encode())
+            self._writer, self._reader = self._flight.do_exchange(descriptor)
+            self._writer.begin(REQUEST)
+        except (flight.FlightError, OSError) as error:
+            raise LinkBrokenError(str(error)) from error
+        threading.Thread(target=self._watch, name="gristmill-watch", daemon=True).start()
+
     def send(self, number: int, items: Items, *, alone: bool) -> None:
         try:
-            if self._writer is None:
-                self._open()
             self._writer.write_with_metadata(items_to_arrow(items), pack_note(number=number, alone=int(alone)))
         except (flight.FlightError, OSError) as error:
-            self._tell(error)
+            raise LinkBrokenError(str(error)) from error
 
     def receive(self) -> Answer:
+        """The next answer.
+
+        Raises:
+            LinkBrokenError: The engine is gone.
+            GristmillError: The engine's own error.
+        """
         try:
-            if self._reader is None:
-                self._open()
             chunk = self._reader.read_chunk()
         except (flight.FlightError, OSError) as error:
-            self._tell(error)
+            raise LinkBrokenError(str(error)) from error
         except StopIteration as error:
             raise LinkBrokenError("the engine ended the stream") from error
-        return answer_from_arrow(unpack_note(chunk.app_metadata)["number"], chunk.data)
+        note = unpack_note(chunk.app_metadata)
+        if "error" in note:
+            raise error_from_text(note["error"]) or EngineError(note["error"])
+        return answer_from_arrow(note["number"], chunk.data)
 
     def close(self, *, done: bool) -> None:
         """Let go of the stream; the engine forgets what it has not answered."""
+        self._closed.set()
         if self._writer is None:
             return
         with contextlib.suppress(flight.FlightError, OSError, StopIteration):
@@ -256,44 +298,19 @@ class _Link:
         """What the engine of another link was doing when it died; nothing if it lives."""
         return Fallen(0, 0, {}) if dead.ready == self.ready else read_fallen(self.home, dead.ready.number)
 
-    def known_faults(self, items: Items) -> np.ndarray:
-        """Indices of items that have killed an engine of this executor."""
-        known = _read_faults(self.home)
-        if not known:
-            return np.empty(0, dtype=np.int64)
-        alike = np.flatnonzero(np.isin(items.lengths, [length for length, _ in known]))
-        return np.array([i for i in alike.tolist() if _digest(items, i) in known], dtype=np.int64)
-
-    def remember_fault(self, items: Items) -> None:
-        """Items that have killed an engine by themselves."""
-        for i in range(len(items)):
-            length, digest = _digest(items, i)
-            with (self.home / "faults").open("a") as file:
-                file.write(f"{length} {digest}\n")
-
-    def _open(self) -> None:
-        self._flight = flight.connect(f"grpc+unix://{self.ready.socket}")
-        descriptor = flight.FlightDescriptor.for_command(self.client.encode())
-        self._writer, self._reader = self._flight.do_exchange(descriptor)
-        self._writer.begin(REQUEST)
-
-    def _tell(self, error: Exception) -> None:
-        """Raise what is wrong: the engine's own error, or that it is gone."""
-        if (ours := error_from_text(str(error))) is not None:
-            raise ours from error
-        raise LinkBrokenError(str(error)) from error
-
-
-def _read_faults(home: Home) -> set[tuple[int, str]]:
-    try:
-        lines = (home / "faults").read_text().splitlines()
-    except FileNotFoundError:
-        return set()
-    return {(int(length), digest) for length, digest in (line.split() for line in lines)}
-
-
-def _digest(items: Items, index: int) -> tuple[int, str]:
-    where = slice(*items.offsets[index : index + 2].tolist())
-    types = b"" if items.type_ids is None else items.type_ids[where].astype(np.int32).tobytes()
-    digest = hashlib.blake2b(items.ids[where].astype(np.int32).tobytes() + b"/" + types, digest_size=16)
-    return len(items.ids[where]), digest.hexdigest()
+    def _watch(self) -> None:
+        """End an engine that stands still: one that is stopped from outside, or stuck in its driver, cannot itself."""
+        stale = 0
+        while not self._closed.wait(_LOOK_S):
+            try:
+                stands_s = time.time() - (self.home / "alive").stat().st_mtime
+            except FileNotFoundError:
+                continue
+            stale = stale + 1 if stands_s > self._timeout_s else 0
+            if stale > 1:  # not just a laptop that slept
+                print(f"gristmill: engine {self.ready.name} stands still for {stands_s:.0f} s", file=sys.stderr)
+                with contextlib.suppress(OSError):
+                    os.kill(self.ready.pid, signal.SIGKILL)
+                with contextlib.suppress(flight.FlightError, OSError):
+                    self._reader.cancel()
+                return

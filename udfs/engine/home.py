@@ -2,14 +2,15 @@
 
 TMP/gristmill-UID/<executor>/<engine>/   mode 0700
     lock            held by whoever looks for, starts or replaces the engine, and by an engine that ends
-    alive           held by the engine, from before its first line to its end; the kernel lets go of it
+    alive           held by the engine, from before its first line to its end; the kernel lets go of it. It is
+                    touched as long as the engine's watch goes round
     request.json    what the engine is started with
     ready.json      or failed.json: how its start ended
     socket-N        of the N-th engine that was started here
     lane-*          the journal
     fallen-N.json   what the N-th engine was doing when it died
-    faults          digests of the items that killed engines
     log             the engine's standard output and error
+TMP/gristmill-UID/<executor>/<engine>.faults   the items that killed engines
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import json
 import os
 import platform
 import shutil
-import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from udfs.models import open_model
 from udfs.spec import ScoreSpec
 
 _SOCKET_PATH = 100  # bytes that the kernel allows, less a few
+_FORSAKEN_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,22 @@ class Home:
                 path.unlink()
 
     def remove(self) -> None:
-        """Take the directory away, and its executor's if it was the last one."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Take the directory away, and its executor's if it was the last one; the caller holds the lock.
+
+        All of it goes at once, under another name: a worker that comes meanwhile makes a new one.
+        """
+        gone = self.path.with_name(f"{self.path.name}.gone-{os.getpid()}")
+        with contextlib.suppress(OSError):
+            self.path.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
         with contextlib.suppress(OSError):
             self.path.parent.rmdir()
+
+    def owns(self, alive: int) -> bool:
+        """Whether this descriptor is of the `alive` that lies here now, and not of one that went away."""
+        with contextlib.suppress(FileNotFoundError):
+            return os.path.samestat(os.fstat(alive), (self / "alive").stat())
+        return False
 
 
 def find_home(engine: EngineId) -> Home:
@@ -148,11 +162,27 @@ def try_hold(path: Path) -> int | None:
 def sweep(top: Path | None = None) -> None:
     """Remove what killed executors left behind, whose engines are gone too."""
     for path in (top or _top()).glob("*/*"):
-        home = Home(path)
         with contextlib.suppress(OSError, ValueError):
-            request = home.read("request.json")
-            if request and not is_running(Executor(**request["executor"])) and not home.is_alive():
-                home.remove()
+            if path.is_dir():
+                _sweep_home(Home(path))
+            elif (told := Home(path.parent).read(path.name)) and not is_running(Executor(**told["executor"])):
+                path.unlink()
+                path.parent.rmdir()
+
+
+def _sweep_home(home: Home) -> None:
+    held = try_hold(home / "lock")
+    if held is None:
+        return
+    request = home.read("request.json")
+    if request is None:  # its worker was killed before it could start an engine
+        ended = time.time() - (home / "lock").stat().st_mtime > _FORSAKEN_S
+    else:
+        here = request["namespace"] == _pid_namespace()  # else we cannot see its processes
+        ended = here and not is_running(Executor(**request["executor"]))
+    if ended and not home.is_alive():
+        home.remove()
+    os.close(held)
 
 
 def is_running(executor: Executor) -> bool:
@@ -164,12 +194,14 @@ def is_running(executor: Executor) -> bool:
         return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+    except psutil.AccessDenied:
+        return True
 
 
 def make_request(engine: EngineId, *, number: int, budget: int) -> dict[str, Any]:
     """What an engine is started with, as JSON."""
     asked = {"spec": engine.spec.for_engine(), "gpu": engine.gpu, "executor": asdict(engine.executor)}
-    return {**asked, "number": number, "budget": budget}
+    return {**asked, "namespace": _pid_namespace(), "number": number, "budget": budget}
 
 
 def make_private(path: Path) -> None:
@@ -191,7 +223,7 @@ def make_private(path: Path) -> None:
 def _top() -> Path:
     name = f"gristmill-{os.getuid()}"
     longest = len(name) + 2 * 17 + len("/socket-99999")
-    place = tempfile.gettempdir()
+    place = os.environ.get("TMPDIR") or "/tmp"  # the same for every worker, even when it is full
     return Path(place if len(os.fsencode(place)) + longest < _SOCKET_PATH else "/tmp", name)
 
 

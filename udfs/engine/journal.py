@@ -19,16 +19,13 @@ class Fallen:
         answered: Items that it had run.
         budget: Its token budget at the end, 0 where it had not run anything.
         suspects: Client -> number of a parcel -> places of the items that were running.
+        alone: Digest of the item that was running all by itself; None where several were.
     """
 
     answered: int
     budget: int
     suspects: dict[str, dict[int, list[int]]]
-
-    @property
-    def is_sole(self) -> bool:
-        """A single item was running: it is to blame."""
-        return sum(len(places) for parcels in self.suspects.values() for places in parcels.values()) == 1
+    alone: str | None = None
 
 
 class Journal:
@@ -48,26 +45,29 @@ class Journal:
     def begin(self, lane: int, batch: MicroBatch, budget: int) -> None:
         """A lane is about to run a micro-batch."""
         running = [[p.client, p.number, places.tolist()] for p, _, places in batch.by_parcel()]
-        self._write(lane, budget, running)
+        alone = batch.round.items.digest(int(batch.indices[0])) if batch.alone else None
+        self._write(lane, budget, running, alone)
 
     def end(self, lane: int, answered: int) -> None:
         """A lane is done with its micro-batch, whose items are counted unless they are to be run again."""
         self._answered[lane] += answered
-        self._write(lane, 0, [])
+        self._write(lane, 0, [], None)
 
-    def _write(self, lane: int, budget: int, running: list[list[object]]) -> None:
-        line = {"answered": self._answered[lane], "budget": budget, "running": running}
-        os.pwrite(self._files[lane], json.dumps(line).encode() + b"\n", 0)  # what a longer line leaves comes after
+    def _write(self, lane: int, budget: int, running: list[list[object]], alone: str | None) -> None:
+        line = {"answered": self._answered[lane], "budget": budget, "running": running, "alone": alone}
+        with contextlib.suppress(OSError):  # a full disk: the work goes on, a death would only be told less exactly
+            os.pwrite(self._files[lane], json.dumps(line).encode() + b"\n", 0)  # what a longer line leaves is after it
 
 
 def read_journal(folder: Path) -> Fallen:
     """What a dead engine's lanes were doing."""
-    answered, budget = 0, 0
+    answered, budget, alone = 0, 0, None
     suspects: dict[str, dict[int, list[int]]] = {}
     for path in sorted(folder.glob("lane-*")):
         with contextlib.suppress(ValueError):  # it died before it wrote its first line
             line = json.loads(path.read_bytes().split(b"\n", 1)[0])
             answered, budget = answered + line["answered"], max(budget, line["budget"])
+            alone = alone or line["alone"]
             for client, number, places in line["running"]:
                 suspects.setdefault(client, {}).setdefault(number, []).extend(places)
-    return Fallen(answered, budget, suspects)
+    return Fallen(answered, budget, suspects, alone)

@@ -2,67 +2,98 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
 import sys
+import threading
 import time
 
+from udfs.engine.faults import forget_faults
 from udfs.engine.home import Home, is_running, try_hold
 from udfs.engine.runner import Runner
 from udfs.engine.server import Server
 from udfs.executor import Executor
 
+_START_S = 1800.0  # a large model from a slow disk
 _IDLE_S = 300.0  # without a client
 _RETIRE_S = 20.0  # without a client, where somebody wants the memory
 _TICK_S = 0.5
+_LOCK_S = 5.0  # a worker that looks for this engine needs no longer
 _GRACE_S = 10.0  # for this watch itself to end a micro-batch that hangs, before C's timer does
 
 
 class Keeper:
-    """Ends the engine when it is not needed any more, or does not work any more.
+    """Ends the engine when it is not needed any more, or does not work any more; from its first moment on.
 
     Args:
         home: Where it lives.
+        alive: The descriptor that holds its `alive` file.
         executor: It ends with it.
-        runner: Whose micro-batches may not hang.
-        server: Whose clients need it.
-        batch_timeout_s: From then on a micro-batch hangs.
     """
 
-    def __init__(
-        self, home: Home, executor: Executor, runner: Runner, server: Server, *, batch_timeout_s: float
-    ) -> None:
-        self._home, self._executor, self._runner, self._server = home, executor, runner, server
-        self._batch_timeout_s = batch_timeout_s
-
-    def keep(self) -> None:
-        """Look after everything until the engine is not needed any more; does not return."""
+    def __init__(self, home: Home, alive: int, executor: Executor) -> None:
+        self._home, self._alive, self._executor = home, alive, executor
+        faulthandler.dump_traceback_later(_START_S, exit=True)
         signal.signal(signal.SIGTERM, lambda *_: self._end())
+        threading.Thread(target=self._watch_executor, name="gristmill-keeper", daemon=True).start()
+
+    def keep(self, runner: Runner, server: Server, *, batch_timeout_s: float) -> None:
+        """Look after an engine that answers; does not return.
+
+        Args:
+            runner: Whose micro-batches may not hang.
+            server: Whose clients need it.
+            batch_timeout_s: From then on a micro-batch hangs.
+        """
         while True:
             # If Python's lock is held by what hangs, this loop stands still, but the timer of C does not.
-            faulthandler.dump_traceback_later(self._batch_timeout_s + _GRACE_S, exit=True)
+            faulthandler.dump_traceback_later(batch_timeout_s + _GRACE_S, exit=True)
             time.sleep(_TICK_S)
-            if not is_running(self._executor):
-                self._end()
-            if self._runner.broke_s() > _RETIRE_S:  # its clients know by now; the next one gets a new engine
-                self._end()
-            if self._runner.slowest_s() > self._batch_timeout_s:
-                print(f"a micro-batch hangs for {self._batch_timeout_s} s", file=sys.stderr, flush=True)
+            with contextlib.suppress(OSError):
+                os.utime(self._alive)
+            if runner.broke_s() >= 0:
+                self._end_broken(runner)
+            if runner.slowest_s() > batch_timeout_s:
+                print(f"a micro-batch hangs for {batch_timeout_s} s", file=sys.stderr, flush=True)
                 faulthandler.dump_traceback()
                 os._exit(71)
-            if self._server.free_s() > (_RETIRE_S if self._server.asked_to_retire() else _IDLE_S):
-                self._end_if_unused()
+            if server.free_s() > (_RETIRE_S if server.asked_to_retire() else _IDLE_S):
+                self._end_if_unused(server)
 
-    def _end_if_unused(self) -> None:
+    def _watch_executor(self) -> None:
+        while is_running(self._executor):
+            time.sleep(_TICK_S)
+        self._end(for_good=True)
+
+    def _end_broken(self, runner: Runner) -> None:
+        """Be found by nobody any more, and end once the clients know."""
+        if self._home.owns(self._alive):
+            (self._home / "ready.json").unlink(missing_ok=True)
+        if runner.broke_s() > _RETIRE_S:
+            self._end()
+
+    def _end_if_unused(self, server: Server) -> None:
         """End, but not while a worker is at the door: it holds the lock."""
+        if not self._home.owns(self._alive):
+            os._exit(0)  # somebody has taken the directory away: nobody finds the way here
         lock = try_hold(self._home / "lock")
         if lock is None:
             return
-        if self._server.free_s() > 0:
-            self._end()
+        if server.free_s() > 0:
+            self._home.remove()
+            os._exit(0)
         os.close(lock)
 
-    def _end(self) -> None:
-        self._home.remove()
+    def _end(self, *, for_good: bool = False) -> None:
+        """Take the directory along, if it is still ours and nobody is at work in it; `for_good`, what lies beside."""
+        with contextlib.suppress(OSError):
+            until = time.monotonic() + _LOCK_S
+            while self._home.owns(self._alive) and time.monotonic() < until:
+                if try_hold(self._home / "lock") is not None:
+                    if for_good:
+                        forget_faults(self._home)
+                    self._home.remove()
+                time.sleep(_TICK_S / 10)
         os._exit(0)  # lanes may be in the middle of something that nobody waits for

@@ -14,16 +14,21 @@ from typing import Any
 import pyarrow.flight as flight
 
 import udfs
+from udfs.engine.faults import PROVEN, remember_fault
 from udfs.engine.home import EngineId, Home, find_home, hold, is_running, make_request, sweep
 from udfs.engine.journal import Fallen, read_journal
 from udfs.errors import EngineError, GristmillError, error_from_text
 from udfs.executor import Executor
 from udfs.precision import visible_devices
 
-_BARREN_LIMIT = 5  # engines that die one after the other before they answered anything
+_BARREN_LIMIT = 5  # engines that die one after the other, and none has ever answered anything
+_STREAK_LIMIT = 20  # engines that die one after the other without an answer, where there have been some before
+_START_TRIES = 2  # for a process that ends without a word of its own
+_START_S = 1860.0  # a start that takes longer stands still; by then the engine's own watch has ended it
 _DYING_S = 10.0  # between a connection that breaks and the end of its process
 _POLL_S = 0.05
 _LOG_LINES = 3
+_CRASHES = ("Fatal Python error", "Timeout (", "a micro-batch hangs", "the device is lost")
 
 
 @dataclass(frozen=True)
@@ -79,37 +84,37 @@ def _find_or_start(home: Home, engine: EngineId, dead: Ready | None) -> Ready:
             return ready
         if (failed := home.read("failed.json")) and failed["at"] > asked_at:  # while we waited for the lock
             raise _as_error(failed["error"])
-        fallen = _bury(home)
-        retire_idle(home)
+        fallen = _bury(home, engine.executor)
+        retire_idle(home, engine.gpu)
         sweep()
         number = (request["number"] if request else 0) + 1
-        _spawn(home, make_request(engine, number=number, budget=fallen.budget // 2 if fallen else 0))
-        started = _await_ready(home)
-        if started is None:
-            raise _why_not(home)
-        return started
+        for _ in range(_START_TRIES):
+            process = _spawn(home, make_request(engine, number=number, budget=fallen.budget // 2 if fallen else 0))
+            if started := _await_ready(home, process):
+                return started
+            if home.read("failed.json"):
+                break
+        raise _why_not(home)
 
 
 def read_fallen(home: Home, number: int) -> Fallen:
     """What the engine of this number was doing when it died."""
-    told = home.read(f"fallen-{number}.json") or {"answered": 0, "budget": 0, "suspects": {}}
+    told = home.read(f"fallen-{number}.json") or asdict(Fallen(0, 0, {}))
     suspects = {client: {int(n): places for n, places in found.items()} for client, found in told["suspects"].items()}
-    return Fallen(told["answered"], told["budget"], suspects)
+    return Fallen(told["answered"], told["budget"], suspects, told["alone"])
 
 
-def retire_idle(home: Home) -> None:
+def retire_idle(home: Home, gpu: str | None) -> None:
     """Have the executor's other engines on this device end, those that nobody uses: one model has the memory."""
-    for path in home.path.parent.iterdir():
-        other = Home(path)
-        if other == home:
-            continue
+    for other in map(Home, home.path.parent.iterdir()):
         with contextlib.suppress(flight.FlightError, OSError, ValueError):
-            if (told := other.read("ready.json")) and other.is_alive():
+            here = (request := other.read("request.json")) and request["gpu"] == gpu
+            if other != home and here and (told := other.read("ready.json")) and other.is_alive():
                 with flight.connect(f"grpc+unix://{told['socket']}") as client:
                     list(client.do_action("retire", options=flight.FlightCallOptions(timeout=2)))
 
 
-def _spawn(home: Home, request: dict[str, Any]) -> None:
+def _spawn(home: Home, request: dict[str, Any]) -> subprocess.Popen[bytes]:
     """Start the engine's process, fresh and in a session of its own: it outlives the worker that starts it."""
     for name in ("ready.json", "failed.json", "alive", *(path.name for path in home.path.glob("socket-*"))):
         (home / name).unlink(missing_ok=True)
@@ -117,10 +122,9 @@ def _spawn(home: Home, request: dict[str, Any]) -> None:
     alive = hold(home / "alive")
     try:
         with (home / "log").open("wb") as log:
-            subprocess.Popen(
-                [sys.executable, "-m", "udfs.engine", str(home.path), str(alive)],
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", "udfs.engine", str(home.path), str(alive)],
                 env=_environment(request["gpu"]),
-                cwd=home.path,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -147,9 +151,18 @@ def _environment(gpu: str | None) -> dict[str, str]:
     return environment
 
 
-def _await_ready(home: Home) -> Ready | None:
-    """Wait until the engine answers; None if its process ends before."""
+def _await_ready(home: Home, process: subprocess.Popen[bytes] | None = None) -> Ready | None:
+    """Wait until the engine answers; None if its process ends before.
+
+    Raises:
+        EngineError: It does neither.
+    """
+    until = time.monotonic() + _START_S
     while True:
+        if time.monotonic() > until:
+            if process:
+                process.kill()
+            raise EngineError(f"the engine has not started within {_START_S:.0f} s")
         alive = home.is_alive()  # looked at first: an engine that ends writes first how it went
         if told := home.read("ready.json"):
             return Ready(**told) if alive else None
@@ -168,7 +181,7 @@ def _is_dying(home: Home) -> bool:
     return True
 
 
-def _bury(home: Home) -> Fallen | None:
+def _bury(home: Home, executor: Executor) -> Fallen | None:
     """Keep what a dead engine was doing, for every client of it.
 
     Raises:
@@ -179,13 +192,17 @@ def _bury(home: Home) -> Fallen | None:
         return None
     fallen = read_journal(home.path)
     home.write(f"fallen-{told['number']}.json", asdict(fallen))
-    before = (home.read("barren.json") or {"times": 0})["times"]
-    times = 0 if fallen.answered else before + 1
-    home.write("barren.json", {"times": min(times, _BARREN_LIMIT - 1)})  # the next attempt has one more try
     last = _last_words(home)
     print(f"gristmill: engine {told['name']} died. {last}", file=sys.stderr)
-    if times >= _BARREN_LIMIT:
-        raise EngineError(f"the engine died {times} times in succession before it had answered anything. {last}")
+    if fallen.alone:
+        deaths = PROVEN if any(crash in last for crash in _CRASHES) else 1
+        remember_fault(home, executor, fallen.alone, deaths=deaths)
+    before = home.read("barren.json") or {"times": 0, "sound": False}
+    sound = bool(before["sound"] or fallen.answered)
+    times, limit = 0 if fallen.answered else before["times"] + 1, _STREAK_LIMIT if sound else _BARREN_LIMIT
+    home.write("barren.json", {"times": min(times, limit - 1), "sound": sound})  # the next attempt has one more try
+    if times >= limit:
+        raise EngineError(f"the engine died {times} times in succession without an answer in between. {last}")
     return fallen
 
 
@@ -207,6 +224,6 @@ def _last_words(home: Home) -> str:
         lines = (home / "log").read_text(encoding="utf-8", errors="replace").splitlines()
     words = [line.strip() for line in lines if line.strip() and not line.startswith("gristmill:")]
     # A crash begins with what it was and goes on for pages; an exception ends with what it was.
-    crash = next((i for i, line in enumerate(words) if line.startswith(("Fatal Python error", "Timeout ("))), None)
+    crash = next((i for i, line in enumerate(words) if line.startswith(_CRASHES)), None)
     said = " | ".join(words[-_LOG_LINES:] if crash is None else words[crash : crash + _LOG_LINES])
     return f"Its log says: {said}" if said else "It left no word; a process that is killed for memory leaves none"

@@ -6,8 +6,10 @@ another. On a GPU two lanes share the device: one launches while the other fetch
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import sys
 import threading
 import time
 import traceback
@@ -18,15 +20,17 @@ import numpy as np
 
 from udfs.batching import Items, padded_length
 from udfs.engine.budget import Budget
+from udfs.engine.causes import free_memory, is_device_lost, is_out_of_memory
 from udfs.engine.journal import Journal
 from udfs.engine.scheduler import FAULTY, TOO_LARGE, MicroBatch, Scheduler
 from udfs.errors import EngineError
 
 _CUDA_LANES = 2
 _CPU_LANES = 16  # more of them would wait for Python's lock; above, a lane has several threads
-_FAULTS_IN_A_ROW = 16  # without one success in between: it is the model, not the texts
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "cannot allocate memory")
-_DEVICE_IS_LOST = ("cuda error", "cudnn error", "device-side assert", "cublas_status", "unspecified launch failure")
+_FAULTS_AT_FIRST = 16  # before any text has gone through: it is the model, not the texts
+_FAULTS_IN_A_ROW = 1024  # after some have
+_MEMORY_TRIES, _MEMORY_PAUSE_S = 5, 1.0  # for an item that has fitted before: somebody else has the memory
+_TOLD_FAULTS = 20  # whose traceback is kept in the log
 
 
 class Runs(Protocol):
@@ -65,7 +69,8 @@ class Runner:
         journal: Journal | None = None,
     ) -> None:
         self._model, self._scheduler, self._budget, self._journal = model, scheduler, budget, journal
-        self._threads, self._faults_in_a_row = threads, 0
+        self._threads, self._faults, self._faults_in_a_row = threads, 0, 0
+        self._widest = 0  # of what has gone through
         self._began: dict[int, float] = {}
         self._broke_at = math.inf
         for lane in range(lanes):
@@ -87,7 +92,7 @@ class Runner:
             while (batch := self._scheduler.take()) is not None:
                 self._run_next(lane, batch)
         except Exception as error:  # noqa: BLE001 - a lane that ended in silence would let every client wait
-            traceback.print_exc()
+            _tell(error)
             self._broke_at = time.monotonic()
             told = error if isinstance(error, EngineError) else EngineError(f"the engine broke: {_told(error)}")
             self._scheduler.close(told)
@@ -110,28 +115,43 @@ class Runner:
             raise
         except Exception as error:  # noqa: BLE001 - what a model raises is its own business, and its items' fate
             return self._take_apart(batch, error)
-        self._faults_in_a_row = 0
+        self._faults_in_a_row, self._widest = 0, max(self._widest, width)
         self._budget.note_success(width * len(batch.indices))
         return len(batch.indices), lambda: self._scheduler.finish(batch, values, width)
 
     def _take_apart(self, batch: MicroBatch, error: Exception) -> tuple[int, Callable[[], None]]:
         single = len(batch.indices) == 1
         if is_out_of_memory(error):
-            _free_memory()
+            free_memory()
             width = padded_length(int(batch.lengths[0]), self._model.pad_multiple)
             self._budget.shrink(width * len(batch.indices))
-            if single and batch.alone:
-                return 1, lambda: self._scheduler.fail(batch, TOO_LARGE)
-            return 0, lambda: self._scheduler.retry(batch, alone=single)
-        traceback.print_exception(error)
+            if not (single and batch.alone):
+                return 0, lambda: self._scheduler.retry(batch, alone=single)
+            if width <= self._widest and batch.tries < _MEMORY_TRIES:
+                time.sleep(_MEMORY_PAUSE_S)
+                return 0, lambda: self._scheduler.retry(batch, alone=True)
+            self._widest = min(self._widest, width - 1)  # memory has become less for good
+            self._count_fault(error)
+            return 1, lambda: self._scheduler.fail(batch, TOO_LARGE)
+        if self._faults < _TOLD_FAULTS:
+            _tell(error)
         if is_device_lost(error):
+            print("the device is lost", file=sys.stderr, flush=True)
             os._exit(70)  # nothing runs in this process any more; clients start another
         if not (single and batch.alone):
             return 0, lambda: self._scheduler.retry(batch, alone=True)
-        self._faults_in_a_row += 1
-        if self._faults_in_a_row >= _FAULTS_IN_A_ROW:
-            raise EngineError(f"the model fails on every text: {_told(error)}")
+        self._count_fault(error)
         return 1, lambda: self._scheduler.fail(batch, FAULTY)
+
+    def _count_fault(self, error: Exception) -> None:
+        """An item fails for good.
+
+        Raises:
+            EngineError: One after the other does: it is not the items.
+        """
+        self._faults, self._faults_in_a_row = self._faults + 1, self._faults_in_a_row + 1
+        if self._faults_in_a_row >= (_FAULTS_IN_A_ROW if self._widest else _FAULTS_AT_FIRST):
+            raise EngineError(f"the model fails on every text: {_told(error)}")
 
 
 def plan_lanes(*, on_cuda: bool, cores: int) -> tuple[int, int]:
@@ -142,24 +162,12 @@ def plan_lanes(*, on_cuda: bool, cores: int) -> tuple[int, int]:
     return lanes, cores // lanes
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Memory, the device's or the machine's, was not enough."""
-    told = str(error).lower()
-    return isinstance(error, MemoryError) or any(part in told for part in _OUT_OF_MEMORY)
-
-
-def is_device_lost(error: Exception) -> bool:
-    """A CUDA error that every later call would get too."""
-    return any(part in str(error).lower() for part in _DEVICE_IS_LOST)
+def _tell(error: Exception) -> None:
+    """Into the log, if the disk still takes it."""
+    with contextlib.suppress(OSError):
+        traceback.print_exception(error)
 
 
 def _told(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def _free_memory() -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

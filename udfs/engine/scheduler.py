@@ -81,6 +81,7 @@ class MicroBatch:
     round: Round
     indices: np.ndarray
     alone: bool = False
+    tries: int = 0  # of an item that is run alone
 
     @property
     def lengths(self) -> np.ndarray:
@@ -109,6 +110,8 @@ class Scheduler:
         self._waiting: dict[str, deque[Parcel]] = {}
         self._unanswered: dict[str, deque[Parcel]] = {}
         self._ended: set[str] = set()
+        self._gone: set[str] = set()
+        self._sound = False  # something has been answered
         self._cut: deque[MicroBatch] = deque()  # what waits of rounds, the next first
         self._alone: deque[MicroBatch] = deque()
         self._running = 0
@@ -117,16 +120,20 @@ class Scheduler:
         self._error: GristmillError | None = None
 
     def put(self, parcel: Parcel) -> None:
-        """Take a parcel; waits while its client has too much waiting."""
+        """Take a parcel; waits while its client has too much waiting. What a client that is gone sends is let go."""
+        client = parcel.client
         with self._changed:
-            waiting = self._waiting.setdefault(parcel.client, deque())
-            self._changed.wait_for(lambda: self._closed or self._waiting_tokens(parcel.client) < _WAITING_TOKENS)
-            self._unanswered.setdefault(parcel.client, deque()).append(parcel)
+            self._changed.wait_for(
+                lambda: self._closed or client in self._gone or self._waiting_tokens(client) < _WAITING_TOKENS
+            )
+            if client in self._gone:
+                return
+            self._unanswered.setdefault(client, deque()).append(parcel)
             if parcel.alone:
                 alone = _make_round([parcel])
                 self._alone.extend(MicroBatch(alone, np.array([i]), alone=True) for i in range(len(parcel.items)))
             else:
-                waiting.append(parcel)
+                self._waiting.setdefault(client, deque()).append(parcel)
             self._changed.notify_all()
 
     def end(self, client: str) -> None:
@@ -141,10 +148,16 @@ class Scheduler:
             for parcel in self._unanswered.pop(client, ()):
                 parcel.dropped = True
             self._waiting.pop(client, None)
-            self._ended.discard(client)
+            self._gone.add(client)
             self._cut = deque(filter(None, map(_without_dropped, self._cut)))
             self._alone = deque(filter(None, map(_without_dropped, self._alone)))
             self._changed.notify_all()
+
+    def forget(self, client: str) -> None:
+        """A client that is gone sends nothing more."""
+        with self._changed:
+            self._ended.discard(client)
+            self._gone.discard(client)
 
     def close(self, error: GristmillError | None = None) -> None:
         """Give no more micro-batches; every client that waits for an answer gets the error."""
@@ -168,6 +181,7 @@ class Scheduler:
         with self._changed:
             for parcel, rows, places in batch.by_parcel():
                 parcel.put(places, values[rows], width)
+            self._sound = True
             self._released()
 
     def fail(self, batch: MicroBatch, fault: int) -> None:
@@ -182,8 +196,9 @@ class Scheduler:
         with self._changed:
             if (left := _without_dropped(batch)) is not None:
                 if alone:
-                    self._alone.extend(replace(left, indices=left.indices[i : i + 1], alone=True)
-                                       for i in range(len(left.indices)))  # fmt: skip
+                    tries = left.tries + left.alone
+                    singles = (left.indices[i : i + 1] for i in range(len(left.indices)))
+                    self._alone.extend(replace(left, indices=i, alone=True, tries=tries) for i in singles)
                 else:
                     self._cut.appendleft(left)
             self._released()
@@ -197,6 +212,8 @@ class Scheduler:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or self._answer(client) or self._is_over(client))
+                if client in self._gone:
+                    return
                 parcel = self._answer(client)
                 if parcel is None:
                     if self._error is not None:
@@ -218,7 +235,7 @@ class Scheduler:
         return first if first is not None and not first.left else None
 
     def _is_over(self, client: str) -> bool:
-        return client in self._ended and not self._unanswered.get(client)
+        return client in self._gone or (client in self._ended and not self._unanswered.get(client))
 
     def _released(self) -> None:
         self._running -= 1
@@ -228,7 +245,7 @@ class Scheduler:
     def _next(self) -> MicroBatch | None:
         if self._exclusive:
             return None
-        if self._alone:
+        if self._alone and (self._sound or not (self._cut or any(self._waiting.values()))):
             return self._alone.popleft() if not self._running else None
         if not self._cut:
             self._begin_round()

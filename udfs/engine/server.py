@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
+import pyarrow as pa
 import pyarrow.flight as flight
 
 from udfs.engine.scheduler import Parcel, Scheduler
@@ -33,23 +34,25 @@ class Server(flight.FlightServerBase):
             return 0.0 if self._clients else time.monotonic() - self._free_since
 
     def asked_to_retire(self) -> bool:
-        """Somebody has wanted the memory since this was last asked."""
-        asked, self._retire = self._retire, False
-        return asked
+        """Somebody has wanted the memory since the last client came."""
+        return self._retire
 
     def do_exchange(self, context: object, descriptor: object, reader: object, writer: object) -> None:
         """One client, from its first parcel to its last answer."""
         client = descriptor.command.decode()  # type: ignore[attr-defined]
         with self._lock:
-            self._clients += 1
+            self._clients, self._retire = self._clients + 1, False
         receiving = threading.Thread(target=self._receive, args=(client, reader), daemon=True)
         receiving.start()
         try:
             self._answer(client, writer)
-        except GristmillError as error:
-            raise flight.FlightServerError(str(error)) from error
+        except GristmillError as error:  # the client reads it, and hangs up
+            writer.write_metadata(pack_note(error=str(error)))  # type: ignore[attr-defined]
+            receiving.join()
         finally:
             self._scheduler.drop(client)
+            receiving.join()  # the stream is freed when this function returns
+            self._scheduler.forget(client)
             with self._lock:
                 self._clients, self._free_since = self._clients - 1, time.monotonic()
 
@@ -64,7 +67,7 @@ class Server(flight.FlightServerBase):
                 note = unpack_note(chunk.app_metadata)
                 items = items_from_arrow(chunk.data)
                 self._scheduler.put(Parcel(client, note["number"], items, alone=bool(note["alone"])))
-        except flight.FlightError:  # the client is gone
+        except (flight.FlightError, pa.ArrowException, OSError):  # the client is gone
             self._scheduler.drop(client)
         finally:
             self._scheduler.end(client)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -70,12 +71,12 @@ def answer_from_arrow(number: int, batch: pa.RecordBatch) -> Answer:
     return Answer(number, flat, padded.to_numpy(), faults.to_numpy())
 
 
-def pack_note(**note: int) -> bytes:
-    """The few numbers that travel beside a batch."""
+def pack_note(**note: int | str) -> bytes:
+    """The few values that travel beside a batch, or alone."""
     return json.dumps(note).encode()
 
 
-def unpack_note(metadata: object) -> dict[str, int]:
+def unpack_note(metadata: object) -> dict[str, Any]:
     """What `pack_note` made."""
     return json.loads(bytes(metadata))  # type: ignore[call-overload]  # a buffer
 

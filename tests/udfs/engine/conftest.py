@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -34,11 +35,12 @@ def top(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where this test's engines live; those that are left are killed after it."""
     # pytest's own directories are too deep for a socket's path.
     folder = Path(tempfile.mkdtemp(prefix="gm-"))
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    monkeypatch.setenv("TMPDIR", str(folder))
     yield folder / f"gristmill-{os.getuid()}"
     for process in running_engines(folder):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -57,6 +57,11 @@ class Echo:
                 self.running.remove(first.tolist())
 
 
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("udfs.engine.runner._MEMORY_PAUSE_S", 0.0)
+
+
 def _parcels(clients: list[list[list[int]]]) -> dict[str, list[Parcel]]:
     """Every item begins with a token of its own."""
     made: dict[str, list[Parcel]] = {}
@@ -165,6 +170,42 @@ def test_a_model_that_raises_on_everything_ends_it_with_the_reason() -> None:
         _run(sent, Echo(bad=frozenset(range(100))), Budget(50, 10), 2)
 
 
+def test_many_items_side_by_side_that_raise_do_not_hide_that_others_go_through() -> None:
+    bad = frozenset(range(40))
+    sent = _parcels([[[30] * 40 + [5] * 60]])  # the longest come first
+    (parcel,) = _run(sent, Echo(bad=bad), Budget(100, 10), 2)["client 0"]
+    assert (parcel.faults == [FAULTY] * 40 + [FINE] * 60).all()
+
+
+def test_a_model_for_which_there_is_no_memory_at_all_ends_it_with_the_reason() -> None:
+    with pytest.raises(EngineError, match="fails on every text: RuntimeError: CUDA out of memory"):
+        _run(_parcels([[[5] * 100]]), Echo(cap=4), Budget(50, 10), 2)
+
+
+def test_memory_that_somebody_else_has_for_a_moment_costs_no_item() -> None:
+    class Occupied(Echo):
+        left = 3
+
+        def run(self, items: Items, indices: np.ndarray) -> tuple[np.ndarray, int]:
+            if len(self.sizes) > 10 and self.left:
+                self.left -= 1
+                raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return super().run(items, indices)
+
+    sent = _parcels([[[5] * 100]])
+    (parcel,) = _run(sent, Occupied(), Budget(5, 1), 1)["client 0"]
+    assert (parcel.faults == FINE).all()
+
+
+def test_what_a_client_sends_after_it_is_gone_is_let_go() -> None:
+    scheduler = Scheduler(Budget(10, 1), pad_multiple=1, lanes=1)
+    (parcel,) = _parcels([[[5] * 4]])["client 0"]
+    scheduler.drop("client 0")
+    scheduler.put(parcel)
+    assert scheduler.idle()
+    assert list(scheduler.answers("client 0")) == []
+
+
 def test_clients_are_served_in_turn_whoever_has_more() -> None:
     scheduler = Scheduler(Budget(10, 1), pad_multiple=1, lanes=1)
     sent = _parcels([[[10] * ROUND_BATCHES] * 8, [[10] * ROUND_BATCHES] * 2])
@@ -213,6 +254,9 @@ def test_a_client_that_sends_faster_than_the_device_is_made_to_wait(monkeypatch:
 
     sender = threading.Thread(target=send)
     sender.start()
+    until = time.monotonic() + 30
+    while len(taken) < 3 and time.monotonic() < until:
+        time.sleep(0.01)
     time.sleep(0.1)
     assert len(taken) == 3
     Runner(Echo(), scheduler, Budget(10, 1), lanes=1)
