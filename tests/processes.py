@@ -9,14 +9,14 @@ from pathlib import Path
 import psutil
 
 
-def running_engines(below: Path | None = None) -> list[psutil.Process]:
-    """This machine's engine processes, or those that live below a directory."""
+def running_engines(below: Path) -> list[psutil.Process]:
+    """The engine processes that live below a directory."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             command = process.cmdline()
-            wanted = below is None or any(part.startswith(str(below)) for part in command)
-            if "udfs.engine" in command and wanted and process.status() != psutil.STATUS_ZOMBIE:
+            there = any(part.startswith(str(below)) for part in command)
+            if "udfs.engine" in command and there and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
     return found
 

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -41,28 +42,34 @@ class App:
     def score(self, meanwhile: Callable[[], None] | None = None) -> None:
         """Score the input once more; `meanwhile` runs as soon as some tasks are done."""
         frame = read_input(self.spark, self.settings)
+        ended = threading.Event()
         with ThreadPoolExecutor(1) as pool:
-            breaking = pool.submit(self._break, meanwhile) if meanwhile else None
+            breaking = pool.submit(self._break, meanwhile, ended) if meanwhile else None
             self.output.write(score_frame(frame, self.settings, Plan(frame.count(), PARTITIONS)), self.increments)
+            ended.set()
             if breaking:
                 breaking.result()
         self.increments += 1
 
-    def _break(self, meanwhile: Callable[[], None]) -> None:
+    def _break(self, meanwhile: Callable[[], None], ended: threading.Event) -> None:
         tracker = self.spark.sparkContext.statusTracker()
-        while True:
+        while not ended.wait(0.01):
             stages = [tracker.getStageInfo(stage) for stage in tracker.getActiveStageIds()]
             if any(s and s.numTasks == PARTITIONS and 2 <= s.numCompletedTasks < PARTITIONS - 4 for s in stages):
-                break
-            time.sleep(0.01)
-        meanwhile()
+                meanwhile()
+                return
+        raise RuntimeError("the job was over before anything could be broken")
+
+    def engines(self) -> list[psutil.Process]:
+        """Engine processes of this application's executors."""
+        return running_engines(Path(str(self.settings.spark.conf["spark.executorEnv.TMPDIR"])))
 
     def found(self) -> dict[str, Any]:
         """What is there at the end, and how many tasks failed on the way."""
         gateway = self.spark.sparkContext._jsc.sc()
         executors = gateway.statusStore().executorList(False)
         failed = sum(executors.apply(i).failedTasks() for i in range(executors.size()))
-        return {"failed_tasks": failed, "engines": [process.pid for process in running_engines()]}
+        return {"failed_tasks": failed, "engines": [process.pid for process in self.engines()]}
 
 
 def executors() -> list[psutil.Process]:
@@ -101,9 +108,11 @@ def idle_and_killed_workers(app: App) -> dict[str, Any]:
     killed: list[int] = []
 
     def kill_a_worker() -> None:
-        victim = workers()[0]
-        victim.send_signal(signal.SIGKILL)
-        killed.append(victim.pid)
+        for victim in workers():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.send_signal(signal.SIGKILL)
+                killed.append(victim.pid)
+                return
 
     app.score(kill_a_worker)
     return {"workers_before": len(before), "workers_after_idling": left, "killed": len(killed)}
@@ -115,7 +124,7 @@ def killed_executor(app: App) -> dict[str, Any]:
     seconds: list[float] = []
 
     def kill_an_executor() -> None:
-        by_owner = {_owner(engine): engine for engine in running_engines()}
+        by_owner = {_owner(engine): engine for engine in app.engines()}
         victim = next(executor for executor in executors() if executor.pid in by_owner)
         victim.send_signal(signal.SIGKILL)
         began = time.monotonic()
@@ -135,7 +144,7 @@ def poison(app: App) -> dict[str, Any]:
 
 def _owner(engine: psutil.Process) -> int:
     """The executor that an engine belongs to."""
-    request = json.loads((Path(engine.cmdline()[3]) / "request.json").read_text())
+    request = json.loads((Path(engine.cmdline()[-2]) / "request.json").read_text())
     return int(request["executor"]["pid"])
 
 

@@ -162,7 +162,7 @@ def try_hold(path: Path) -> int | None:
 def sweep(top: Path | None = None) -> None:
     """Remove what killed executors left behind, whose engines are gone too."""
     for path in (top or _top()).glob("*/*"):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # another version may write otherwise
             if path.is_dir():
                 _sweep_home(Home(path))
             elif (told := Home(path.parent).read(path.name)) and not is_running(Executor(**told["executor"])):
@@ -174,15 +174,19 @@ def _sweep_home(home: Home) -> None:
     held = try_hold(home / "lock")
     if held is None:
         return
+    try:
+        if _is_forsaken(home) and not home.is_alive():
+            home.remove()
+    finally:
+        os.close(held)
+
+
+def _is_forsaken(home: Home) -> bool:
     request = home.read("request.json")
     if request is None:  # its worker was killed before it could start an engine
-        ended = time.time() - (home / "lock").stat().st_mtime > _FORSAKEN_S
-    else:
-        here = request["namespace"] == _pid_namespace()  # else we cannot see its processes
-        ended = here and not is_running(Executor(**request["executor"]))
-    if ended and not home.is_alive():
-        home.remove()
-    os.close(held)
+        return time.time() - (home / "lock").stat().st_mtime > _FORSAKEN_S
+    here = request.get("namespace") in (None, _pid_namespace())  # else we cannot see its processes
+    return here and not is_running(Executor(**request["executor"]))
 
 
 def is_running(executor: Executor) -> bool:

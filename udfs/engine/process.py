@@ -108,7 +108,7 @@ def retire_idle(home: Home, gpu: str | None) -> None:
     """Have the executor's other engines on this device end, those that nobody uses: one model has the memory."""
     for other in map(Home, home.path.parent.iterdir()):
         with contextlib.suppress(flight.FlightError, OSError, ValueError):
-            here = (request := other.read("request.json")) and request["gpu"] == gpu
+            here = (request := other.read("request.json")) and request.get("gpu") == gpu
             if other != home and here and (told := other.read("ready.json")) and other.is_alive():
                 with flight.connect(f"grpc+unix://{told['socket']}") as client:
                     list(client.do_action("retire", options=flight.FlightCallOptions(timeout=2)))
