@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -40,9 +41,10 @@ def score(
     show: Annotated[int, typer.Option(metavar="ROWS", min=0, help="Print the first rows of the answers.")] = 0,
     spark_log: SparkLog = None,
 ) -> None:
-    """Score a table."""
+    """Score what is new in a table; the same command goes on where a run before it ended."""
     from jobs import report
-    from jobs.score import check_error_rate
+    from jobs.interrupts import run_interruptibly
+    from jobs.score import check_report
     from jobs.score import score as run
     from jobs.settings import load_settings
 
@@ -53,14 +55,56 @@ def score(
 
         show_plan(settings, console, spark_log=spark_log)
         return
-    done = run(settings, overwrite=overwrite, spark_log=spark_log, console=console)
+    done = run_interruptibly(
+        lambda stop: run(settings, overwrite=overwrite, spark_log=spark_log, console=console, stop=stop)
+    )
     if show:
         from jobs.show import answer_table
 
         Console().print(answer_table(settings, show), "")
     console.print(report.summary_table(done))
     console.print(f"written to {settings.output.path}", style="dim", soft_wrap=True)
-    check_error_rate(done, settings)
+    check_report(done, settings)
+
+
+@app.command()
+def retry(
+    conf: Conf,
+    set_: Overrides = None,
+    only: Annotated[str | None, typer.Option(metavar="CODES", help="Of these alone: expired,out_of_memory")] = None,
+    again: Annotated[bool, typer.Option(help="Those too that a retry has failed on before.")] = False,
+    spark_log: SparkLog = None,
+) -> None:
+    """Score failed rows again; those that succeed now are appended."""
+    from jobs import report
+    from jobs.interrupts import run_interruptibly
+    from jobs.retry import check_codes
+    from jobs.score import check_report
+    from jobs.score import retry as run
+    from jobs.settings import load_settings
+
+    console = Console(stderr=True)
+    settings, codes = load_settings(conf, set_), check_codes(only)
+    done = run_interruptibly(
+        lambda stop: run(settings, only=codes, again=again, spark_log=spark_log, console=console, stop=stop)
+    )
+    console.print(report.summary_table(done))
+    check_report(done, settings)
+
+
+@app.command("report")
+def report_(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="An output directory.")],
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+) -> None:
+    """Show what an output holds: runs, increments, rows, failures, tokens, engines, rates."""
+    from jobs.totals import read_totals, show_totals
+
+    totals = read_totals(out)
+    if as_json:
+        print(json.dumps(totals.as_dict(), indent=2))
+    else:
+        show_totals(totals, Console())
 
 
 @app.command()
@@ -107,7 +151,7 @@ def bench(
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run a command and exit: 0 done, 1 unexpected, 2 bad configuration or input, 3 too many rows failed."""
+    """Run a command and exit, with the codes of `jobs.errors`: 0 done, 1 unexpected, 2 bad configuration or input."""
     from jobs.session import LOG_FILE
 
     code = _run(args)

@@ -5,12 +5,20 @@ JobError                 exit 1: unexpected
 │   ├── SettingsError    the YAML or --set
 │   ├── InputError       the table, its columns
 │   ├── OutputError      the place for the result
+│   │   └── BusyError    another driver works on it
 │   ├── JavaError        no Java, or one that Spark cannot use
 │   └── SessionError     Spark does not start
-└── TooManyFailed        exit 3: over max_error_rate; what was committed stays
+├── TooManyFailed        exit 3: over max_error_rate; what was committed stays
+├── DeadlineReached      exit 4: what is left is for the next run
+└── Interrupted          exit 130 or 143: Ctrl-C or SIGTERM; what was committed stays
 """
 
 from __future__ import annotations
+
+import json
+import re
+import signal
+from urllib.parse import unquote
 
 from pyspark.errors import PySparkException
 
@@ -47,6 +55,10 @@ class OutputError(UserError):
     pass
 
 
+class BusyError(OutputError):
+    pass
+
+
 class JavaError(UserError):
     pass
 
@@ -59,6 +71,48 @@ class TooManyFailed(JobError):
     exit_code = 3
 
 
+class DeadlineReached(JobError):
+    exit_code = 4
+
+
+class Interrupted(JobError):
+    """The run was told to end."""
+
+    def __init__(self, message: str, *, by: int = signal.SIGINT) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + by
+
+
+_MARK = "[gristmill job] "
+_ACROSS: dict[str, type[JobError]] = {
+    kind.__name__: kind for kind in (JobError, InputError, OutputError, TooManyFailed, DeadlineReached)
+}
+
+
+def pack_error(error: JobError) -> str:
+    """An error as a line, to be found again in the pages that Spark makes of it; see `unpack_error`."""
+    kind = type(error).__name__
+    return _MARK + json.dumps([kind if kind in _ACROSS else "JobError", str(error)])
+
+
+def unpack_error(text: str) -> JobError | None:
+    """The first error that `pack_error` made, out of a stack trace."""
+    start = text.find(_MARK)
+    if start < 0:
+        return None
+    kind, message = json.JSONDecoder().raw_decode(text, start + len(_MARK))[0]
+    return _ACROSS[kind](message)
+
+
+_UNREADABLE = re.compile(r"(?:Encountered error while reading file|Could not read footer for file:?) (\S+?)\.?(?:\s|$)")
+
+
+def unreadable_file(error: Exception) -> str | None:
+    """The file that Spark could not read, as it names it; None if something else went wrong."""
+    found = _UNREADABLE.search(str(error))
+    return found.group(1) if found else None
+
+
 def explain(error: Exception) -> str:
     """What went wrong, in a line, out of a Spark exception's pages.
 
@@ -66,7 +120,9 @@ def explain(error: Exception) -> str:
     """
     if ours := find_in_text(str(error)):
         return ours
+    unreadable = unreadable_file(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
     told = causes[-1] if causes else lines[0] if lines else type(error).__name__
-    return told.split(" SQLSTATE")[0]
+    told = told.split(" SQLSTATE")[0]
+    return f"the file {unquote(unreadable)} cannot be read: {told}" if unreadable else told

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from jobs import files
+from jobs.checkpoint import Checkpoint
 from jobs.errors import OutputError
+from jobs.lock import hold_lock
 from jobs.settings import Settings
 from udfs.models import open_model
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
 
+RETRIES = 1_000_000  # increments of retries count from here on, so that they are in nobody's way
+_MAJOR = 0  # gristmill's major version: another one may give other answers
 _HOME = "_gristmill"
 _JOB = f"{_HOME}/job.json"
+_LOCK = f"{_HOME}/lock"
+_WRITING = f"{_HOME}/writing"
+_MARK = "_increment.json"
+CHECKPOINT = f"{_HOME}/checkpoint"
+RUNS = f"{_HOME}/runs"
 # Rows of a task reach Python in Arrow batches of this size; a window is put together from several.
 _ARROW_ROWS = 1024
 _WRITE_CONF = {
@@ -50,8 +62,62 @@ class Committed:
     engines: dict[str, int] = field(default_factory=dict)
 
 
+def add_up(parts: Iterable[Committed]) -> Committed:
+    """The sums of sums."""
+    total: dict[str, Any] = asdict(Committed())
+    for part in parts:
+        for name, value in asdict(part).items():
+            total[name] = Counter(total[name]) + Counter(value) if isinstance(value, dict) else total[name] + value
+    plain: dict[str, Any] = {k: dict(sorted(v.items())) if isinstance(v, dict) else v for k, v in total.items()}
+    return Committed(**plain)
+
+
+@dataclass(frozen=True)
+class Increment:
+    """What is known of a committed increment; it is kept in the increment's own directory, as its commit mark.
+
+    Args:
+        number: Of Spark's batch; those of retries count from RETRIES on.
+        run_id: Who committed it.
+        committed_at: When.
+        seconds: What it took, from its first look at the input on.
+        counts: Sums over its rows. Those of a retry include the rows that failed again, which are in no output.
+        input_files, input_bytes: What it was made of; null where the source does not tell.
+        ignored_files: Files of it that could not be read.
+        mended: Of a retry: rows that succeeded now, by the code that they had failed with.
+    """
+
+    number: int
+    run_id: str
+    committed_at: str
+    seconds: float
+    counts: Committed
+    input_files: int | None = None
+    input_bytes: int | None = None
+    ignored_files: tuple[str, ...] = ()
+    mended: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def is_retry(self) -> bool:
+        return self.number >= RETRIES
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Increment:
+        counts = Committed(**value["counts"])
+        return cls(**{**value, "counts": counts, "ignored_files": tuple(value["ignored_files"])})
+
+
 class Output:
     """One job's output directory.
+
+        increment=000000/   what readers see: committed increments, each with its mark in `_increment.json`
+        _gristmill/
+            job.json        whose output it is: fingerprint, layout, the input's schema
+            lock            held by the driver that works here
+            checkpoint/     Structured Streaming's own
+            writing/        increments on their way, by run
+            retries/        the rows of each retry, those that failed again among them
+            runs/           a report of each run that ended
 
     Raises:
         OutputError: It is a file, or its scheme cannot be reached.
@@ -60,72 +126,208 @@ class Output:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.path = settings.output.path
-        self._folder = files.Folder(self.path)
-        if self._folder.is_file():
+        self.folder = files.Folder(self.path)
+        if self.folder.is_file():
             raise OutputError(f"output.path {self.path} is a file; name a directory")
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only driver here while the body runs. An empty directory that this makes goes away again.
+
+        Raises:
+            BusyError: Another driver works here.
+            OutputError: The directory holds something else, or cannot be written to.
+        """
+        self._check_ours()
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(hold_lock(self.folder, _LOCK))
+            except OSError as error:
+                raise OutputError(f"cannot write to output.path {self.path}: {error}") from error
+            stack.callback(self._tidy)
+            yield
 
     def check(self, spark: SparkSession, *, overwrite: bool) -> None:
         """Refuse a directory that holds something else, before anything is written.
 
         Raises:
-            OutputError: It holds other files, another job's results, or this job's finished ones.
+            OutputError: It holds other files or another job's results, or an increment is gone.
         """
         files.check_scheme(spark, self.path)
-        entries = self._folder.entries()
-        if not entries:
+        if overwrite or not self.is_begun():
             return
-        if not self._folder.exists(_JOB):
-            raise OutputError(
-                f"output.path {self.path} holds {entries[0]} and no gristmill job; name an empty directory"
-            )
-        if overwrite:
-            return
-        differs = _differences(self._folder.read_json(_JOB), fingerprint(self._settings))
+        held = self.folder.read_json(_JOB)
+        differs = _differences(held.get("job", {}), describe(self._settings))
         if differs:
             raise OutputError(
                 f"output.path {self.path} holds another job's results (it differs in {', '.join(differs)}); "
                 "name another directory, or start afresh with --overwrite"
             )
-        if self._folder.exists("increment=000000/_SUCCESS"):
-            raise OutputError(
-                f"output.path {self.path} already holds this job's results; score them again with --overwrite"
-            )
+        self._check_whole()
 
-    def begin(self) -> None:
-        """Make the directory this job's: what is left of a killed or an overwritten job goes away."""
+    def is_begun(self) -> bool:
+        """There is a job's output here, and it is not one that is about to be thrown away."""
+        return self.folder.exists(_JOB) and not self.folder.read_json(_JOB).get("thrown_away")
+
+    def begin(self, schema: StructType | None = None, *, overwrite: bool = False) -> None:
+        """Make the directory this job's.
+
+        Args:
+            schema: The input's; later runs read files by it.
+            overwrite: Throw away what is there.
+        """
         try:
-            for entry in self._folder.entries():
-                if entry.startswith("increment="):
-                    self._folder.delete(entry)
-            self._folder.write_json(_JOB, fingerprint(self._settings))
+            if overwrite or not self.is_begun():
+                self._throw_away()
+                about = {"job": describe(self._settings), "schema": schema.jsonValue() if schema else None}
+                self.folder.write_json(_JOB, about)
+            self.folder.delete(_WRITING)  # of killed runs
         except OSError as error:
             raise OutputError(f"cannot write to output.path {self.path}: {error}") from error
 
-    def write(self, scored: DataFrame, number: int = 0) -> None:
-        """Write one increment by Spark's committer: readers see all of it or nothing."""
-        name = f"increment={number:06d}"
-        with spark_conf(scored.sparkSession, _WRITE_CONF):
-            scored.write.mode("overwrite").partitionBy("outcome").parquet(self._folder / name)
-            if not any(entry.startswith("outcome=") for entry in self._folder.entries(name)):
-                empty = scored.drop("outcome").limit(0).coalesce(1)  # so that the schema of no rows can be read
-                empty.write.mode("overwrite").parquet(self._folder / f"{name}/outcome=succeeded")
+    def schema(self) -> StructType | None:
+        """The input's schema as the first run found it."""
+        from pyspark.sql.types import StructType
 
-    def committed(self, spark: SparkSession) -> Committed:
-        """Read back what the output holds; exact whatever was retried, killed or run twice."""
-        return count_outcomes(spark.read.parquet(self.path), self._settings.output.name)
+        kept = self.folder.read_json(_JOB).get("schema") if self.is_begun() else None
+        return StructType.fromJson(kept) if kept else None
+
+    def is_committed(self, number: int) -> bool:
+        return self.folder.exists(f"{name_of(number)}/{_MARK}")
+
+    def increments(self) -> list[Increment]:
+        """All that is committed, in order."""
+        return read_increments(self.folder)
+
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.folder, CHECKPOINT)
+
+    def write(self, scored: DataFrame, number: int = 0, *, run_id: str = "run", **about: Any) -> Increment:
+        """Write one increment, count what was written, and commit it; readers see all of it or nothing.
+
+        Where a directory can be renamed, the increment is written aside and put in its place in one step. An object
+        store has no such step: there Spark's committer writes it in its place, and the mark comes last.
+
+        Args:
+            scored: Its rows, with their outcome.
+            number: Its number; what is there under it, uncommitted, is replaced.
+            run_id: Who writes.
+            about: More of what `Increment` holds; `began` (of time.monotonic) instead of `seconds`.
+        """
+        name = name_of(number)
+        draft = f"{_WRITING}/{run_id}/{name}" if self.folder.renames else name
+        self.write_rows(scored, draft)
+        counts = count_outcomes(self.read(scored.sparkSession, draft), self._settings.output.name)
+        return self.commit(draft, number, counts=counts, run_id=run_id, **about)
+
+    def write_rows(self, scored: DataFrame, name: str) -> None:
+        """Write rows by Spark's committer, replacing what is there."""
+        with spark_conf(scored.sparkSession, _WRITE_CONF):
+            scored.write.mode("overwrite").partitionBy("outcome").parquet(self.folder / name)
+            if not any(entry.startswith("outcome=") for entry in self.folder.entries(name)):
+                empty = scored.drop("outcome").limit(0).coalesce(1)  # so that the schema of no rows can be read
+                empty.write.mode("overwrite").parquet(self.folder / f"{name}/outcome=succeeded")
+
+    def read(self, spark: SparkSession, name: str) -> DataFrame:
+        return spark.read.parquet(self.folder / name)
+
+    def commit(
+        self, draft: str, number: int, *, counts: Committed, run_id: str, began: float | None = None, **about: Any
+    ) -> Increment:
+        """Mark an increment that is written as committed, and put it in its place."""
+        seconds = 0.0 if began is None else round(time.monotonic() - began, 3)
+        made = Increment(number=number, run_id=run_id, committed_at="", seconds=seconds, counts=counts, **about)
+        return self.place(draft, made)
+
+    def place(self, draft: str, made: Increment, name: str | None = None) -> Increment:
+        """Commit rows that are written: mark them, and put them in their place.
+
+        Args:
+            draft: Where they are written.
+            made: What they are.
+            name: Their place; None takes the one where readers look for it.
+        """
+        made = replace(made, committed_at=datetime.now(UTC).isoformat(timespec="milliseconds"))
+        name = name or name_of(made.number)
+        self.folder.write_json(f"{draft}/{_MARK}", asdict(made))
+        if draft != name:
+            self.folder.delete(name)
+            self.folder.rename(draft, name)
+        return made
 
     def write_report(self, run_id: str, report: dict[str, Any]) -> str:
         """Keep a run's report; returns its path."""
-        name = f"{_HOME}/runs/{run_id}.json"
-        self._folder.write_json(name, report)
-        return self._folder / name
+        name = f"{RUNS}/{run_id}.json"
+        self.folder.write_json(name, report)
+        return self.folder / name
+
+    def _check_ours(self) -> None:
+        entries = [entry for entry in self.folder.entries() if entry != _HOME]
+        if entries and not self.folder.exists(_JOB):
+            raise OutputError(
+                f"output.path {self.path} holds {entries[0]} and no gristmill job; name an empty directory"
+            )
+
+    def _check_whole(self) -> None:
+        """Everything that the checkpoint takes for done is there: what was taken away would never be scored again."""
+        last = self.checkpoint().last_committed()
+        there = {increment.number for increment in self.increments() if not increment.is_retry}
+        gone = sorted(set(range(last + 1)) - there)
+        if gone:
+            raise OutputError(
+                f"output.path {self.path} has lost {name_of(gone[0])}, which had been committed; put it back, or start "
+                "afresh with --overwrite"
+            )
+        if there and last < 0 and max(there) > 0:
+            raise OutputError(
+                f"output.path {self.path} has increments, but {CHECKPOINT} is gone; put it back, or start afresh with "
+                "--overwrite"
+            )
+
+    def _throw_away(self) -> None:
+        """Empty the directory but for the lock. A kill in the middle leaves a note: here is nothing to go on with."""
+        if self.folder.exists(_JOB):
+            self.folder.write_json(_JOB, {"thrown_away": True})
+        for entry in self.folder.entries():
+            if entry.startswith("increment="):
+                self.folder.delete(entry)
+        for entry in self.folder.entries(_HOME):
+            if not entry.startswith(("lock", "job.json")):
+                self.folder.delete(f"{_HOME}/{entry}")
+
+    def _tidy(self) -> None:
+        """Leave nothing where nothing was begun."""
+        if not self.folder.exists(_JOB):
+            with contextlib.suppress(OSError):
+                self.folder.delete(_HOME)
+                if not self.folder.entries():
+                    self.folder.delete("")
+
+
+def read_increments(folder: files.Folder) -> list[Increment]:
+    """All that is committed in an output directory, in order."""
+    names = [name for name in folder.entries() if name.startswith("increment=")]
+    marks = folder.read_all_json([f"{name}/{_MARK}" for name in names])
+    return sorted((Increment.from_json(mark) for mark in marks if mark), key=lambda i: i.number)
+
+
+def name_of(number: int) -> str:
+    """The directory of an increment."""
+    return f"increment={number:06d}"
+
+
+def describe(settings: Settings) -> dict[str, Any]:
+    """Whose output it is: what decides a row's answer, which rows there are, and how they are written."""
+    source = settings.input.model_dump(mode="json", include={"path", "format", "options", "table", "query"})
+    layout = {"output.columns": settings.output.columns, "output.name": settings.output.name}
+    return {**fingerprint(settings), **{f"input.{key}": value for key, value in source.items()}, **layout}
 
 
 def fingerprint(settings: Settings) -> dict[str, Any]:
     """What decides a row's answer: the spec, the text and the model's very files."""
     spec = settings.spec()
     hashes = open_model(spec.model, spec.revision).hashes()
-    return {**spec.decides_answers(), "template": settings.score.text, "model_files": hashes, "gristmill": 0}
+    return {**spec.decides_answers(), "template": settings.score.text, "model_files": hashes, "gristmill": _MAJOR}
 
 
 def count_outcomes(results: DataFrame, name: str) -> Committed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from udfs.templating import make_renderer
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+OWN = "_gristmill_"  # columns that are ours begin with it; none of them is in an output
 _LEAST_ROWS = 64  # fewer rows in a task are not worth its start
 _TASKS_PER_SLOT = 4  # so that the slots end at about the same time, and progress is seen
 
@@ -54,10 +56,14 @@ def make_plan(frame: DataFrame, settings: Settings) -> Plan:
         rows = frame.count()
     except SPARK_ERRORS as error:
         raise InputError(f"cannot read the input: {explain(error)}") from error
-    slots = count_slots(frame.sparkSession)
+    return Plan(rows, plan_partitions(rows, count_slots(frame.sparkSession), settings))
+
+
+def plan_partitions(rows: int, slots: int, settings: Settings) -> int:
+    """Spark tasks for so many rows."""
     by_window = -(-rows // (2 * settings.batching.window_rows))
     by_slots = min(_TASKS_PER_SLOT * slots, -(-rows // _LEAST_ROWS))
-    return Plan(rows, max(1, by_window, by_slots))
+    return max(1, by_window, by_slots)
 
 
 def count_slots(spark: SparkSession) -> int:
@@ -79,22 +85,39 @@ def start_engines(spark: SparkSession, settings: Settings) -> None:
     threading.Thread(target=run, name="gristmill-start", daemon=True).start()
 
 
-def score_frame(frame: DataFrame, settings: Settings, plan: Plan) -> DataFrame:
+def score_frame(
+    frame: DataFrame, settings: Settings, plan: Plan, *, deadline: float | None = None, keep: Sequence[str] = ()
+) -> DataFrame:
     """The input with the result column and its outcome; lazy.
 
     Rows are spread by the hash of their text, so that identical texts meet in one task and are scored once.
+
+    Args:
+        frame: The rows.
+        settings: The job.
+        plan: How they are spread.
+        deadline: In seconds since 1970; rows that are not scored by then fail as `expired`.
+        keep: Columns to keep besides those that the settings name.
     """
     from pyspark.sql import functions as F
     from pyspark.sql.types import MapType
 
-    name, kept = settings.output.name, settings.output.columns or frame.columns
+    name, kept = settings.output.name, kept_columns(frame, settings)
     columns = [F.col(f"`{column}`") for column in settings.text_columns()]
     text = F.struct(*columns) if settings.spec().template else columns[0].cast("string")
     hashed = [c for c in settings.text_columns() if not isinstance(frame.schema[_spelt(frame, c)].dataType, MapType)]
     spread = frame.repartition(plan.partitions, *(F.col(f"`{column}`") for column in hashed))
-    scored = spread.select(*(F.col(f"`{column}`") for column in kept), make_udf(settings.spec())(text).alias(name))
+    scored = spread.select(
+        *(F.col(f"`{column}`") for column in (*kept, *keep)),
+        make_udf(settings.spec(deadline=deadline))(text).alias(name),
+    )
     outcome = F.when(F.col(f"`{name}`.error").isNull(), "succeeded").otherwise("failed")
     return scored.withColumn("outcome", outcome)
+
+
+def kept_columns(frame: DataFrame, settings: Settings) -> list[str]:
+    """Columns of the input that are in the output: those that the settings name, or all but our own."""
+    return settings.output.columns or [column for column in frame.columns if not column.startswith(OWN)]
 
 
 def take_samples(frame: DataFrame, settings: Settings, count: int = 3) -> list[Sample]:

@@ -1,10 +1,9 @@
-"""A progress bar from Spark's own task counts; nothing where there is no terminal."""
+"""How a run goes: a bar from Spark's own task counts where there is a terminal, and lines that tell what matters."""
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -19,6 +18,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from jobs.output import Increment
 from jobs.plan import Plan
 
 if TYPE_CHECKING:
@@ -31,39 +31,73 @@ class _RowsColumn(ProgressColumn):
         return Text(f"{task.completed:,.0f} of {task.total or 0:,.0f} rows  {speed}")
 
 
-@contextlib.contextmanager
-def show_progress(spark: SparkSession, plan: Plan, console: Console, *, every_s: float = 0.5) -> Iterator[None]:
-    """Show rows, rows/s and the time left while the body runs.
+class Listener:
+    """Is told how a run goes; this one does not care."""
+
+    def begins(self, number: int, plan: Plan) -> None:
+        """An increment is about to be scored."""
+
+    def commits(self, increment: Increment) -> None:
+        """An increment is committed."""
+
+
+class ProgressBar(Listener):
+    """Shows rows, rows/s and the time left of each increment, and how many increments are done.
 
     A task's rows count when it ends, so the bar moves in steps of a task. Spark Connect does not tell of tasks in
     this way: the bar then only says that the job is alive.
+
+    Args:
+        spark: Whose tasks are counted.
+        console: Where it is shown, if that is a terminal.
+        told: Is called with each increment that is committed; what it returns is shown as a line, terminal or not.
     """
-    columns = [
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        _RowsColumn(),
-        TimeRemainingColumn(),
-    ]
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
-        bar = progress.add_task("reading", total=plan.rows)
-        ended = threading.Event()
 
-        def watch() -> None:
-            while not ended.wait(every_s):
-                share = _share_done(spark, plan)
+    def __init__(
+        self,
+        spark: SparkSession,
+        console: Console,
+        *,
+        told: Callable[[Increment], str | None] = lambda _: None,
+        every_s: float = 0.5,
+    ) -> None:
+        columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _RowsColumn(), TimeRemainingColumn()]
+        self._bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self._spark, self._console, self._told, self._every_s = spark, console, told, every_s
+        self._task = self._bar.add_task("reading", total=None)
+        self._plan: Plan | None = None
+        self._committed = 0
+        self._ended = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="gristmill-progress", daemon=True)
+
+    def begins(self, number: int, plan: Plan) -> None:
+        self._plan = plan
+        self._bar.reset(self._task, total=plan.rows, description=f"increment {number}")
+
+    def commits(self, increment: Increment) -> None:
+        self._plan, self._committed = None, self._committed + 1
+        self._bar.reset(self._task, total=None, description=f"{self._committed} increments done; reading")
+        if line := self._told(increment):
+            self._console.print(line, style="dim", soft_wrap=True)
+
+    def __enter__(self) -> ProgressBar:
+        self._bar.start()
+        if self._console.is_terminal:
+            self._watcher.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if self._watcher.is_alive():
+            self._watcher.join()
+        self._bar.stop()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self._every_s):
+            if plan := self._plan:
+                share = _share_done(self._spark, plan)
                 if share is not None:
-                    progress.update(bar, description="scoring", completed=int(share * plan.rows))
-
-        watcher = threading.Thread(target=watch, name="gristmill-progress", daemon=True)
-        if console.is_terminal:
-            watcher.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            if watcher.is_alive():
-                watcher.join()
+                    self._bar.update(self._task, completed=int(share * plan.rows))
 
 
 def _share_done(spark: SparkSession, plan: Plan) -> float | None:

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from jobs.output import Committed
+from jobs.output import Increment, add_up
 from jobs.settings import Settings
 
+Command = Literal["score", "retry"]
 Status = Literal["completed", "failed", "expired", "interrupted"]
 
 
@@ -22,11 +23,17 @@ class RunReport:
 
     Args:
         wall_s: From the command's start to the report.
-        scoring_s: The part of it in which Spark scored and wrote.
+        scoring_s: The part of it in which increments were read, scored and committed.
+        numbers: The increments that it committed.
+        input_files, input_bytes: What they were made of.
+        left: What is left for the next run, by `files`, `bytes` and `expired_rows`; what is not known is not there.
+        ignored_files: Files that could not be read, as input.ignore_corrupt asks.
+        warnings: Files that were not read, or not again, and why.
         usd: wall_s times the price of an executor times the number of hosts that scored.
     """
 
     run_id: str
+    command: Command
     started_at: str
     finished_at: str
     wall_s: float
@@ -37,6 +44,9 @@ class RunReport:
     failed: int
     failed_by_code: dict[str, int]
     increments: int
+    numbers: list[int]
+    input_files: int
+    input_bytes: int
     input_tokens: int
     output_tokens: int
     padded_tokens: int
@@ -46,6 +56,9 @@ class RunReport:
     precision: str | None
     model: str
     revision: str | None
+    left: dict[str, int] = field(default_factory=dict)
+    ignored_files: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     usd: float | None = None
     error: str | None = None
@@ -56,15 +69,18 @@ class RunReport:
 
 def make_report(
     settings: Settings,
-    committed: Committed,
+    increments: list[Increment],
     *,
     run_id: str,
     started_at: datetime,
-    scoring_s: float,
     status: Status,
+    command: Command = "score",
+    left: dict[str, int] | None = None,
+    warnings: list[str] | None = None,
     error: str | None = None,
 ) -> RunReport:
-    """Put a run's report together."""
+    """Put a run's report together out of the increments that it committed."""
+    committed = add_up(increment.counts for increment in increments)
     finished_at = datetime.now(UTC)
     wall_s = (finished_at - started_at).total_seconds()
     kinds = sorted({name.split(":", 2)[2] for name in committed.engines})
@@ -72,13 +88,20 @@ def make_report(
     price = settings.cost.usd_per_hour
     return RunReport(
         run_id=run_id,
+        command=command,
         started_at=started_at.isoformat(timespec="seconds"),
         finished_at=finished_at.isoformat(timespec="seconds"),
         wall_s=round(wall_s, 3),
-        scoring_s=round(scoring_s, 3),
+        scoring_s=round(sum(increment.seconds for increment in increments), 3),
         status=status,
         **asdict(committed),
-        increments=1 if status == "completed" or committed.rows else 0,
+        increments=len(increments),
+        numbers=[increment.number for increment in increments],
+        input_files=sum(increment.input_files or 0 for increment in increments),
+        input_bytes=sum(increment.input_bytes or 0 for increment in increments),
+        left=left or {},
+        ignored_files=[path for increment in increments for path in increment.ignored_files],
+        warnings=warnings or [],
         device=_joined(kind.split("/")[0] for kind in kinds),
         precision=_joined(kind.split("/")[1] for kind in kinds),
         model=settings.score.model,
@@ -102,6 +125,7 @@ def summary_table(report: RunReport) -> Table:
 def _summary(report: RunReport) -> list[tuple[str, str]]:
     seconds = max(report.scoring_s, 1e-9)
     lines = [
+        ("increments", f"{report.increments:,}"),
         ("rows", f"{report.rows:,}"),
         ("succeeded", f"{report.succeeded:,}"),
         ("failed", f"{report.failed:,}"),

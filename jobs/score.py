@@ -1,4 +1,4 @@
-"""Score a table: settings, read, plan, score and write, report.
+"""Score a table: settings, read what is new, score and commit it increment by increment, report.
 
 gristmill score conf/catalog_tagging.yaml
 spark-submit jobs/score.py conf/catalog_tagging.yaml
@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-import time
 import uuid
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __name__ == "__main__":  # spark-submit put jobs/ first on the path, where its parent belongs
     _ROOT = Path(__file__).resolve().parents[1]
@@ -20,17 +21,27 @@ if __name__ == "__main__":  # spark-submit put jobs/ first on the path, where it
         sys.path[0] = str(_ROOT)
 
 from rich.console import Console
+from rich.markup import escape
 
-from jobs.errors import SPARK_ERRORS, JobError, TooManyFailed, explain
-from jobs.output import Committed, Output
-from jobs.plan import make_plan, score_frame, start_engines
-from jobs.progress import show_progress
-from jobs.report import RunReport, make_report
+from jobs.deadlines import deadline_at
+from jobs.errors import DeadlineReached, Interrupted, JobError, OutputError, TooManyFailed
+from jobs.increments import Run, check_failed, score_once, score_stream
+from jobs.input_files import list_input, name_some, tell_replaced, tell_unread
+from jobs.interrupts import Stop
+from jobs.output import Increment, Output, add_up
+from jobs.plan import start_engines
+from jobs.progress import Listener, ProgressBar
+from jobs.report import RunReport, Status, make_report
+from jobs.retry import publish_retries, retry_all
 from jobs.session import open_session
 from jobs.settings import Settings
-from jobs.sources import read_input
+from jobs.sizing import bytes_per_s, forecast
+from jobs.sources import Kind, find_kind, read_input
 from udfs.models import open_model
 from udfs.tasks import make_task
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
 
 
 def score(
@@ -39,53 +50,275 @@ def score(
     overwrite: bool = False,
     spark_log: str | None = None,
     console: Console | None = None,
+    stop: Stop | None = None,
 ) -> RunReport:
-    """Score a table and write the answers.
+    """Score what is new in a table and write the answers.
 
     Args:
         settings: The job.
         overwrite: Start afresh in an output directory that holds a gristmill job's results.
         spark_log: Level of Spark's log on the terminal; None keeps it in a file.
-        console: Where progress is shown.
+        console: Where progress and warnings are shown.
+        stop: Ends the run from outside.
 
     Returns:
-        The run's report, which is kept with the output too; its status is `failed` where more rows failed than
-        `limits.max_error_rate` allows.
+        The run's report, which is kept with the output too. Its status is `failed` where more rows failed than
+        `limits.max_error_rate` allows, and `expired` where the deadline left something over; `check_report` raises.
 
     Raises:
-        UserError: Something is wrong with the settings, the input, the output or Java; nothing was written.
+        UserError: Something is wrong with the settings, the input, the output or Java.
         ModelError: Something is wrong with the model; nothing was written.
-        JobError: Spark gave up; nothing was committed.
+        Interrupted: The run was told to end.
+        JobError: Spark gave up. Here as above, what was committed before stays, and the next run goes on from there.
     """
-    started_at = datetime.now(UTC)
-    run_id = f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
-    report_on = functools.partial(make_report, settings, run_id=run_id, started_at=started_at)
+    run = start_run(settings)
+    console, stop = console or Console(stderr=True), stop or Stop()
     check_model(settings)
     output = Output(settings)
     spark = open_session(settings.spark, spark_log=spark_log)
-    output.check(spark, overwrite=overwrite)
-    start_engines(spark, settings)
-    frame = read_input(spark, settings)
-    plan = make_plan(frame, settings)
-    output.begin()
+    stop.check("interrupted; nothing was written")
+    with output.lock():
+        output.check(spark, overwrite=overwrite)
+        start_engines(spark, settings)
+        schema = None if overwrite else output.schema()
+        frame = read_input(spark, settings, schema)
+        kind = find_kind(spark, settings.input)
+        if kind == "once" and not overwrite and output.is_committed(0):
+            raise OutputError(
+                f"output.path {output.path} already holds this job's results; score them again with --overwrite"
+            )
+        output.begin(frame.schema if kind == "files" else None, overwrite=overwrite)
+        publish_retries(spark, settings)
+        job = Job(spark, settings, run, kind, output, frame, console)
+        return job.carry_out(stop)
 
-    began = time.monotonic()
-    try:
-        with show_progress(spark, plan, console or Console(stderr=True)):
-            output.write(score_frame(frame, settings, plan))
-    except SPARK_ERRORS as error:
-        what = explain(error)
-        lost = report_on(Committed(), scoring_s=time.monotonic() - began, status="failed", error=what)
-        with contextlib.suppress(OSError):  # a full disk has no room for a report either
-            output.write_report(run_id, lost.as_dict())
-        raise JobError(f"the job failed, nothing of it was committed: {what}") from error
-    scoring_s = time.monotonic() - began
 
-    committed = output.committed(spark)
-    too_many = committed.failed > settings.limits.max_error_rate * committed.rows
-    report = report_on(committed, scoring_s=scoring_s, status="failed" if too_many else "completed")
-    output.write_report(run_id, report.as_dict())
+def retry(
+    settings: Settings,
+    *,
+    only: Sequence[str] = (),
+    again: bool = False,
+    spark_log: str | None = None,
+    console: Console | None = None,
+    stop: Stop | None = None,
+) -> RunReport:
+    """Score failed rows again and append those that succeed.
+
+    Args:
+        settings: The job, as it was scored.
+        only: Error codes; none for all.
+        again: Rows too that a retry has failed on before.
+        spark_log, console, stop: As `score`.
+
+    Raises:
+        The same errors as `score`.
+    """
+    run = start_run(settings)
+    console, stop = console or Console(stderr=True), stop or Stop()
+    check_model(settings)
+    output = Output(settings)
+    if not output.is_begun():
+        raise OutputError(f"output.path {output.path} holds no results yet; `gristmill score` comes first")
+    spark = open_session(settings.spark, spark_log=spark_log)
+    with output.lock():
+        output.check(spark, overwrite=False)
+        start_engines(spark, settings)
+        output.begin()
+        publish_retries(spark, settings)
+        report_on = functools.partial(_report_retry, settings, output, run)
+        try:
+            with ProgressBar(spark, console) as bar:
+                lost = retry_all(spark, settings, run, only=only, again=again, listener=bar, stop=stop)
+            stop.check("interrupted; what was retried before is committed")
+        except JobError as error:
+            interrupted = Interrupted(f"interrupted: {error}", by=stop.by) if stop.is_set() else None
+            with contextlib.suppress(OSError):
+                report_on("interrupted" if interrupted else "failed", error=str(error))
+            raise interrupted or error from error
+        if lost:
+            console.print(
+                f"[yellow]warning:[/] {lost:,} failed rows are left as they are: input.key is null, is not alone or is "
+                "no more in the input",
+                soft_wrap=True,
+            )
+        return report_on("expired" if run.is_late() else "completed")
+
+
+def _report_retry(
+    settings: Settings, output: Output, run: Run, status: Status, *, error: str | None = None
+) -> RunReport:
+    own = [increment for increment in output.increments() if increment.run_id == run.run_id]
+    expired = sum(increment.counts.failed_by_code.get("expired", 0) for increment in own)
+    report = make_report(
+        settings,
+        own,
+        run_id=run.run_id,
+        started_at=run.started_at,
+        status=status,
+        command="retry",
+        left={"expired_rows": expired} if expired else {},
+        error=error,
+    )
+    output.write_report(run.run_id, report.as_dict())
     return report
+
+
+class Job:
+    """A run whose input and output are in order: score, and report however it ends.
+
+    Args:
+        spark: The session.
+        settings: What is asked.
+        run: This run.
+        kind: How the input is read.
+        output: Locked and begun.
+        frame: The whole input.
+        console: Where progress and warnings are shown.
+    """
+
+    def __init__(
+        self,
+        spark: SparkSession,
+        settings: Settings,
+        run: Run,
+        kind: Kind,
+        output: Output,
+        frame: DataFrame,
+        console: Console,
+    ) -> None:
+        self._spark, self._settings, self._run, self._kind = spark, settings, run, kind
+        self._output, self._frame, self._console = output, frame, console
+        self._files = list_input(str(settings.input.path), frame.inputFiles()) if kind == "files" else None
+        self._in_time: bool | None = None
+
+    def carry_out(self, stop: Stop) -> RunReport:
+        """Score, and keep a report.
+
+        Raises:
+            JobError: What ended it before its time, but for the deadline and a model that fails too often.
+        """
+        warnings = self._look_at_files()
+        for warning in warnings:
+            self._console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
+        self._say_forecast(None)
+        status, error = self._score(stop)
+        report = self._report(status, warnings, error)
+        if isinstance(error, JobError) and status != "expired" and not isinstance(error, TooManyFailed):
+            with contextlib.suppress(OSError):  # a full disk has no room for a report either
+                self._output.write_report(self._run.run_id, report.as_dict())
+            raise error
+        self._output.write_report(self._run.run_id, report.as_dict())
+        return report
+
+    def _score(self, stop: Stop) -> tuple[Status, JobError | None]:
+        try:
+            with ProgressBar(self._spark, self._console, told=self._say_forecast) as bar:
+                if self._kind == "once":
+                    score_once(self._frame, self._settings, self._run, listener=bar)
+                else:
+                    self._score_stream(bar, stop)
+            stop.check("interrupted")
+            counts = add_up(increment.counts for increment in self._own())
+            check_failed(counts, self._settings)
+        except DeadlineReached as error:
+            return "expired", error
+        except JobError as error:
+            if stop.is_set():
+                return "interrupted", Interrupted(f"interrupted; {self._what_stays()}", by=stop.by)
+            told = type(error)(f"{error}. {self._what_stays()}") if type(error) is JobError else error
+            return "failed", told
+        return ("expired" if counts.failed_by_code.get("expired") else "completed"), None
+
+    def _score_stream(self, bar: Listener, stop: Stop) -> None:
+        score_stream(
+            self._spark,
+            self._settings,
+            self._run,
+            kind=self._kind,
+            schema=self._frame.schema,
+            left=self._left_bytes(),
+            listener=bar,
+            stop=stop,
+        )
+
+    def _own(self) -> list[Increment]:
+        return [increment for increment in self._output.increments() if increment.run_id == self._run.run_id]
+
+    def _what_stays(self) -> str:
+        own = self._own()
+        if not own:
+            return "nothing of this run was committed; the same command goes on where the last one ended"
+        rows = sum(increment.counts.rows for increment in own)
+        return f"{len(own)} increments with {rows:,} rows are committed; the same command goes on from there"
+
+    def _report(self, status: Status, warnings: list[str], error: JobError | None) -> RunReport:
+        own = self._own()
+        ignored = [path for increment in own for path in increment.ignored_files]
+        if ignored:
+            self._console.print(f"[yellow]warning:[/] not readable, and left out: {name_some(ignored)}", soft_wrap=True)
+        return make_report(
+            self._settings,
+            own,
+            run_id=self._run.run_id,
+            started_at=self._run.started_at,
+            status=status,
+            left=self._left(own),
+            warnings=warnings,
+            error=str(error) if error else None,
+        )
+
+    def _look_at_files(self) -> list[str]:
+        if self._files is None:
+            return []
+        source = self._settings.input
+        filtered = any(key.lower() in _FILTERS for key in source.options)
+        unread = tell_unread(self._files, path=str(source.path), filtered=filtered)
+        return unread + tell_replaced(self._files, self._output.checkpoint().seen())
+
+    def _left(self, own: list[Increment]) -> dict[str, int]:
+        """What is left for the next run."""
+        left = {"expired_rows": sum(i.counts.failed_by_code.get("expired", 0) for i in own)}
+        if self._files is not None:
+            files = self._unscored()
+            left |= {"files": len(files), "bytes": self._files.bytes_of(files)}
+        return {name: value for name, value in left.items() if value}
+
+    def _left_bytes(self) -> int | None:
+        return None if self._files is None else self._files.bytes_of(self._unscored())
+
+    def _unscored(self) -> list[str]:
+        """Files in no committed increment."""
+        if self._files is None:
+            return []
+        checkpoint = self._output.checkpoint()
+        scored = {i.number for i in self._output.increments() if not i.is_retry}
+        over = checkpoint.offset_of(max(scored, default=-1))
+        return self._files.left(file for file in checkpoint.seen() if file.offset <= over)
+
+    def _say_forecast(self, increment: Increment | None) -> str | None:
+        """Say whether the job will make its deadline, at the start and whenever that changes."""
+        left, deadline = self._left_bytes(), self._run.deadline
+        rate = bytes_per_s([i for i in self._output.increments() if not i.is_retry], self._run.run_id)
+        line = forecast(rate, left=left, now=datetime.now(UTC), deadline=deadline)
+        if line is None or deadline is None:
+            return None
+        in_time = "in time" in line
+        if in_time == self._in_time:
+            return None
+        self._in_time = in_time
+        if increment is None:
+            self._console.print(line, style="dim", soft_wrap=True)
+        return line
+
+
+_FILTERS = {"pathglobfilter", "modifiedbefore", "modifiedafter"}
+
+
+def start_run(settings: Settings) -> Run:
+    """A run that begins now."""
+    started_at = datetime.now(UTC)
+    run_id = f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
+    return Run(run_id, started_at, deadline_at(settings.limits.deadline, started_at))
 
 
 def check_model(settings: Settings) -> None:
@@ -98,18 +331,21 @@ def check_model(settings: Settings) -> None:
     make_task(spec, open_model(spec.model, spec.revision))
 
 
-def check_error_rate(report: RunReport, settings: Settings) -> None:
-    """Raise if more rows failed than the settings allow.
+def check_report(report: RunReport, settings: Settings) -> None:
+    """Raise if a run ended before its time.
 
     Raises:
-        TooManyFailed: They did; they are in the output with their errors.
+        TooManyFailed: More rows failed than the settings allow.
+        DeadlineReached: The deadline left something over.
     """
-    limit = settings.limits.max_error_rate
     if report.status == "failed":
-        raise TooManyFailed(
-            f"{report.failed} of {report.rows} rows failed ({report.failed / report.rows:.1%}), more than "
-            f"limits.max_error_rate allows ({limit:.1%}). All rows are in {settings.output.path}; look at "
-            f"`{settings.output.name}.error` where outcome = 'failed'"
+        raise TooManyFailed(report.error or "too many rows failed")
+    if report.status == "expired":
+        left = [f"{value:,} {name.replace('_', ' ')}" for name, value in report.left.items()]
+        advice = f"`gristmill retry CONF --only expired` scores the rows that expired in {settings.output.path}"
+        raise DeadlineReached(
+            f"the deadline came first; left: {', '.join(left) or 'nothing'}. The same command goes on from there"
+            + (f"; {advice}" if report.left.get("expired_rows") else "")
         )
 
 

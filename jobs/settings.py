@@ -10,12 +10,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 
+from jobs.deadlines import Deadline, parse_deadline
 from jobs.errors import SettingsError
 from udfs.errors import SpecError
 from udfs.spec import Overflow, Precision, ScoreSpec, TaskName
 from udfs.templating import is_template, template_columns
+
+FILE_FORMATS = frozenset({"parquet", "json", "csv", "text", "orc", "avro", "xml", "binaryfile"})
 
 
 class _Section(BaseModel):
@@ -30,6 +42,8 @@ class InputSettings(_Section):
     options: dict[str, str | int | float | bool] = {}
     table: str | None = None
     query: str | None = None
+    increment_bytes: Annotated[ByteSize, Field(gt=0)] | Literal["auto"] = "auto"
+    ignore_corrupt: bool = False
     key: list[str] = []
 
     @model_validator(mode="after")
@@ -37,7 +51,13 @@ class InputSettings(_Section):
         given = [name for name in ("path", "table", "query") if getattr(self, name)]
         if len(given) != 1:
             raise ValueError(f"give exactly one of path, table and query, not {' and '.join(given) or 'none'}")
+        if self.ignore_corrupt and not self.is_files():
+            raise ValueError("ignore_corrupt is for files: an input.path in a format that Spark reads file by file")
         return self
+
+    def is_files(self) -> bool:
+        """Plain files in a directory, as against a table with a log of its own."""
+        return self.path is not None and self.format.lower() in FILE_FORMATS
 
 
 class OutputSettings(_Section):
@@ -76,6 +96,7 @@ class BatchingSettings(_Section):
 class LimitSettings(_Section):
     """When a job stops."""
 
+    deadline: Annotated[Deadline | None, BeforeValidator(parse_deadline)] = None
     max_error_rate: Annotated[float, Field(ge=0, le=1)] = 0.05
 
 
@@ -112,8 +133,8 @@ class Settings(_Section):
             raise ValueError(error.message) from error
         return self
 
-    def spec(self) -> ScoreSpec:
-        """What goes to the executors."""
+    def spec(self, *, deadline: float | None = None) -> ScoreSpec:
+        """What goes to the executors; `deadline` in seconds since 1970."""
         options = self.score.model_dump(exclude={"text"})
         budget = self.batching.max_batch_tokens
         return ScoreSpec(
@@ -123,6 +144,7 @@ class Settings(_Section):
             batch_timeout_s=self.batching.batch_timeout_s,
             window_rows=self.batching.window_rows,
             dedupe=self.batching.dedupe,
+            deadline=deadline,
         )
 
     def text_columns(self) -> tuple[str, ...]:

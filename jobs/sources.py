@@ -2,28 +2,98 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
+from jobs.checkpoint import path_of
 from jobs.errors import SPARK_ERRORS, InputError, explain
+from jobs.files import Folder
 from jobs.settings import InputSettings, Settings
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql.types import StructType
 
 
-def read_input(spark: SparkSession, settings: Settings) -> DataFrame:
+# Where an increment's rows come from; for files alone, and never in the output.
+FILE, FILE_SIZE = "_gristmill_file", "_gristmill_file_size"
+_STREAMING = ("delta", "iceberg")
+_FOREVER = "36500d"  # Spark leaves out files that are a week older than the newest, unless told otherwise
+_TABLE_BYTES = 1 << 30  # of an increment of a table, whose bytes nothing tells
+
+Kind = Literal["files", "table", "once"]
+
+
+def find_kind(spark: SparkSession, source: InputSettings) -> Kind:
+    """How the input can be read: as files, as a table with a log, both increment by increment; or all at once."""
+    if source.is_files():
+        return "files"
+    if source.path:
+        return "table" if source.format.lower() in _STREAMING else "once"
+    if source.table:
+        return "table" if _provider(spark, source.table) in _STREAMING else "once"
+    return "once"
+
+
+def read_input(spark: SparkSession, settings: Settings, schema: StructType | None = None) -> DataFrame:
     """The input as a DataFrame whose columns hold what the job needs. Nothing is computed yet.
+
+    Args:
+        spark: The session.
+        settings: The job.
+        schema: Of files, where it is known from an earlier run; else they are looked into.
 
     Raises:
         InputError: No such path, table or column; a column's name twice; a name that the output needs.
     """
     try:
-        frame = _load(spark, settings.input)
+        frame = _load(spark, settings.input, schema)
         columns = frame.columns
     except SPARK_ERRORS as error:
         raise InputError(f"cannot read the input: {explain(error)}") from error
     check_columns(columns, settings)
     return frame
+
+
+def read_files(spark: SparkSession, settings: Settings, schema: StructType, uris: list[str]) -> DataFrame:
+    """Some of the input's files, as `read_stream` reads them."""
+    source = settings.input
+    reader = spark.read.format(source.format).schema(schema).options(**source.options)
+    if not uris:
+        return select_needed(spark.createDataFrame([], schema), settings)
+    if all("/" in path_of(uri)[len(str(source.path)) :] for uri in uris):  # else the path is the file itself
+        reader = reader.option("basePath", str(source.path))
+    return _with_file(reader.load(uris), settings)
+
+
+def read_stream(spark: SparkSession, settings: Settings, schema: StructType, increment_bytes: int | None) -> DataFrame:
+    """The input as a stream of increments, with the columns that the job needs.
+
+    Args:
+        spark: The session.
+        settings: The job, whose input is files or a table with a log.
+        schema: Of files: that of the batch read.
+        increment_bytes: An increment ends with the file that would pass it; it has one file at least.
+    """
+    source = settings.input
+    reader = spark.readStream.option("maxBytesPerTrigger", str(increment_bytes or _TABLE_BYTES))
+    reader = reader.options(**source.options)
+    if source.table:
+        return select_needed(reader.table(source.table), settings)
+    reader = reader.format(source.format)
+    if not source.is_files():
+        return select_needed(reader.load(source.path), settings)
+    stream = reader.schema(schema).option("maxFileAge", _FOREVER).load(_as_directory(str(source.path)))
+    return _with_file(stream, settings)
+
+
+def select_needed(frame: DataFrame, settings: Settings, *more: Column) -> DataFrame:
+    """The columns that are kept, and those that the text is made of."""
+    from pyspark.sql import functions as F
+
+    kept = settings.output.columns or frame.columns
+    lowered = {name.lower() for name in kept}
+    names = [*kept, *(name for name in settings.text_columns() if name.lower() not in lowered)]
+    return frame.select(*(F.col(f"`{name}`") for name in names), *more)
 
 
 def check_columns(columns: list[str], settings: Settings) -> None:
@@ -52,9 +122,36 @@ def check_columns(columns: list[str], settings: Settings) -> None:
         )
 
 
-def _load(spark: SparkSession, source: InputSettings) -> DataFrame:
+def _as_directory(path: str) -> str:
+    """A single file as a pattern that fits it alone: a stream is of a directory or of a pattern."""
+    return f"{path[:-1]}[{path[-1]}]" if Folder(path).is_file() else path
+
+
+def _with_file(frame: DataFrame, settings: Settings) -> DataFrame:
+    from pyspark.sql import functions as F
+
+    return select_needed(
+        frame, settings, F.col("_metadata.file_path").alias(FILE), F.col("_metadata.file_size").alias(FILE_SIZE)
+    )
+
+
+def _provider(spark: SparkSession, table: str) -> str:
+    """The format of a catalog table; empty for a view, or where the catalog does not tell."""
+    try:
+        rows = spark.sql(f"DESCRIBE TABLE EXTENDED {table}").where("col_name = 'Provider'").collect()
+    except SPARK_ERRORS:  # what is wrong with the table is told when it is read
+        return ""
+    return str(rows[0]["data_type"]).lower() if rows else ""
+
+
+def _load(spark: SparkSession, source: InputSettings, schema: StructType | None) -> DataFrame:
     if source.table:
         return spark.table(source.table)
     if source.query:
         return spark.sql(source.query)
-    return spark.read.format(source.format).options(**source.options).load(source.path)
+    reader = spark.read.format(source.format).options(**source.options)
+    if schema is not None:
+        reader = reader.schema(schema)
+    elif source.ignore_corrupt:
+        reader = reader.option("ignoreCorruptFiles", "true")  # for their schema alone
+    return reader.load(source.path)

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 
 from udfs.batching import Items, cut_windows, find_duplicates, mean_by_unit, sum_by_unit
-from udfs.engine.client import ERRORS, EngineClient, Outputs, Ticket
+from udfs.engine.client import ERRORS, LATE, EngineClient, Outputs, Ticket
 from udfs.engine.home import EngineId
-from udfs.errors import EMPTY_INPUT, INPUT_TOO_LONG, NOT_FINITE, EngineError, RowError
+from udfs.errors import EMPTY_INPUT, EXPIRED, INPUT_TOO_LONG, NOT_FINITE, EngineError, RowError
 from udfs.executor import Executor, executor_of
 from udfs.models import open_model
 from udfs.results import join_result, result_type
@@ -117,12 +117,21 @@ def run_ahead(work: Callable[[pa.Array], T], windows: Iterator[pa.Array]) -> Ite
 
 
 def prepare(window: pa.Array, spec: ScoreSpec, task: Task) -> Prepared:
-    """Render, check, tell apart and tokenize the texts of a window."""
+    """Render, check, tell apart and tokenize the texts of a window; past the deadline, fail them unseen."""
+    if spec.is_late():
+        return _expire(window, task)
     read = read_texts(window, spec.template)
     texts, text_of_row = find_duplicates(read.texts, dedupe=spec.dedupe)
     tokenized = task.tokenize(texts.to_pylist())
     truncated = np.logical_or.reduce(tokenized.truncated.reshape(len(texts), task.units_per_text), axis=1)
     return Prepared(len(window), text_of_row, read.failures, tokenized.items, tokenized.units, truncated)
+
+
+def _expire(window: pa.Array, task: Task) -> Prepared:
+    """A window that comes too late: all of its rows fail, nothing of it is for the engine."""
+    none, rows = task.tokenize([]), len(window)
+    failures = dict.fromkeys(range(rows), EXPIRED)
+    return Prepared(rows, np.full(rows, -1), failures, none.items, none.units, np.zeros(0, dtype=bool))
 
 
 def finish(prepared: Prepared, outputs: Outputs, task: Task) -> pa.StructArray:
@@ -144,7 +153,8 @@ def finish(prepared: Prepared, outputs: Outputs, task: Task) -> pa.StructArray:
                 failures[row] = text_errors[text]
     answered = by_unit.shape[1] > 0
     fields = task.columns(np.nan_to_num(values)) if answered else [pa.nulls(count, f.type) for f in task.fields]
-    per_text = [sum_by_unit(tokens, units) for tokens in (items.lengths, outputs.padded_tokens)]
+    sent = np.where(outputs.faults == LATE, 0, items.lengths)
+    per_text = [sum_by_unit(tokens, units) for tokens in (sent, outputs.padded_tokens)]
     input_tokens, padded_tokens = (v.reshape(count, task.units_per_text).sum(axis=1) for v in per_text)
     return join_result(
         task.fields,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -12,9 +13,9 @@ Overflow = Literal["truncate", "chunk", "fail"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 # What a run may change without changing a row's answer.
-_TUNING = frozenset({"max_batch_tokens", "batch_timeout_s", "window_rows", "dedupe"})
+_TUNING = frozenset({"max_batch_tokens", "batch_timeout_s", "window_rows", "dedupe", "deadline"})
 # What an engine never hears of.
-_IN_WORKERS = frozenset({"template", "window_rows", "dedupe"})
+_IN_WORKERS = frozenset({"template", "window_rows", "dedupe", "deadline"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class ScoreSpec:
         batch_timeout_s: A micro-batch that takes longer hangs: its engine is replaced.
         window_rows: Rows that are looked at together before micro-batches are cut.
         dedupe: Score the identical texts of a window once.
+        deadline: In seconds since 1970; rows that are not scored by then fail as `expired`.
 
     Raises:
         SpecError: Options that do not fit together.
@@ -55,6 +57,7 @@ class ScoreSpec:
     batch_timeout_s: int = 600
     window_rows: int = 8192
     dedupe: bool = True
+    deadline: float | None = None
 
     def __post_init__(self) -> None:
         problems = list(self._problems())
@@ -86,6 +89,10 @@ class ScoreSpec:
             yield "labels holds a blank label"
         if self.hypothesis_template is not None and "{}" not in self.hypothesis_template:
             yield "hypothesis_template needs a {} where the label goes, as in 'This text is about {}.'"
+
+    def is_late(self) -> bool:
+        """The deadline has passed, by this machine's clock."""
+        return self.deadline is not None and time.time() >= self.deadline
 
     def for_engine(self) -> dict[str, Any]:
         """The fields that an engine is started with, ready for JSON."""

@@ -32,9 +32,11 @@ from udfs.engine.wire import (
     pack_note,
     unpack_note,
 )
-from udfs.errors import DEVICE_FAULT, OUT_OF_MEMORY, EngineError, RowError, error_from_text
+from udfs.errors import DEVICE_FAULT, EXPIRED, OUT_OF_MEMORY, EngineError, RowError, error_from_text
 
-ERRORS: dict[int, RowError] = {TOO_LARGE: OUT_OF_MEMORY, FAULTY: DEVICE_FAULT}
+LATE = -1  # of an item that was not answered before the deadline
+ERRORS: dict[int, RowError] = {TOO_LARGE: OUT_OF_MEMORY, FAULTY: DEVICE_FAULT, LATE: EXPIRED}
+_ALARM_LAG_S = 0.05  # so that whoever it wakes sees that the deadline has passed
 _BROKEN_LIMIT = 4  # connections to one engine that break though it lives
 _LOOK_S = 2.0  # between two looks at whether the engine's watch still goes round
 _STANDSTILL_S = 20.0  # beyond a micro-batch's time, in which the engine would have ended itself
@@ -69,6 +71,7 @@ class Ticket:
         self._faults = np.full(self.left, FINE, dtype=np.int8)
         self._engines: dict[str, int] = {}
         self._engine_of = np.zeros(self.left, dtype=np.int32)
+        self._answered = np.zeros(self.left, dtype=bool)
 
     def put(self, indices: np.ndarray, answer: Answer, engine: str) -> None:
         """Items of the window are answered."""
@@ -76,13 +79,21 @@ class Ticket:
             self._values = np.full((len(self.items), answer.values.shape[1]), np.nan, dtype=np.float32)
         self._values[indices], self._padded[indices] = answer.values, answer.padded
         self._faults[indices] = answer.faults
-        self._engine_of[indices] = self._engines.setdefault(engine, len(self._engines))
-        self.left -= len(indices)
+        self._settle(indices, engine)
 
     def put_fault(self, indices: np.ndarray, fault: int, engine: str) -> None:
         """Items of the window have failed without an answer."""
         self._faults[indices] = fault
+        self._settle(indices, engine)
+
+    def expire(self) -> None:
+        """What is not answered by now fails."""
+        self._faults[~self._answered] = LATE
+        self.left = 0
+
+    def _settle(self, indices: np.ndarray, engine: str) -> None:
         self._engine_of[indices] = self._engines.setdefault(engine, len(self._engines))
+        self._answered[indices] = True
         self.left -= len(indices)
 
     def outputs(self) -> Outputs:
@@ -102,12 +113,17 @@ class LinkBrokenError(Exception):
     """The engine is gone, or the way to it."""
 
 
+class LateError(Exception):
+    """The deadline has passed."""
+
+
 class EngineClient:
     """A task's conversation with its executor's engine.
 
     The engine is looked for, and started if need be, on a thread, as soon as the client is made. An engine that dies
     is replaced and what it left unanswered is sent again; the items that were running then, one by one. The item that
-    was running all by itself is to blame: it fails, and is never sent again while the executor lives.
+    was running all by itself is to blame: it fails, and is never sent again while the executor lives. At the spec's
+    deadline, what is unanswered fails, and nothing more is sent.
 
     Raises:
         ModelError, EngineError: From `submit` and `collect`: the engine does not start, or fails on everything.
@@ -120,13 +136,29 @@ class EngineClient:
         with contextlib.ExitStack() as stack:
             pool = ThreadPoolExecutor(1, thread_name_prefix="gristmill-engine")
             stack.callback(pool.shutdown, wait=False)
-            self._opening: Future[_Link] = pool.submit(_open_link, engine)
+            self._opening: Future[_Link] | None = None if engine.spec.is_late() else pool.submit(_open_link, engine)
         self._replaced: _Link | None = None
+        self._alarm: threading.Timer | None = None
+        if engine.spec.deadline is not None:
+            self._alarm = threading.Timer((self._left_s() or 0) + _ALARM_LAG_S, self._interrupt)
+            self._alarm.daemon = True
+            self._alarm.start()
 
     @property
     def link(self) -> _Link:
-        """The way to the engine; waits for the engine to start."""
-        return self._replaced or self._opening.result()
+        """The way to the engine; waits for the engine to start.
+
+        Raises:
+            LateError: The deadline came first.
+        """
+        if self._replaced:
+            return self._replaced
+        if self._opening is None:
+            raise LateError
+        try:
+            return self._opening.result(self._left_s())
+        except TimeoutError as error:
+            raise LateError from error
 
     def __enter__(self) -> EngineClient:
         return self
@@ -134,15 +166,25 @@ class EngineClient:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._alarm:
+            self._alarm.cancel()
         with contextlib.suppress(Exception):  # it never opened, or is broken already
-            if self._replaced or self._opening.done():
+            if self._is_open():
                 self.link.close(done=not self._sent)
 
     def submit(self, items: Items) -> Ticket:
         """Send a window's items; does not wait for their outputs."""
         ticket = Ticket(items)
-        if not len(items):
-            return ticket
+        try:
+            if len(items):
+                self._submit(ticket)
+        except LateError:
+            self._give_up(ticket)
+        return ticket
+
+    def _submit(self, ticket: Ticket) -> None:
+        items = ticket.items
+        self._check_time()
         known = find_known_faults(self.link.home, items)
         ticket.put_fault(known, FAULTY, self.link.ready.name)
         wanted = np.setdiff1d(np.arange(len(items)), known)
@@ -152,21 +194,52 @@ class EngineClient:
                 self._send(number)
             except LinkBrokenError:
                 self._recover()
-        return ticket
 
     def collect(self, ticket: Ticket) -> Outputs:
         """Wait for a window's outputs; windows are collected in the order in which they were submitted."""
-        while ticket.left:
-            try:
-                answer = self.link.receive()
-            except LinkBrokenError:
-                self._recover()
-                continue
-            sent = self._sent.pop(answer.number)
-            if len(answer.values) != len(sent.indices):
-                raise EngineError(f"the engine gave {len(answer.values)} outputs for {len(sent.indices)} items")
-            sent.ticket.put(sent.indices, answer, self.link.ready.name)
+        try:
+            while ticket.left:
+                self._receive()
+        except LateError:
+            self._give_up(ticket)
         return ticket.outputs()
+
+    def _receive(self) -> None:
+        """Take the next answer."""
+        self._check_time()
+        try:
+            answer = self.link.receive()
+        except LinkBrokenError:
+            self._recover()
+            return
+        sent = self._sent.pop(answer.number)
+        if len(answer.values) != len(sent.indices):
+            raise EngineError(f"the engine gave {len(answer.values)} outputs for {len(sent.indices)} items")
+        sent.ticket.put(sent.indices, answer, self.link.ready.name)
+
+    def _check_time(self) -> None:
+        if self._engine.spec.is_late():
+            raise LateError
+
+    def _left_s(self) -> float | None:
+        deadline = self._engine.spec.deadline
+        return None if deadline is None else max(0.0, deadline - time.time())
+
+    def _is_open(self) -> bool:
+        return self._replaced is not None or (self._opening is not None and self._opening.done())
+
+    def _interrupt(self) -> None:
+        """Wake who waits for the engine."""
+        with contextlib.suppress(Exception):  # it never opened, or is broken already
+            if self._is_open():
+                self.link.interrupt()
+
+    def _give_up(self, ticket: Ticket) -> None:
+        """The deadline has passed: have the engine forget what it has not answered."""
+        if self._is_open():
+            self.link.close(done=False)
+        self._sent = {}
+        ticket.expire()
 
     def _remember(self, sent: _Sent) -> int:
         number = next(self._numbers)
@@ -180,6 +253,7 @@ class EngineClient:
     def _recover(self) -> None:
         """Reach another engine and send again what is unanswered."""
         while True:
+            self._check_time()
             dead = self.link
             dead.close(done=False)
             self._replaced = _open_link(self._engine, dead=dead)
@@ -293,6 +367,12 @@ class _Link:
                 self._reader.cancel()
         with contextlib.suppress(flight.FlightError, OSError):
             self._flight.close()
+        self._writer = None
+
+    def interrupt(self) -> None:
+        """Break the stream under whoever waits for it."""
+        if self._reader is not None:
+            self._reader.cancel()
 
     def fallen(self, dead: _Link) -> Fallen:
         """What the engine of another link was doing when it died; nothing if it lives."""

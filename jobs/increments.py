@@ -1,0 +1,300 @@
+"""From the input to committed increments: one Structured Streaming query that reads what is new and then ends.
+
+Spark's checkpoint says which files or table versions are in which increment; a batch that is not over is replayed
+with the same rows under the same number. An increment that is committed already is never scored again.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from jobs.errors import (
+    SPARK_ERRORS,
+    DeadlineReached,
+    InputError,
+    JobError,
+    TooManyFailed,
+    explain,
+    pack_error,
+    unpack_error,
+    unreadable_file,
+)
+from jobs.interrupts import Stop
+from jobs.output import CHECKPOINT, Committed, Increment, Output, add_up, spark_conf
+from jobs.plan import Plan, count_slots, plan_partitions, score_frame
+from jobs.progress import Listener
+from jobs.settings import Settings
+from jobs.sizing import bytes_per_s, choose_bytes, is_off
+from jobs.sources import FILE, FILE_SIZE, Kind, read_files, read_stream
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
+
+LEAST_ROWS = 100  # before so many, a share of failed rows says nothing
+RESIZE = "[gristmill resize]"
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a command.
+
+    Args:
+        run_id: Its name.
+        started_at: When the command began.
+        deadline: When it has to end.
+    """
+
+    run_id: str
+    started_at: datetime
+    deadline: datetime | None = None
+
+    def left_s(self) -> float | None:
+        """Seconds until the deadline; negative once it has passed."""
+        return None if self.deadline is None else (self.deadline - datetime.now(UTC)).total_seconds()
+
+    def is_late(self) -> bool:
+        return self.deadline is not None and datetime.now(UTC) >= self.deadline
+
+
+@dataclass(frozen=True)
+class _Measured:
+    rows: int
+    files: int | None = None
+    bytes: int | None = None
+
+
+class ResizeError(Exception):
+    """Increments are to have another size from here on: not an error, but a query can only be ended by one."""
+
+
+class ScoreIncrement:
+    """Scores and commits one increment after the other; what Structured Streaming calls.
+
+    It holds values alone, but for the listener, which stays behind when Spark Connect sends it to its server.
+
+    Args:
+        settings: The job.
+        run: Whose increments they are.
+        kind: How the input is read.
+        schema: Of the input.
+        size: Bytes that increments are cut to; None where they are not to be cut anew.
+        left: Bytes of the input that are in no increment yet.
+        before: What the run committed so far.
+        listener: Is told how it goes.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        run: Run,
+        *,
+        kind: Kind,
+        schema: StructType | None = None,
+        size: int | None = None,
+        left: int | None = None,
+        before: list[Increment] | None = None,
+        listener: Listener | None = None,
+    ) -> None:
+        self._settings, self._run, self._kind, self._schema = settings, run, kind, schema
+        self._size, self._left, self._done = size, left, list(before or [])
+        self._listener = listener or Listener()
+        self._unjudged = Committed()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_listener": Listener()}
+
+    def __call__(self, frame: DataFrame, number: int) -> None:
+        """Commit one increment.
+
+        Raises:
+            RuntimeError: With a line that `unpack_error` reads. What it hides is pages long, and Spark chokes on it.
+        """
+        try:
+            self.commit(frame, number)
+        except ResizeError:
+            raise RuntimeError(RESIZE) from None
+        except JobError as error:
+            raise RuntimeError(pack_error(error)) from None
+        except SPARK_ERRORS as error:
+            raise RuntimeError(pack_error(JobError(explain(error)))) from None
+        except OSError as error:
+            raise RuntimeError(pack_error(JobError(f"increment {number} cannot be committed: {error}"))) from None
+
+    def commit(self, frame: DataFrame, number: int) -> None:
+        """Score and commit one increment, unless it is committed already.
+
+        Raises:
+            DeadlineReached: Before anything of it was done.
+            TooManyFailed: It is committed.
+            ResizeError: It is committed, and the next ones are to have another size.
+        """
+        output = Output(self._settings)
+        if output.is_committed(number):
+            return
+        if self._run.is_late():
+            raise DeadlineReached("the deadline has passed")
+        began = time.monotonic()
+        slots = count_slots(frame.sparkSession)
+        with spark_conf(frame.sparkSession, {"spark.sql.shuffle.partitions": str(min(slots, 200))}):
+            frame, measured, ignored = self._measure(frame, number, output)
+            partitions = plan_partitions(measured.rows, slots, self._settings)
+            self._listener.begins(number, Plan(measured.rows, partitions))
+            deadline = self._run.deadline.timestamp() if self._run.deadline else None
+            scored = score_frame(frame, self._settings, Plan(measured.rows, partitions), deadline=deadline)
+            made = output.write(
+                scored,
+                number,
+                run_id=self._run.run_id,
+                began=began,
+                input_files=measured.files,
+                input_bytes=measured.bytes,
+                ignored_files=tuple(ignored),
+            )
+        self._listener.commits(made)
+        self._go_on(made)
+
+    def _go_on(self, made: Increment) -> None:
+        """Decide what becomes of the increments after this one."""
+        self._done.append(made)
+        self._unjudged = add_up([self._unjudged, made.counts])
+        if self._unjudged.rows >= LEAST_ROWS:
+            check_failed(self._unjudged, self._settings)
+            self._unjudged = Committed()
+        if self._left is not None:
+            self._left = max(0, self._left - (made.input_bytes or 0))
+        if self._size is None or self._run.is_late():
+            return
+        wanted = choose_bytes(bytes_per_s(self._done, self._run.run_id), left_s=self._run.left_s())
+        if is_off(self._size, wanted=wanted, left=self._left):
+            raise ResizeError
+
+    def _measure(self, frame: DataFrame, number: int, output: Output) -> tuple[DataFrame, _Measured, list[str]]:
+        """Read an increment through once: count it, and find files that cannot be read before anything is scored."""
+        ignored: list[str] = []
+        while True:
+            try:
+                return frame, measure(frame), ignored
+            except SPARK_ERRORS as error:
+                broken = unreadable_file(error)
+                if broken is None or not self._settings.input.ignore_corrupt or self._schema is None:
+                    advice = "; mend it or take it away, or set input.ignore_corrupt" if broken else ""
+                    raise InputError(f"cannot read the input: {explain(error)}{advice}") from error
+            files = [file.uri for file in output.checkpoint().files_of(number)]
+            ignored += [uri for uri in files if uri == broken] or [broken]
+            whole = [uri for uri in files if uri not in ignored]
+            frame = read_files(frame.sparkSession, self._settings, self._schema, whole)
+
+
+def measure(frame: DataFrame) -> _Measured:
+    """Rows, files and bytes of an increment; every column is read."""
+    from pyspark.sql import functions as F
+
+    read = F.max(
+        F.xxhash64(
+            F.lit(0), *(F.col(f"`{c}`") for c, kind in frame.dtypes if "map<" not in kind and "variant" not in kind)
+        )
+    )
+    if FILE not in frame.columns:
+        row = frame.agg(F.count(F.lit(1)).alias("rows"), read).collect()[0]
+        return _Measured(row["rows"])
+    by_file = frame.groupBy(FILE, FILE_SIZE).agg(F.count(F.lit(1)).alias("rows"), read)
+    row = by_file.agg(F.sum("rows").alias("rows"), F.count(F.lit(1)).alias("files"), F.sum(FILE_SIZE).alias("bytes"))
+    found = row.collect()[0]
+    return _Measured(found["rows"] or 0, found["files"], found["bytes"] or 0)
+
+
+def check_failed(counts: Committed, settings: Settings) -> None:
+    """Raise if more rows failed than the settings allow; those that came too late are no failures of the model's.
+
+    Raises:
+        TooManyFailed: They did; they are in the output with their errors.
+    """
+    limit, failed = settings.limits.max_error_rate, counts.failed - counts.failed_by_code.get("expired", 0)
+    if failed > limit * counts.rows:
+        raise TooManyFailed(
+            f"{failed} of {counts.rows} rows failed ({failed / counts.rows:.1%}), more than limits.max_error_rate "
+            f"allows ({limit:.1%}). All rows are in {settings.output.path}; look at `{settings.output.name}.error` "
+            "where outcome = 'failed'"
+        )
+
+
+def score_stream(
+    spark: SparkSession,
+    settings: Settings,
+    run: Run,
+    *,
+    kind: Kind,
+    schema: StructType,
+    left: int | None,
+    listener: Listener,
+    stop: Stop,
+) -> None:
+    """Score what is new in the input, increment by increment.
+
+    Args:
+        spark: The session.
+        settings: The job, whose output is begun.
+        run: Whose increments they are.
+        kind: `files` or `table`.
+        schema: Of the input.
+        left: Bytes that are in no increment yet; None where nothing tells.
+        listener: Is told how it goes.
+        stop: Ends it.
+
+    Raises:
+        JobError: Of the increment at which it ended.
+    """
+    output = Output(settings)
+    fixed = settings.input.increment_bytes
+    sizes_itself = fixed == "auto" and kind == "files"
+    while True:
+        known = output.increments()
+        rate = bytes_per_s([i for i in known if not i.is_retry], run.run_id)
+        size = choose_bytes(rate, left_s=run.left_s()) if sizes_itself else None if fixed == "auto" else int(fixed)
+        own = [i for i in known if i.run_id == run.run_id]
+        work = ScoreIncrement(
+            settings,
+            run,
+            kind=kind,
+            schema=schema,
+            size=size if sizes_itself else None,
+            left=None if left is None else left - sum(i.input_bytes or 0 for i in own),
+            before=own,
+            listener=listener,
+        )
+        stream = read_stream(spark, settings, schema, size)
+        if not _run_query(stream, work, settings, stop):
+            return
+
+
+def score_once(frame: DataFrame, settings: Settings, run: Run, *, listener: Listener) -> None:
+    """Score an input that cannot be read increment by increment."""
+    work = ScoreIncrement(settings, run, kind="once", listener=listener)
+    try:
+        work.commit(frame, 0)
+    except SPARK_ERRORS as error:
+        raise JobError(explain(error)) from error
+
+
+def _run_query(stream: DataFrame, work: ScoreIncrement, settings: Settings, stop: Stop) -> bool:
+    """Run one query until nothing new is left; True if it is to be started again, for increments of another size."""
+    writer = stream.writeStream.trigger(availableNow=True).option("checkpointLocation", _location(settings))
+    try:
+        query = writer.foreachBatch(work).start()
+        while not query.awaitTermination(_POLL_S):
+            if stop.is_set():
+                query.stop()
+    except SPARK_ERRORS as error:
+        if RESIZE in str(error):
+            return True
+        raise unpack_error(str(error)) or JobError(explain(error)) from error
+    return False
+
+
+def _location(settings: Settings) -> str:
+    return Output(settings).folder / CHECKPOINT

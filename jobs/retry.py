@@ -1,0 +1,246 @@
+"""Score failed rows again, and append those that succeed as an increment of their own.
+
+Nothing is rewritten: the failed row stays where it is, the good one is appended. What was retried is kept under
+`_gristmill/retries/`, each row with the file and the place of its failed row, so that none succeeds twice. That is
+written first, and commits the retry; what readers see of it is copied from there, by this run or by the next.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from jobs.errors import SPARK_ERRORS, InputError, JobError, explain
+from jobs.increments import Run
+from jobs.interrupts import Stop
+from jobs.output import RETRIES, Increment, Output, count_outcomes, name_of, spark_conf
+from jobs.plan import OWN, Plan, count_slots, plan_partitions, score_frame
+from jobs.progress import Listener
+from jobs.settings import Settings
+from jobs.sizing import TARGET_S
+from jobs.sources import read_input
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+KEPT = "_gristmill/retries"
+_FILE, _ROW, _CODE = f"{OWN}file_name", f"{OWN}row", f"{OWN}code"
+_ROWS = 100_000  # of a retry, where no rate is known
+
+
+@dataclass(frozen=True)
+class Found:
+    """Failed rows that are to be retried.
+
+    Args:
+        frame: The columns to keep, those of the text, and where each failed row lies.
+        rows: How many.
+        lost: Failed rows that cannot be told from others of the input, or are in it no more.
+    """
+
+    frame: DataFrame
+    rows: int
+    lost: int = 0
+
+
+def retry_all(
+    spark: SparkSession,
+    settings: Settings,
+    run: Run,
+    *,
+    only: Sequence[str],
+    again: bool,
+    listener: Listener,
+    stop: Stop,
+) -> int:
+    """Retry failed rows, a few increments' at a time; returns how many could not be.
+
+    Args:
+        spark: The session.
+        settings: The job, whose output is locked and in order.
+        run: This run.
+        only: Error codes; none for all.
+        again: Those too that a retry has failed on.
+        listener: Is told how it goes.
+        stop: Ends it.
+
+    Raises:
+        InputError: Neither the output nor a key leads to the rows' texts.
+        JobError: Spark gave up; what was committed stays.
+    """
+    output = Output(settings)
+    lost = 0
+    try:
+        with spark_conf(spark, {"spark.sql.shuffle.partitions": str(count_slots(spark))}):
+            for numbers in _portions(output.increments()):
+                stop.check("interrupted")
+                if run.is_late():
+                    break
+                found = find_failed(spark, settings, numbers, only=only, again=again)
+                lost += found.lost
+                if found.rows:
+                    _retry(found, settings, run, listener)
+    except SPARK_ERRORS as error:
+        raise JobError(explain(error)) from error
+    return lost
+
+
+def publish_retries(spark: SparkSession, settings: Settings) -> None:
+    """Show readers what committed retries have scored, where a kill kept it from them."""
+    output = Output(settings)
+    for name in output.folder.entries(KEPT):
+        number = int(name.partition("=")[2])
+        if not output.is_committed(number) and output.folder.exists(f"{KEPT}/{name}/_increment.json"):
+            with spark_conf(spark, {"spark.sql.shuffle.partitions": str(count_slots(spark))}):
+                _publish(spark, output, number)
+
+
+def find_failed(
+    spark: SparkSession, settings: Settings, numbers: Sequence[int], *, only: Sequence[str], again: bool
+) -> Found:
+    """The failed rows of some increments that are to be retried, with the columns of their texts.
+
+    Where the output keeps those columns, the failed rows themselves are scored. Else they are looked up in the input
+    by its key; a row whose key is null, or is not alone in the input, is left as it is.
+    """
+    from pyspark.sql import functions as F
+
+    output, name = Output(settings), settings.output.name
+    paths = [output.folder / name_of(number) + "/outcome=failed" for number in numbers]
+    rows = spark.read.parquet(*paths)
+    located = rows.select(
+        *(F.col(f"`{c}`") for c in rows.columns if c not in (name, "outcome", "increment")),
+        F.col("_metadata.file_name").alias(_FILE),
+        F.col("_metadata.row_index").alias(_ROW),
+        F.col(f"`{name}`.error.code").alias(_CODE),
+    )
+    wanted = _not_retried(located, _retried(spark, output, name), again=again)
+    if only:
+        wanted = wanted.where(F.col(_CODE).isin(*only))
+    failed = wanted.count()
+    columns = {column.lower() for column in wanted.columns}
+    if failed == 0 or all(column.lower() in columns for column in settings.text_columns()):
+        return Found(wanted, failed)
+    joined = _look_up(wanted, spark, settings, output)
+    rows_found = joined.count()
+    return Found(joined, rows_found, failed - rows_found)
+
+
+def _retried(spark: SparkSession, output: Output, name: str) -> DataFrame | None:
+    """Rows of earlier retries, with how the last one ended; those that came too late were not tried."""
+    from pyspark.sql import functions as F
+
+    kept = [f"{KEPT}/{entry}" for entry in output.folder.entries(KEPT)]
+    kept = [entry for entry in kept if output.folder.exists(f"{entry}/_increment.json")]
+    if not kept:
+        return None
+    tried = spark.read.parquet(*(output.folder / entry for entry in kept)).select(
+        _FILE, _ROW, F.col(f"`{name}`.error.code").alias("code"), F.col("outcome").alias("outcome")
+    )
+    tried = tried.where("code IS NULL OR code != 'expired'")
+    return tried.groupBy(_FILE, _ROW).agg(F.max((F.col("outcome") == "succeeded").cast("int")).alias("mended"))
+
+
+def _not_retried(rows: DataFrame, tried: DataFrame | None, *, again: bool) -> DataFrame:
+    if tried is None:
+        return rows
+    return rows.join(tried.where("mended = 1") if again else tried, [_FILE, _ROW], "left_anti")
+
+
+def _look_up(failed: DataFrame, spark: SparkSession, settings: Settings, output: Output) -> DataFrame:
+    """Failed rows with their texts, out of the input."""
+    from pyspark.sql import functions as F
+
+    key = settings.input.key
+    if not key or not {k.lower() for k in key} <= {c.lower() for c in failed.columns}:
+        raise InputError(
+            "the output does not hold the columns of score.text, so failed rows can be found in the input by its key "
+            "alone; name it in input.key, and keep it in output.columns"
+        )
+    source = read_input(spark, settings, output.schema())
+    by_key = [F.col(f"`{k}`") for k in key]
+    absent = [c for c in settings.text_columns() if c.lower() not in {f.lower() for f in failed.columns}]
+    texts = [F.col(f"`{c}`") for c in absent]
+    candidates = source.join(failed.select(*by_key).distinct(), key, "left_semi").select(*by_key, *texts)
+    alone = candidates.groupBy(*by_key).agg(
+        F.count(F.lit(1)).alias(f"{OWN}count"), *(F.first(t).alias(c) for t, c in zip(texts, absent, strict=True))
+    )
+    return failed.join(alone.where(f"{OWN}count = 1").drop(f"{OWN}count"), key, "inner")
+
+
+def _retry(found: Found, settings: Settings, run: Run, listener: Listener) -> None:
+    """Score rows again and commit what came of it."""
+    from pyspark.sql import functions as F
+
+    spark, output, name = found.frame.sparkSession, Output(settings), settings.output.name
+    number, began = _next_number(output), time.monotonic()
+    plan = Plan(found.rows, plan_partitions(found.rows, count_slots(spark), settings))
+    listener.begins(number, plan)
+    deadline = run.deadline.timestamp() if run.deadline else None
+    scored = score_frame(found.frame, settings, plan, deadline=deadline, keep=(_FILE, _ROW, _CODE))
+    draft = f"_gristmill/writing/{run.run_id}/{name_of(number)}"
+    place = draft if output.folder.renames else f"{KEPT}/{name_of(number)}"
+    output.write_rows(scored, place)
+    rows = output.read(spark, place)
+    mended = rows.where("outcome = 'succeeded'").groupBy(F.col(_CODE).alias("code")).count().collect()
+    made = Increment(
+        number=number,
+        run_id=run.run_id,
+        committed_at="",
+        seconds=0.0,
+        counts=count_outcomes(rows, name),
+        mended=dict(sorted(Counter({row["code"]: row["count"] for row in mended}).items())),
+    )
+    made = replace(made, seconds=round(time.monotonic() - began, 3))
+    output.place(place, made, f"{KEPT}/{name_of(number)}")
+    listener.commits(_publish(spark, output, number))
+
+
+def _publish(spark: SparkSession, output: Output, number: int) -> Increment:
+    """Show readers the good rows of a committed retry."""
+    kept = f"{KEPT}/{name_of(number)}"
+    made = Increment.from_json(output.folder.read_json(f"{kept}/_increment.json"))
+    good = output.read(spark, kept).where("outcome = 'succeeded'").drop(_FILE, _ROW, _CODE)
+    draft = f"_gristmill/writing/{made.run_id}/{name_of(number)}-good"
+    place = draft if output.folder.renames else name_of(number)
+    output.write_rows(good, place)
+    return output.place(place, made)
+
+
+def _next_number(output: Output) -> int:
+    taken = [int(name.partition("=")[2]) for name in output.folder.entries(KEPT)]
+    return max(taken, default=RETRIES - 1) + 1
+
+
+def _portions(increments: list[Increment]) -> Iterator[list[int]]:
+    """Increments with failed rows, in portions that take about ten minutes."""
+    with_failed = [i for i in increments if not i.is_retry and i.counts.failed]
+    seconds = sum(i.seconds for i in increments)
+    rate = sum(i.counts.scored_rows for i in increments) / seconds if seconds else 0
+    limit, held, rows = int(rate * TARGET_S) or _ROWS, list[int](), 0
+    for increment in with_failed:
+        if held and rows + increment.counts.failed > limit:
+            yield held
+            held, rows = [], 0
+        held.append(increment.number)
+        rows += increment.counts.failed
+    if held:
+        yield held
+
+
+def check_codes(only: str | None) -> list[str]:
+    """Error codes out of `--only a,b`.
+
+    Raises:
+        InputError: There is no such code.
+    """
+    from udfs import errors
+
+    known = {value.code for value in vars(errors).values() if isinstance(value, errors.RowError)} | {"bad_template"}
+    asked = [code.strip() for code in (only or "").split(",") if code.strip()]
+    if unknown := sorted(set(asked) - known):
+        raise InputError(f"--only names {', '.join(unknown)}; the codes are {', '.join(sorted(known))}")
+    return asked

@@ -1,0 +1,85 @@
+"""How large an increment is to be, and whether the job will make its deadline.
+
+An increment takes about ten minutes: so much is lost by a kill at most, and its ends, in which devices idle for a few
+seconds, are far apart. How many bytes that is, earlier increments tell; the first one is a small sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from jobs.output import Increment
+
+TARGET_S = 600.0
+SAMPLE_BYTES = 1 << 20
+_LEAST_S = 30.0  # less is not worth the ends of an increment, not even before a deadline
+_RECENT = 3  # increments that tell today's rate
+
+
+def bytes_per_s(increments: Sequence[Increment], run_id: str | None = None) -> float | None:
+    """Input bytes that a second gets through, by the longest of the last few increments; None if nothing tells.
+
+    Args:
+        increments: The output's, in order.
+        run_id: This run, whose own increments count before those of others: machines change.
+    """
+    timed = [i for i in increments if i.input_bytes and i.seconds > 0 and _scored_share(i) > 0]
+    own = [i for i in timed if i.run_id == run_id]
+    recent = (own or timed)[-_RECENT:]
+    if not recent:
+        return None
+    longest = max(recent, key=lambda i: i.seconds)
+    return (longest.input_bytes or 0) * _scored_share(longest) / longest.seconds
+
+
+def choose_bytes(rate: float | None, *, left_s: float | None) -> int:
+    """Input bytes of an increment.
+
+    Args:
+        rate: Bytes a second; None takes a sample.
+        left_s: Until the deadline: what cannot be scored by then is better left for another run.
+    """
+    if rate is None:
+        return SAMPLE_BYTES
+    target_s = TARGET_S if left_s is None else max(_LEAST_S, min(TARGET_S, 0.8 * left_s))
+    return max(1, int(rate * target_s))
+
+
+def is_off(size: int, *, wanted: int, left: int | None) -> bool:
+    """Whether increments of this size are so far from the wanted one that it pays to begin anew.
+
+    Args:
+        size, wanted: In bytes.
+        left: Bytes that are still to be scored.
+    """
+    if left is not None and left <= min(size, wanted):
+        return False
+    return not size / 2 <= wanted <= 2 * size
+
+
+def forecast(rate: float | None, *, left: int | None, now: datetime, deadline: datetime | None) -> str | None:
+    """A line that says how long the rest takes, and whether that is before the deadline; None if nothing tells."""
+    if not rate or not left:
+        return None
+    need_s = left / rate
+    line = f"{left / 1e6:,.1f} MB are left, about {_duration(need_s)} at the rate so far"
+    if deadline is None:
+        return line
+    left_s = (deadline - now).total_seconds()
+    by = f"{deadline:%Y-%m-%d %H:%M:%S}"
+    if need_s <= left_s:
+        return f"{line}: in time for the deadline, {by}"
+    return f"{line}: too long for the deadline, {by}; about {max(0.0, left_s) / need_s:.0%} of it will be scored"
+
+
+def _scored_share(increment: Increment) -> float:
+    """Rows that the deadline did not cut off."""
+    counts = increment.counts
+    return 1 - counts.failed_by_code.get("expired", 0) / counts.rows if counts.rows else 0.0
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,118 @@
+"""Faults for jobs under test: a driver that is killed at a step, engines that compute a checksum or misbehave.
+
+As in `engine_faults`, a `sitecustomize.py` that the test plants changes the processes as they start; the product has no
+switch for it. Each fault strikes once: it leaves a marker file.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.engine_faults import ROOT
+from tests.engine_faults import install as install_engine
+
+_SITE = """
+import sys
+sys.path.insert(0, {root!r})
+if "udfs.engine" in sys.orig_argv and {engine!r} is not None:
+    from tests.job_faults import change_engine
+    change_engine(**{engine!r})
+if any("jobs.cli" in part for part in sys.orig_argv) and {driver!r} is not None:
+    from tests.job_faults import change_driver
+    change_driver(**{driver!r})
+"""
+
+# Steps of the protocol, each the start of a function: (module, class, function).
+STEPS = {
+    "before the write": ("jobs.output", "Output", "write_rows"),
+    "during the write": ("jobs.output", "Output", "write_rows"),
+    "after the write": ("jobs.output", "Output", "commit"),
+    "before it is put in its place": ("jobs.files", "Folder", "rename"),
+    "after the commit": ("jobs.increments", "ScoreIncrement", "_go_on"),
+    "before the report": ("jobs.output", "Output", "write_report"),
+    "retry is kept, not shown": ("jobs.retry", None, "_publish"),
+}
+
+
+def plant(folder: Path, *, engine: dict[str, Any] | None = None, driver: dict[str, Any] | None = None) -> str:
+    """Write what changes engines and drivers; returns what has to be on PYTHONPATH."""
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(_SITE.format(root=str(ROOT), engine=engine, driver=driver))
+    return str(folder)
+
+
+def change_engine(*, marker: str | None = None, after: int = 0, sleep_s: float = 0.0, way: str | None = None) -> None:
+    """An engine without a model: an item's output is a checksum of its tokens.
+
+    Args:
+        marker: It misbehaves once, and leaves this file.
+        after: Micro-batches before it does.
+        sleep_s: What each micro-batch takes.
+        way: `kill` it.
+    """
+    from udfs.engine import model
+
+    install_engine(width=4)
+    run, ran = model.Model.run, [0]
+
+    def checksum(self: Any, items: Any, indices: np.ndarray) -> Any:
+        ran[0] += 1
+        if way and ran[0] > after and marker and _first_time(marker):
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(sleep_s)
+        values, width = run(self, items, indices)
+        values[:, 0] = [items.ids[items.offsets[i] : items.offsets[i + 1]].sum() for i in indices]
+        return values, width
+
+    model.Model.run = checksum  # type: ignore[method-assign]
+
+
+def change_driver(*, step: str, marker: str, times: int = 1) -> None:
+    """A driver that is killed as it comes to a step.
+
+    Args:
+        step: One of STEPS.
+        marker: A file; a driver that finds it lives.
+        times: It dies when it comes there for the so-manieth time.
+    """
+    module, cls, name = STEPS[step]
+    owner: Any = __import__(module, fromlist=["_"])
+    owner = getattr(owner, cls) if cls else owner
+    function, came = getattr(owner, name), [0]
+
+    def deadly(*args: Any, **kwargs: Any) -> Any:
+        came[0] += 1
+        if came[0] == times:
+            if step == "during the write":
+                _kill_when(lambda: any(Path(args[0].path, "_gristmill/writing").rglob("_temporary/*/*")), marker)
+            elif _first_time(marker):
+                os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+
+    setattr(owner, name, deadly)
+
+
+def _kill_when(ready: Callable[[], bool], marker: str) -> None:
+    def watch() -> None:
+        while not ready():
+            time.sleep(0.005)
+        if _first_time(marker):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _first_time(marker: str) -> bool:
+    try:
+        Path(marker).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
