@@ -10,17 +10,15 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from jobs.contenders import Contender, pipeline, sentence_transformers
 from jobs.corpus import docstrings
 from jobs.errors import InputError, UserError
 from jobs.plan import Plan, score_frame
@@ -34,25 +32,6 @@ from udfs.scoring import prepare, score
 from udfs.spec import ScoreSpec
 from udfs.tasks import Task, make_task
 from udfs.templating import read_texts
-
-_PIPELINE_BATCH = 32
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One way to score the texts.
-
-    Args:
-        name: Shown in the table.
-        run: Scores all texts once.
-        real_share: Share of real tokens among those that go through the model.
-        threads: CPU threads that torch uses in this process meanwhile; None takes all cores.
-    """
-
-    name: str
-    run: Callable[[], Any]
-    real_share: float
-    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -141,8 +120,8 @@ def _make_contenders(
     padded = sum(int(engine.forward(p.items).padded_tokens.sum()) for p in prepared)
     real = int(lengths.sum()) / padded
     found = [Contender("one row at a time, same precision", lambda: _one_by_one(engine, task, texts), 1.0)]
-    found += _pipeline(spec, files, task, texts, lengths)
-    found += _sentence_transformers(spec, files, texts, lengths)
+    found += pipeline(spec, files, task, texts, lengths)
+    found += sentence_transformers(spec, files, texts, lengths)
     found.append(Contender("forward pass alone", lambda: [engine.forward(p.items) for p in prepared], real, threads=1))
     found.append(Contender("gristmill", lambda: list(score([window], spec)), real))
     return found
@@ -151,61 +130,6 @@ def _make_contenders(
 def _one_by_one(engine: LocalEngine, task: Task, texts: list[str]) -> None:
     for text in texts:
         engine.model.run(task.tokenize([text]).items, np.array([0]))
-
-
-def _pipeline(spec: ScoreSpec, files: ModelFiles, task: Task, texts: list[str], lengths: np.ndarray) -> list[Contender]:
-    from transformers import AutoTokenizer, pipeline
-
-    kinds = files.config.get("architectures") or [""]
-    by_nli = spec.task == "zero-shot-classification" and kinds[0].endswith("ForSequenceClassification")
-    name = spec.task if by_nli or spec.task == "text-classification" else "feature-extraction"
-    limit = _max_tokens(task)
-    tokenizer = AutoTokenizer.from_pretrained(files.transformer, model_max_length=limit, local_files_only=True)
-    made = pipeline(
-        name, model=str(files.transformer), tokenizer=tokenizer, batch_size=_PIPELINE_BATCH, device=_device()
-    )
-    cut = {"truncation": True, "max_length": limit}
-    if name == "feature-extraction":
-
-        def run() -> Any:
-            return [made_of.mean(dim=1) for made_of in made(texts, return_tensors=True, tokenize_kwargs=cut)]
-    elif by_nli:
-
-        def run() -> Any:
-            return made(texts, candidate_labels=list(spec.labels), multi_label=spec.multi_label)
-    else:
-
-        def run() -> Any:
-            return made(texts, top_k=None, **cut)
-
-    return [Contender(f"Hugging Face pipeline, batch {_PIPELINE_BATCH}", run, _share_in_batches(lengths))]
-
-
-def _sentence_transformers(
-    spec: ScoreSpec, files: ModelFiles, texts: list[str], lengths: np.ndarray
-) -> list[Contender]:
-    if spec.task != "feature-extraction" or find_spec("sentence_transformers") is None:
-        return []
-    import torch
-    from sentence_transformers import SentenceTransformer
-
-    share = _share_in_batches(np.sort(lengths)[::-1])
-    found = []
-    for precision in ("float32", "bfloat16"):
-        model = SentenceTransformer(
-            str(files.root),
-            device=_device(),
-            model_kwargs={"dtype": getattr(torch, precision)},
-            local_files_only=True,
-        )
-        if spec.max_tokens:
-            model.max_seq_length = spec.max_tokens
-
-        def run(model: Any = model) -> Any:
-            return model.encode(texts, show_progress_bar=False, convert_to_tensor=True)
-
-        found.append(Contender(f"SentenceTransformer.encode, {precision}", run, share))
-    return found
 
 
 def _on_spark(settings: Settings, spec: ScoreSpec, texts: list[str], real: float) -> Contender:
@@ -276,20 +200,3 @@ def _print_overhead(figures: list[Figure], console: Console) -> None:
     for name in ("gristmill", "gristmill in Spark"):
         if name in by_name:
             console.print(f"all that is not the forward pass, {name}: {1 - forward / by_name[name].seconds:.1%}")
-
-
-def _share_in_batches(lengths: np.ndarray) -> float:
-    padded = sum(
-        int(part.max()) * len(part) for part in np.split(lengths, range(_PIPELINE_BATCH, len(lengths), _PIPELINE_BATCH))
-    )
-    return int(lengths.sum()) / padded
-
-
-def _max_tokens(task: Task) -> int:
-    return task.tokenizer.max_tokens  # type: ignore[attr-defined]
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda:0" if torch.cuda.is_available() else "cpu"

@@ -133,20 +133,37 @@ def bench(
         ),
     ] = "input",
     spark: Annotated[bool, typer.Option(help="Run the rows through Spark as well.")] = True,
+    engine: Annotated[bool, typer.Option("--engine", help="The engine alone, against its device's peak.")] = False,
+    shape: Annotated[
+        str | None,
+        typer.Option(help="With --engine: random weights of minilm-l6, bert-base or bert-large instead of the model."),
+    ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to a file too.")] = None,
 ) -> None:
-    """Time gristmill side by side with a row at a time, the Hugging Face pipeline and sentence-transformers."""
-    from jobs.bench import run_bench
+    """Time gristmill side by side with a row at a time, the Hugging Face pipeline and sentence-transformers.
+
+    With --engine: no Spark and no Java; how near the model's time comes to what the device can multiply.
+    """
     from jobs.settings import load_settings
 
+    settings, console = load_settings(conf, set_), Console()
+    if engine or shape:
+        from jobs.bench_engine import run_engine_bench
+
+        run_engine_bench(
+            settings, rows=rows, rounds=rounds, texts=texts, shape=shape, json_path=json_path, console=console
+        )
+        return
+    from jobs.bench import run_bench
+
     run_bench(
-        load_settings(conf, set_),
+        settings,
         rows=rows,
         rounds=rounds,
         texts=texts,
         spark=spark,
         json_path=json_path,
-        console=Console(),
+        console=console,
     )
 
 

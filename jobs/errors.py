@@ -15,22 +15,30 @@ JobError                 exit 1: unexpected
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
 from urllib.parse import unquote
 
-from pyspark.errors import PySparkException
-
 from udfs.errors import find_in_text
 
-try:
-    from py4j.protocol import Py4JError
-except ImportError:  # a pure Spark Connect client
-    Py4JError = PySparkException
+
+def _spark_errors() -> tuple[type[Exception], ...]:
+    found: list[type[Exception]] = []
+    with contextlib.suppress(ImportError):  # a machine that only measures an engine
+        from pyspark.errors import PySparkException
+
+        found.append(PySparkException)
+    with contextlib.suppress(ImportError):  # a pure Spark Connect client
+        from py4j.protocol import Py4JError
+
+        found.append(Py4JError)
+    return tuple(found)
+
 
 # What Spark raises: its own errors, and Java's that it did not convert.
-SPARK_ERRORS: tuple[type[Exception], ...] = (PySparkException, Py4JError)
+SPARK_ERRORS = _spark_errors()
 
 
 class JobError(Exception):

@@ -29,6 +29,7 @@ class RunReport:
         left: What is left for the next run, by `files`, `bytes` and `expired_rows`; what is not known is not there.
         ignored_files: Files that could not be read, as input.ignore_corrupt asks.
         warnings: Files that were not read, or not again, and why.
+        batches: `packed`, or `padded` where the model's architecture cannot be packed.
         usd: wall_s times the price of an executor times the number of hosts that scored.
     """
 
@@ -54,6 +55,7 @@ class RunReport:
     engines: dict[str, int]
     device: str | None
     precision: str | None
+    batches: str | None
     model: str
     revision: str | None
     left: dict[str, int] = field(default_factory=dict)
@@ -104,6 +106,7 @@ def make_report(
         warnings=warnings or [],
         device=_joined(kind.split("/")[0] for kind in kinds),
         precision=_joined(kind.split("/")[1] for kind in kinds),
+        batches=_joined(kind.split("/")[2] for kind in kinds),
         model=settings.score.model,
         revision=settings.score.revision,
         versions=_versions(),
@@ -138,7 +141,7 @@ def _summary(report: RunReport) -> list[tuple[str, str]]:
         ("rows/s", f"{report.rows / seconds:,.0f}"),
         ("tokens/s", f"{report.input_tokens / seconds:,.0f}"),
         ("engine loads", f"{len(report.engines)}"),
-        ("device", f"{report.device or '-'}, {report.precision or '-'}"),
+        ("device", f"{report.device or '-'}, {report.precision or '-'}, {report.batches or '-'}"),
         ("time", f"{report.wall_s:.1f} s, {report.scoring_s:.1f} s of it scoring"),
     ]
     if report.usd is not None:

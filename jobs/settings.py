@@ -6,7 +6,8 @@ misspelt key costs more than a strict parser.
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -24,7 +25,7 @@ from pydantic import (
 from jobs.deadlines import Deadline, parse_deadline
 from jobs.errors import SettingsError
 from udfs.errors import SpecError
-from udfs.spec import Overflow, Precision, ScoreSpec, TaskName
+from udfs.spec import Aggregation, Overflow, Precision, ScoreSpec, TaskName
 from udfs.templating import is_template, template_columns
 
 FILE_FORMATS = frozenset({"parquet", "json", "csv", "text", "orc", "avro", "xml", "binaryfile"})
@@ -79,6 +80,7 @@ class ScoreSettings(_Section):
     labels: list[str] = []
     hypothesis_template: str | None = None
     multi_label: bool = False
+    aggregation_strategy: Aggregation | None = None
     max_tokens: PositiveInt | None = None
     overflow: Overflow = "truncate"
     precision: Precision = "auto"
@@ -131,6 +133,13 @@ class Settings(_Section):
             self.text_columns()
         except SpecError as error:
             raise ValueError(error.message) from error
+        return self
+
+    @model_validator(mode="after")
+    def _output_is_apart(self) -> Settings:
+        source, target = (os.path.normpath(path) for path in (self.input.path or "-", self.output.path))
+        if PurePath(target).is_relative_to(source):
+            raise ValueError(f"output.path {self.output.path} lies in input.path: answers would be read as input")
         return self
 
     def spec(self, *, deadline: float | None = None) -> ScoreSpec:

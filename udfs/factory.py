@@ -22,7 +22,7 @@ from udfs.engine.process import reach_engine
 from udfs.errors import GristmillError
 from udfs.executor import Executor, executor_of, find_executor
 from udfs.scoring import output_type, score
-from udfs.spec import Overflow, Precision, ScoreSpec
+from udfs.spec import Aggregation, Overflow, Precision, ScoreSpec
 
 _HAS_ARROW_UDF = hasattr(F, "arrow_udf")
 
@@ -126,6 +126,41 @@ def zero_shot(
             labels=labels if isinstance(labels, str) else tuple(labels),  # type: ignore[arg-type]  # refused there
             hypothesis_template=hypothesis_template,
             multi_label=multi_label,
+            template=text,
+            revision=revision,
+            max_tokens=max_tokens,
+            overflow=overflow,
+            precision=precision,
+        )
+    )
+
+
+def find_entities(
+    model: str,
+    *,
+    aggregation_strategy: Aggregation = "simple",
+    text: str | None = None,
+    revision: str | None = None,
+    max_tokens: int | None = None,
+    overflow: Overflow = "truncate",
+    precision: Precision = "auto",
+) -> Any:
+    """A UDF that gives each text the entities that it names; other arguments as `embed`.
+
+    Args:
+        model: A token classifier.
+        aggregation_strategy: How tokens become entities, as in Hugging Face's pipeline: `none`, `simple`, or by words:
+            `first`, `average`, `max`.
+
+    Returns:
+        A UDF from string or struct to struct<entities array<struct<entity,score,start,end,word>>, error, usage,
+        truncated, engine>.
+    """
+    return make_udf(
+        ScoreSpec(
+            task="token-classification",
+            model=model,
+            aggregation_strategy=aggregation_strategy,
             template=text,
             revision=revision,
             max_tokens=max_tokens,

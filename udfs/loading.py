@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from udfs.attention import PACKED, register
 from udfs.errors import ModelError
 from udfs.models import ModelFiles
+from udfs.prepacking import prepack
 from udfs.tokenizing import resolve_max_tokens
 
 _PLAIN_ATTENTION_TOKENS = 512
+_CANNOT_RUN = {"nystromformer": "it reads lengths that are multiples of its landmarks alone, and mixes padding in"}
 
 
-def load_transformer(auto_class: str, files: ModelFiles, *, device: str, precision: str) -> Any:
+def load_transformer(auto_class: str, files: ModelFiles, *, device: str, precision: str, packed: bool = False) -> Any:
     """Load safetensors from the checked copy, without a network and without code of the model's own.
 
     Args:
@@ -20,15 +23,19 @@ def load_transformer(auto_class: str, files: ModelFiles, *, device: str, precisi
         files: The checked model.
         device: torch's name.
         precision: Floating-point type of the weights.
+        packed: Its micro-batches are packed; it then knows no padded ones.
 
     Returns:
         The module in evaluation mode.
 
     Raises:
-        ModelError: transformers does not know the architecture, or the files lack weights that it needs: it would
-            fill them with random numbers.
+        ModelError: transformers does not know the architecture, or it cannot run items of any length, or the files
+            lack weights that it needs: it would fill them with random numbers.
     """
+    if files.config.get("model_type") in _CANNOT_RUN:
+        raise ModelError(f"model {files.name!r}: {_CANNOT_RUN[files.config['model_type']]}; gristmill does not run it")
     quiet_transformers()
+    register()
     import torch
     import transformers
     from safetensors import SafetensorError
@@ -41,19 +48,20 @@ def load_transformer(auto_class: str, files: ModelFiles, *, device: str, precisi
         "output_loading_info": True,
     }
     loader = getattr(transformers, auto_class)
+    attention = PACKED if packed else choose_attention(files, device)
     try:
-        model, info = _load_with_attention(loader, files, choose_attention(files, device), options)
+        model, info = _load_with_attention(loader, files, attention, options)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"model {files.name!r} does not load as {auto_class}: {_first_line(error)}") from error
+    # A base model's pooler is not used, and may have been saved without.
     missing = [key for key in sorted(info["missing_keys"]) if not key.startswith("pooler.")]
     if missing:
         raise ModelError(
             f"model {files.name!r} lacks {len(missing)} of the weights of {type(model).__name__} ({missing[0]}, …); "
             "it was saved for another task"
         )
-    if hasattr(model, "pooler"):
-        model.pooler = None  # its output is not used, and it may have had no weights
-    return model.eval().requires_grad_(False).to(device)
+    model = model.eval().requires_grad_(False).to(device)
+    return prepack(model) if packed and (device, precision) == ("cpu", "bfloat16") else model
 
 
 def choose_attention(files: ModelFiles, device: str) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from udfs.attention import Layout, max_by_sequence, mean_by_sequence
 from udfs.errors import ModelError
 from udfs.models import ModelFiles
 from udfs.tokenizing import read_sentence_config
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from udfs.engine.batch import Batch
 
 _FLAGS = {
     "pooling_mode_mean_tokens": "mean",
@@ -72,12 +75,12 @@ def _read_mode(files: ModelFiles, config: dict[str, Any]) -> str:
     return modes[0]
 
 
-def pool(hidden: Tensor, real: Tensor | None, *, pooling: Pooling) -> Tensor:
+def pool(hidden: Tensor, batch: Batch, *, pooling: Pooling) -> Tensor:
     """Make one vector of each item's token states.
 
     Args:
-        hidden: (B, S, H) states of the last layer.
-        real: (B, S) bool, false where a token is padding on the right; None where none is.
+        hidden: States of the last layer: (B, S, H) of a padded micro-batch, (1, T, H) of a packed one.
+        batch: The micro-batch, which knows where its items lie.
         pooling: The model's own.
 
     Returns:
@@ -87,17 +90,38 @@ def pool(hidden: Tensor, real: Tensor | None, *, pooling: Pooling) -> Tensor:
     """
     import torch
 
-    if pooling.mode == "cls":
-        vectors = hidden[:, 0].float()
-    elif pooling.mode == "lasttoken":
-        last = -1 if real is None else real.sum(dim=1) - 1
-        vectors = hidden[torch.arange(len(hidden), device=hidden.device), last].float()
-    elif pooling.mode == "max":
-        held = hidden if real is None else hidden.masked_fill(~real.unsqueeze(-1), float("-inf"))
-        vectors = held.amax(dim=1).float()
-    elif real is None:
-        vectors = hidden.float().mean(dim=1)
+    from udfs.engine.batch import Packed
+
+    if isinstance(batch, Packed):
+        vectors = _pool_packed(hidden[0], batch.layout, pooling.mode)
     else:
-        weights = real.float()
-        vectors = torch.einsum("bsh,bs->bh", hidden.float(), weights) / weights.sum(dim=1, keepdim=True)
+        vectors = _pool_padded(hidden, batch.real, pooling.mode)
     return torch.nn.functional.normalize(vectors, dim=1) if pooling.normalize else vectors
+
+
+def _pool_packed(states: Tensor, layout: Layout, mode: str) -> Tensor:
+    match mode:
+        case "cls":
+            return states[layout.starts].float()
+        case "lasttoken":
+            return states[layout.cu_seqlens[1:] - 1].float()
+        case "max":
+            return max_by_sequence(states, layout)
+    return mean_by_sequence(states, layout)
+
+
+def _pool_padded(hidden: Tensor, real: Tensor | None, mode: str) -> Tensor:
+    import torch
+
+    if mode == "cls":
+        return hidden[:, 0].float()
+    if mode == "lasttoken":
+        last = -1 if real is None else real.sum(dim=1) - 1
+        return hidden[torch.arange(len(hidden), device=hidden.device), last].float()
+    if mode == "max":
+        held = hidden if real is None else hidden.masked_fill(~real.unsqueeze(-1), float("-inf"))
+        return held.amax(dim=1).float()
+    if real is None:
+        return hidden.float().mean(dim=1)
+    weights = real.float()
+    return torch.einsum("bsh,bs->bh", hidden.float(), weights) / weights.sum(dim=1, keepdim=True)

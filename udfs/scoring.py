@@ -25,6 +25,7 @@ from udfs.results import join_result, result_type
 from udfs.spec import ScoreSpec
 from udfs.tasks import Task, make_task
 from udfs.templating import read_texts
+from udfs.tokenizing import Spans
 
 T = TypeVar("T")
 _WINDOWS_IN_FLIGHT = 2  # the engine has the next one when it is done with one
@@ -49,6 +50,7 @@ class Prepared:
         items: The distinct texts' tokens.
         units: (U + 1,) where each unit's items begin; text t owns `units_per_text` units from t * units_per_text on.
         truncated: (N,) bool for each distinct text.
+        spans: Where the tokens stand in the texts, for a task that answers by token.
     """
 
     rows: int
@@ -57,6 +59,7 @@ class Prepared:
     items: Items
     units: np.ndarray
     truncated: np.ndarray
+    spans: Spans | None = None
 
 
 def score(
@@ -124,7 +127,9 @@ def prepare(window: pa.Array, spec: ScoreSpec, task: Task) -> Prepared:
     texts, text_of_row = find_duplicates(read.texts, dedupe=spec.dedupe)
     tokenized = task.tokenize(texts.to_pylist())
     truncated = np.logical_or.reduce(tokenized.truncated.reshape(len(texts), task.units_per_text), axis=1)
-    return Prepared(len(window), text_of_row, read.failures, tokenized.items, tokenized.units, truncated)
+    return Prepared(
+        len(window), text_of_row, read.failures, tokenized.items, tokenized.units, truncated, tokenized.spans
+    )
 
 
 def _expire(window: pa.Array, task: Task) -> Prepared:
@@ -141,18 +146,17 @@ def finish(prepared: Prepared, outputs: Outputs, task: Task) -> pa.StructArray:
         EngineError: Outputs and items do not match, so that an answer could land in the wrong row.
     """
     items, units, count = prepared.items, prepared.units, len(prepared.truncated)
-    if len(outputs.values) != len(items):
-        raise EngineError(f"{len(outputs.values)} outputs for {len(items)} items")
-    by_unit = mean_by_unit(outputs.values, items.lengths, units)
-    values = by_unit.reshape(count, task.units_per_text, by_unit.shape[1])
-    text_errors = _text_errors(prepared, values, outputs.faults)
+    answered = outputs.values.shape[1] > 0
+    expected = len(items.ids) if task.per_token and answered else len(items)
+    if len(outputs.values) != expected:
+        raise EngineError(f"{len(outputs.values)} outputs for {expected} items")
+    text_errors = _text_errors(prepared, outputs, task)
     failures = dict(prepared.failures)
     if text_errors:
         for row, text in enumerate(prepared.text_of_row.tolist()):
             if text in text_errors:
                 failures[row] = text_errors[text]
-    answered = by_unit.shape[1] > 0
-    fields = task.columns(np.nan_to_num(values)) if answered else [pa.nulls(count, f.type) for f in task.fields]
+    fields = _columns(prepared, outputs, task) if answered else [pa.nulls(count, f.type) for f in task.fields]
     sent = np.where(outputs.faults == LATE, 0, items.lengths)
     per_text = [sum_by_unit(tokens, units) for tokens in (sent, outputs.padded_tokens)]
     input_tokens, padded_tokens = (v.reshape(count, task.units_per_text).sum(axis=1) for v in per_text)
@@ -175,15 +179,30 @@ def _first_of_each_text(of_item: np.ndarray, prepared: Prepared, task: Task) -> 
     return np.append(of_item, 0)[first]
 
 
-def _text_errors(prepared: Prepared, values: np.ndarray, faults: np.ndarray) -> dict[int, RowError]:
+def _columns(prepared: Prepared, outputs: Outputs, task: Task) -> list[pa.Array]:
+    if task.per_token:
+        return task.columns(np.nan_to_num(outputs.values), prepared.spans)
+    by_unit = mean_by_unit(outputs.values, prepared.items.lengths, prepared.units)
+    values = by_unit.reshape(len(prepared.truncated), task.units_per_text, by_unit.shape[1])
+    return task.columns(np.nan_to_num(values))
+
+
+def _text_errors(prepared: Prepared, outputs: Outputs, task: Task) -> dict[int, RowError]:
     """Distinct texts without an answer: nothing of them was sent, an item has a fault, or an output is not finite."""
-    per_text = values.shape[1]
+    per_text, faults = task.units_per_text, outputs.faults
     without_item = (np.diff(prepared.units).reshape(-1, per_text) == 0).any(axis=1)
-    not_finite = ~np.isfinite(values).all(axis=(1, 2))
-    errors = {int(t): NOT_FINITE for t in np.flatnonzero(not_finite & ~without_item)}
-    texts = np.searchsorted(prepared.units[::per_text], np.flatnonzero(faults), side="right") - 1
-    for item, text in zip(np.flatnonzero(faults), texts, strict=True):
+    not_finite = np.flatnonzero(~np.isfinite(outputs.values).all(axis=1))
+    if task.per_token:
+        not_finite = np.searchsorted(prepared.items.offsets, not_finite, side="right") - 1
+    errors = {int(text): NOT_FINITE for text in _texts_of(not_finite, prepared, per_text)}
+    faulty = np.flatnonzero(faults)
+    for item, text in zip(faulty, _texts_of(faulty, prepared, per_text), strict=True):
         errors[int(text)] = ERRORS[int(faults[item])]
     for text in np.flatnonzero(without_item):
         errors[int(text)] = INPUT_TOO_LONG if prepared.truncated[text] else EMPTY_INPUT
     return errors
+
+
+def _texts_of(items: np.ndarray, prepared: Prepared, per_text: int) -> np.ndarray:
+    """The distinct text of each of some items."""
+    return np.searchsorted(prepared.units[::per_text], items, side="right") - 1

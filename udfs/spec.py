@@ -8,14 +8,15 @@ from typing import Any, Literal, get_args
 
 from udfs.errors import SpecError
 
-TaskName = Literal["feature-extraction", "text-classification", "zero-shot-classification"]
+TaskName = Literal["feature-extraction", "text-classification", "zero-shot-classification", "token-classification"]
+Aggregation = Literal["none", "simple", "first", "average", "max"]
 Overflow = Literal["truncate", "chunk", "fail"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 # What a run may change without changing a row's answer.
 _TUNING = frozenset({"max_batch_tokens", "batch_timeout_s", "window_rows", "dedupe", "deadline"})
 # What an engine never hears of.
-_IN_WORKERS = frozenset({"template", "window_rows", "dedupe", "deadline"})
+_IN_WORKERS = frozenset({"template", "aggregation_strategy", "window_rows", "dedupe", "deadline"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class ScoreSpec:
         labels: Candidate labels of a zero-shot question, in the order of the answer's scores.
         hypothesis_template: Sentence with `{}` where a label goes; None takes the task's own.
         multi_label: Each label on its own, instead of labels that share one unit of probability.
+        aggregation_strategy: How token-classification makes entities of tokens; None is `simple`.
         max_tokens: Longest item, special tokens included; None takes the model's own limit.
         overflow: What becomes of a longer text: cut, read in chunks whose outputs are averaged, or failed.
         precision: Floating-point type of weights and activations.
@@ -50,6 +52,7 @@ class ScoreSpec:
     labels: tuple[str, ...] = ()
     hypothesis_template: str | None = None
     multi_label: bool = False
+    aggregation_strategy: Aggregation | None = None
     max_tokens: int | None = None
     overflow: Overflow = "truncate"
     precision: Precision = "auto"
@@ -68,6 +71,11 @@ class ScoreSpec:
         for name, choices in (("task", TaskName), ("overflow", Overflow), ("precision", Precision)):
             if getattr(self, name) not in get_args(choices):
                 yield f"{name} is {getattr(self, name)!r}; choose one of {', '.join(get_args(choices))}"
+        if self.aggregation_strategy not in (None, *get_args(Aggregation)):
+            known = ", ".join(get_args(Aggregation))
+            yield f"aggregation_strategy is {self.aggregation_strategy!r}; choose one of {known}"
+        if self.aggregation_strategy is not None and self.task != "token-classification":
+            yield f"aggregation_strategy belongs to token-classification, not to {self.task}"
         for name, least in (("max_tokens", 4), ("max_batch_tokens", 1), ("batch_timeout_s", 1), ("window_rows", 1)):
             value = getattr(self, name)
             if value is not None and value < least:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,47 @@ from udfs.spec import Overflow
 
 # Position tables of these begin at padding_idx + 1, so that they hold that many tokens fewer.
 _OFFSET_POSITIONS = {
+    "camembert",
+    "data2vec-text",
+    "esm",
+    "ibert",
+    "layoutlmv3",
+    "lilt",
+    "longformer",
+    "luke",
+    "markuplm",
+    "mpnet",
     "roberta",
+    "roberta-prelayernorm",
     "xlm-roberta",
     "xlm-roberta-xl",
-    "camembert",
-    "longformer",
-    "roberta-prelayernorm",
-    "mpnet",
+    "xmod",
 }
 _SENTENCE_CONFIGS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 _VOCABULARIES = ("vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 _NO_LIMIT = 1_000_000  # transformers writes about 1e30 for "none"
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Where the tokens of some items stand in their texts.
+
+    Args:
+        start, end: (T,) int32, in characters.
+        special: (T,) bool, put there by the tokenizer.
+        ids: (T,) int32.
+        item: (T,) the item of each token.
+        text: (T,) the text of each token.
+        texts: Which `text` counts.
+    """
+
+    start: np.ndarray
+    end: np.ndarray
+    special: np.ndarray
+    ids: np.ndarray
+    item: np.ndarray
+    text: np.ndarray
+    texts: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -39,11 +70,13 @@ class Tokenized:
         units: (U + 1,) int64; unit u, a text or a text with one label, is items units[u]:units[u + 1]. A unit that
             failed has none, a long text that is read in chunks has several.
         truncated: (U,) bool, the text has more tokens than one item may have.
+        spans: Where the tokens stand; None where nobody asked.
     """
 
     items: Items
     units: np.ndarray
     truncated: np.ndarray
+    spans: Spans | None = None
 
 
 class Tokenizer:
@@ -54,17 +87,24 @@ class Tokenizer:
         max_tokens: Longest item, special tokens included; None takes the model's own limit.
         overflow: `fail` and `chunk` are told apart from `truncate` here; all three set `truncated`.
         lowercase: Lower-case texts first, as some sentence-transformers models ask for.
+        with_spans: Tell where each token stands in its text.
 
     Raises:
         ModelError: No tokenizer among the files, or max_tokens above what the model can read.
     """
 
     def __init__(
-        self, files: ModelFiles, *, max_tokens: int | None, overflow: Overflow, lowercase: bool = False
+        self,
+        files: ModelFiles,
+        *,
+        max_tokens: int | None,
+        overflow: Overflow,
+        lowercase: bool = False,
+        with_spans: bool = False,
     ) -> None:
         self.max_tokens = resolve_max_tokens(files, max_tokens)
-        self._overflow = overflow
-        self._lowercase = lowercase
+        self._overflow, self._files = overflow, files
+        self._lowercase, self._with_spans = lowercase, with_spans
         self._direction = files.read_json("tokenizer_config.json").get("truncation_side") or "right"
         self._backend = _load_backend(files)
         self._backend.no_padding()
@@ -79,16 +119,57 @@ class Tokenizer:
         self._backend.enable_truncation(self.max_tokens, strategy=strategy, direction=self._direction)
         if self._lowercase:
             texts = [text.lower() for text in texts]
-        encodings = self._backend.encode_batch_fast(texts if pairs is None else list(zip(texts, pairs, strict=True)))
+        encode = self._backend.encode_batch if self._with_spans else self._backend.encode_batch_fast
+        encodings = encode(texts if pairs is None else list(zip(texts, pairs, strict=True)))
         truncated = np.fromiter((bool(e.overflowing) for e in encodings), dtype=bool, count=len(encodings))
         kept = [self._keep(encoding) for encoding in encodings]
         units = np.concatenate([[0], np.cumsum([len(k) for k in kept], dtype=np.int64)])
-        return Tokenized(_make_items(kept, with_types=pairs is not None), units, truncated)
+        items = _make_items(kept, with_types=pairs is not None)
+        spans = _make_spans(kept, items, units, texts) if self._with_spans else None
+        return Tokenized(items, units, truncated, spans)
 
     def count_pairs(self, text: str, pairs: Sequence[str]) -> np.ndarray:
         """(N,) tokens of one text with each second text, nothing cut."""
         self._backend.no_truncation()
         return np.array([len(e.ids) for e in self._backend.encode_batch([(text, pair) for pair in pairs])])
+
+    def continues(self, spans: Spans) -> np.ndarray:
+        """(T,) bool, the token goes on with the word of the one before.
+
+        Tokenizers that mark such tokens (`##ing`) are read; of the others it is guessed by the space before.
+
+        Source: transformers, `TokenClassificationPipeline.gather_pre_entities`.
+        """
+        if getattr(self._backend.model, "continuing_subword_prefix", None):
+            shown = np.fromiter((len(self._backend.id_to_token(i)) for i in spans.ids.tolist()), int, len(spans.ids))
+            inside = shown != spans.end - spans.start
+        else:
+            starts, texts = spans.start.tolist(), spans.text.tolist()
+            inside = np.fromiter(
+                (s > 0 and " " not in spans.texts[t][s - 1 : s + 1] for s, t in zip(starts, texts, strict=True)),
+                bool,
+                len(starts),
+            )
+        return inside & (spans.ids != self._unknown)
+
+    def piece(self, spans: Spans, token: int) -> str:
+        """What a token is called; an unknown one by its text."""
+        if spans.ids[token] == self._unknown:
+            return spans.texts[spans.text[token]][spans.start[token] : spans.end[token]]
+        return self._backend.id_to_token(int(spans.ids[token]))
+
+    def join_pieces(self, pieces: list[str]) -> str:
+        """Tokens as a reader writes them."""
+        decoder = self._backend.decoder
+        return decoder.decode(pieces) if decoder is not None else " ".join(pieces)
+
+    @cached_property
+    def _unknown(self) -> int:
+        told = self._files.read_json("tokenizer_config.json").get("unk_token")
+        token = told.get("content") if isinstance(told, dict) else told
+        token = token or getattr(self._backend.model, "unk_token", None)
+        found = self._backend.token_to_id(token) if token else None
+        return -1 if found is None else int(found)
 
     def _keep(self, encoding: Any) -> list[Any]:
         if not encoding.ids or (encoding.overflowing and self._overflow == "fail"):
@@ -121,10 +202,16 @@ def read_sentence_config(files: ModelFiles) -> dict[str, Any]:
 def _position_limit(files: ModelFiles) -> int:
     config = files.config.get("text_config") or files.config
     positions = config.get("max_position_embeddings") or config.get("n_positions") or _NO_LIMIT
-    if config.get("model_type") in _OFFSET_POSITIONS:
-        pad_id = config.get("pad_token_id")
-        positions -= (1 if pad_id is None else pad_id) + 1
+    positions -= first_position(config)
     return int(positions) if positions > 0 else _NO_LIMIT
+
+
+def first_position(config: dict[str, Any]) -> int:
+    """What a model of this config calls the place of its first token: 0, or one after its padding token's id."""
+    if config.get("model_type") not in _OFFSET_POSITIONS:
+        return 0
+    pad_id = config.get("pad_token_id")
+    return (1 if pad_id is None else int(pad_id)) + 1
 
 
 def _load_backend(files: ModelFiles) -> Any:
@@ -161,6 +248,15 @@ def _make_items(kept: list[list[Any]], *, with_types: bool) -> Items:
         types = _flatten([e.type_ids for encodings in kept for e in encodings], offsets)
         types = types if types.any() else None
     return Items(_flatten(ids, offsets), offsets, types)
+
+
+def _make_spans(kept: list[list[Any]], items: Items, units: np.ndarray, texts: Sequence[str]) -> Spans:
+    encodings = [encoding for encodings in kept for encoding in encodings]
+    offsets = np.array([pair for e in encodings for pair in e.offsets], dtype=np.int32).reshape(-1, 2)
+    special = np.array([mark for e in encodings for mark in e.special_tokens_mask], dtype=bool)
+    item = np.repeat(np.arange(len(items)), items.lengths)
+    text = np.repeat(np.arange(len(units) - 1), np.diff(units))[item]
+    return Spans(offsets[:, 0], offsets[:, 1], special, items.ids, item, text, texts)
 
 
 def _flatten(lists: list[list[int]], offsets: np.ndarray) -> np.ndarray:

@@ -131,7 +131,7 @@ def test_two_executors_load_two_models_however_their_workers_come_and_go(cluster
     assert {row["outcome"] for row in rows} == {"succeeded"}
     assert len(_engines(rows)) == 2
     assert len(read_lines(cluster.starts)) == 2
-    assert {name.split(":", 2)[2] for name in _engines(rows)} == {"cuda:0/float32"}
+    assert {name.split(":", 2)[2] for name in _engines(rows)} == {"cuda:0/float32/packed"}
 
 
 def test_an_executor_that_is_killed_takes_its_engine_along_and_costs_no_row(cluster: Cluster) -> None:
@@ -160,5 +160,5 @@ def test_two_gpus_of_an_executor_are_two_engines_and_a_task_goes_to_its_own(clus
     cluster.run("poison", _texts(4000), gpus=2)
     rows = cluster.rows()
     by_gpu = Counter(name.rsplit(":", 1)[1] for name in _engines(rows))
-    assert by_gpu == {"0/float32": 2, "1/float32": 2}
+    assert by_gpu == {"0/float32/packed": 2, "1/float32/packed": 2}
     assert len(read_lines(cluster.starts)) == 4

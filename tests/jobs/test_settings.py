@@ -66,6 +66,13 @@ def test_options_that_do_not_fit_together_are_refused(job: Path, override: str, 
     assert told in str(caught.value)
 
 
+@pytest.mark.parametrize("output", ["data/in/out", "./data/in", "data/in/../in/out"])
+def test_an_output_within_its_input_is_refused(job: Path, output: str) -> None:
+    with pytest.raises(SettingsError, match=r"lies in input\.path"):
+        load_settings(job, ["input.path=data/in/", f"output.path={output}"])
+    load_settings(job, ["input.path=data/in", "output.path=data/in2"])
+
+
 def test_set_overrides_values_lists_nulls_and_keys_with_dots(job: Path) -> None:
     settings = load_settings(
         job,

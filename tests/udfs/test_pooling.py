@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from tests.models import make_encoder, write_json
+from udfs.attention import Layout
+from udfs.engine.batch import Packed, Padded
 from udfs.errors import ModelError
 from udfs.models import open_model
 from udfs.pooling import Pooling, pool, read_pooling
@@ -27,9 +30,15 @@ def test_pooling_equals_a_plain_loop(mode: str, padded: bool) -> None:
         "lasttoken": lambda h: h[-1],
     }[mode]
     expected = torch.stack([reduce(h[:n]) for h, n in zip(hidden, lengths, strict=True)])
-    torch.testing.assert_close(pool(hidden, real, pooling=Pooling(mode)), expected)
-    unit = pool(hidden, real, pooling=Pooling(mode, normalize=True))
+    ids = torch.zeros(3, 5, dtype=torch.long)
+    batch = Padded(ids, real, None, torch.arange(15))
+    torch.testing.assert_close(pool(hidden, batch, pooling=Pooling(mode)), expected)
+    unit = pool(hidden, batch, pooling=Pooling(mode, normalize=True))
     torch.testing.assert_close(unit.norm(dim=1), torch.ones(3))
+    states = torch.cat([h[:n] for h, n in zip(hidden, lengths, strict=True)])[None]
+    ends = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
+    packed = Packed(ids, ids, None, Layout(ends, np.array(lengths)))
+    torch.testing.assert_close(pool(states, packed, pooling=Pooling(mode)), expected)
 
 
 @pytest.mark.parametrize(

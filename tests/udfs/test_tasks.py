@@ -7,9 +7,11 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tests.conftest import MINILM
-from tests.models import make_classifier, make_encoder
+from tests.models import VOCABULARY, WORDS, make_classifier, make_encoder, make_tagger
 from udfs.engine.local import LocalEngine
 from udfs.errors import ModelError, SpecError
 from udfs.models import open_model
@@ -21,7 +23,7 @@ TEXTS = ["a good red kettle", "soil", "the tea is not very good, a bad book abou
 
 
 def _score(texts: list[str], **options: Any) -> list[dict[str, Any]]:
-    spec = ScoreSpec(**{"precision": "float32", **options})
+    spec = ScoreSpec(**{"precision": "float32", "max_batch_tokens": 512, **options})
     with LocalEngine(spec) as engine:
         return [row for result in score_with(engine, [pa.array(texts)], spec) for row in result.to_pylist()]
 
@@ -126,8 +128,79 @@ def test_a_label_longer_than_max_tokens_moves_no_other_label(tmp_path: Path) -> 
         ({"task": "zero-shot-classification", "labels": ("a",), "hypothesis_template": "about"}, "needs a {}"),
         ({"task": "sumarization"}, "choose one of"),
         ({"window_rows": 0}, "window_rows is 0"),
+        ({"aggregation_strategy": "simple"}, "belongs to token-classification"),
+        ({"task": "token-classification", "aggregation_strategy": "last"}, "choose one of"),
     ],
 )
 def test_options_that_do_not_fit_together_are_refused(options: dict[str, Any], told: str) -> None:
     with pytest.raises(SpecError, match=told):
         ScoreSpec(**{"task": "feature-extraction", "model": "m", **options})
+
+
+LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC"]
+NAMED = [*TEXTS, "Red kettles, zzz-books (garden) 19:30!", "teaish 日本 doggarden", "tea"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "aggregation"),
+    [("Bert", strategy) for strategy in ("none", "simple", "first", "average", "max")]
+    + [("Roberta", "simple"), ("DistilBert", "max"), ("ModernBert", "average"), ("DebertaV2", "first")],
+)
+def test_token_classification_equals_the_pipeline(tmp_path: Path, kind: str, aggregation: str) -> None:
+    from transformers import pipeline
+
+    path = make_tagger(tmp_path, LABELS, kind=kind)
+    expected = pipeline("token-classification", path, device="cpu", aggregation_strategy=aggregation)(NAMED)
+    rows = _score(NAMED, task="token-classification", model=path, aggregation_strategy=aggregation)
+    assert any(expected)
+    for row, found in zip(rows, expected, strict=True):
+        assert [_without_score(e) for e in row["entities"]] == [_without_score(e) for e in found]
+        assert [e["score"] for e in row["entities"]] == pytest.approx([e["score"] for e in found], abs=1e-4)
+
+
+def _without_score(entity: dict[str, Any]) -> tuple[Any, ...]:
+    return entity.get("entity_group", entity.get("entity")), entity["start"], entity["end"], entity["word"]
+
+
+def test_entities_of_a_tokenizer_without_marks_equal_the_pipelines(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import pipeline
+
+    path = make_tagger(tmp_path, LABELS, kind="Roberta")
+    pieces = [(f"▁{word}", -1.0) for word in WORDS] + [(c, -3.0) for c in "▁abcdefghijklmnopqrstuvwxyz.,"]
+    made = Tokenizer(models.Unigram([("<pad>", 0.0), ("<unk>", 0.0), *pieces], unk_id=1))
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    made.save(f"{path}/tokenizer.json")
+    for aggregation in ("simple", "first", "average", "max"):
+        expected = pipeline("token-classification", path, device="cpu", aggregation_strategy=aggregation)(TEXTS)
+        rows = _score(TEXTS, task="token-classification", model=path, aggregation_strategy=aggregation)
+        for row, found in zip(rows, expected, strict=True):
+            assert [_without_score(e) for e in row["entities"]] == [_without_score(e) for e in found]
+
+
+def test_entities_of_chunks_are_found_where_they_stand(tmp_path: Path) -> None:
+    path = make_tagger(tmp_path, LABELS)
+    text = "a good red kettle is a very bad book about the garden of a cat"
+    (row,) = _score([text], task="token-classification", model=path, max_tokens=8, overflow="chunk")
+    assert row["truncated"]
+    assert row["entities"][-1]["end"] > 45
+    assert [e["start"] for e in row["entities"]] == sorted(e["start"] for e in row["entities"])
+    assert all(text[e["start"] : e["end"]].replace(" ", "") == e["word"].replace(" ", "") for e in row["entities"])
+
+
+def test_entities_fail_and_are_empty_row_by_row(tmp_path: Path) -> None:
+    path = make_tagger(tmp_path, ["O", "PER"])
+    weights = load_file(f"{path}/model.safetensors")
+    weights["classifier.bias"] = torch.tensor([1e4, -1e4])
+    weights["bert.embeddings.word_embeddings.weight"][VOCABULARY["poison"]] = float("nan")
+    save_file(weights, f"{path}/model.safetensors", metadata={"format": "pt"})
+    texts = ["tea", "red poison", "soil and tea", "red " * 30, " "]
+    rows = _score(texts, task="token-classification", model=path, max_tokens=8, overflow="fail")
+    codes = [row["error"] and row["error"]["code"] for row in rows]
+    assert codes == [None, "not_finite", None, "input_too_long", "empty_input"]
+    assert [row["entities"] for row in rows] == [[], None, [], None, None]
+
+
+def test_a_model_that_labels_no_tokens_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="labels no tokens"):
+        _score(TEXTS, task="token-classification", model=make_classifier(tmp_path, ["a", "b"]))

@@ -53,7 +53,7 @@ def _start(home: Home, request: dict[str, Any]) -> tuple[Runner, Server]:
     budget = measure_budget(model, lanes=lanes, threads=threads, fixed=spec.max_batch_tokens)
     if request["budget"]:
         budget.start_at(request["budget"])
-    scheduler = Scheduler(budget, pad_multiple=model.pad_multiple, lanes=lanes)
+    scheduler = Scheduler(budget, pad_multiple=model.pad_multiple, lanes=lanes, per_token=model.per_token)
     runner = Runner(model, scheduler, budget, lanes=lanes, threads=threads, journal=Journal(home.path, lanes))
     socket = str(home / f"socket-{request['number']}")
     server = Server(socket, scheduler, width=model.width)

@@ -4,42 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
-import signal
-import sys
 import threading
 import time
-import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
 import numpy as np
-import pyarrow.flight as flight
 
-from udfs.batching import Items, cut_parcels
+from udfs.batching import Items, cut_parcels, token_places
 from udfs.engine.faults import find_known_faults
-from udfs.engine.home import EngineId, Home
-from udfs.engine.journal import Fallen
-from udfs.engine.process import Ready, reach_engine, read_fallen
+from udfs.engine.home import EngineId
+from udfs.engine.link import Link, LinkBrokenError, open_link
 from udfs.engine.scheduler import FAULTY, FINE, TOO_LARGE
-from udfs.engine.wire import (
-    REQUEST,
-    Answer,
-    answer_from_arrow,
-    items_to_arrow,
-    pack_note,
-    unpack_note,
-)
-from udfs.errors import DEVICE_FAULT, EXPIRED, OUT_OF_MEMORY, EngineError, RowError, error_from_text
+from udfs.engine.wire import Answer
+from udfs.errors import DEVICE_FAULT, EXPIRED, OUT_OF_MEMORY, EngineError, RowError
 
 LATE = -1  # of an item that was not answered before the deadline
 ERRORS: dict[int, RowError] = {TOO_LARGE: OUT_OF_MEMORY, FAULTY: DEVICE_FAULT, LATE: EXPIRED}
 _ALARM_LAG_S = 0.05  # so that whoever it wakes sees that the deadline has passed
-_BROKEN_LIMIT = 4  # connections to one engine that break though it lives
-_LOOK_S = 2.0  # between two looks at whether the engine's watch still goes round
-_STANDSTILL_S = 20.0  # beyond a micro-batch's time, in which the engine would have ended itself
 
 
 @dataclass(frozen=True)
@@ -47,7 +30,7 @@ class Outputs:
     """What the engine answers to a window's items.
 
     Args:
-        values: (N, D) float32, row i for item i; D is 0 where nothing was answered.
+        values: (N, D) float32, row i for item i, or a row a token; D is 0 where nothing was answered.
         padded_tokens: (N,) int32, width of the micro-batch that item i went through.
         faults: (N,) int8, 0 or a key of `ERRORS`.
         engines: Names of the engines that answered, `host:pid:device/precision`.
@@ -75,9 +58,12 @@ class Ticket:
 
     def put(self, indices: np.ndarray, answer: Answer, engine: str) -> None:
         """Items of the window are answered."""
+        per_token = answer.offsets is not None
         if not self._values.shape[1]:
-            self._values = np.full((len(self.items), answer.values.shape[1]), np.nan, dtype=np.float32)
-        self._values[indices], self._padded[indices] = answer.values, answer.padded
+            rows = len(self.items.ids) if per_token else len(self.items)
+            self._values = np.full((rows, answer.values.shape[1]), np.nan, dtype=np.float32)
+        self._values[token_places(self.items.offsets, indices)[0] if per_token else indices] = answer.values
+        self._padded[indices] = answer.padded
         self._faults[indices] = answer.faults
         self._settle(indices, engine)
 
@@ -109,10 +95,6 @@ class _Sent:
     alone: bool = False
 
 
-class LinkBrokenError(Exception):
-    """The engine is gone, or the way to it."""
-
-
 class LateError(Exception):
     """The deadline has passed."""
 
@@ -136,8 +118,8 @@ class EngineClient:
         with contextlib.ExitStack() as stack:
             pool = ThreadPoolExecutor(1, thread_name_prefix="gristmill-engine")
             stack.callback(pool.shutdown, wait=False)
-            self._opening: Future[_Link] | None = None if engine.spec.is_late() else pool.submit(_open_link, engine)
-        self._replaced: _Link | None = None
+            self._opening: Future[Link] | None = None if engine.spec.is_late() else pool.submit(open_link, engine)
+        self._replaced: Link | None = None
         self._alarm: threading.Timer | None = None
         if engine.spec.deadline is not None:
             self._alarm = threading.Timer((self._left_s() or 0) + _ALARM_LAG_S, self._interrupt)
@@ -145,7 +127,7 @@ class EngineClient:
             self._alarm.start()
 
     @property
-    def link(self) -> _Link:
+    def link(self) -> Link:
         """The way to the engine; waits for the engine to start.
 
         Raises:
@@ -213,8 +195,8 @@ class EngineClient:
             self._recover()
             return
         sent = self._sent.pop(answer.number)
-        if len(answer.values) != len(sent.indices):
-            raise EngineError(f"the engine gave {len(answer.values)} outputs for {len(sent.indices)} items")
+        if len(answer.faults) != len(sent.indices):
+            raise EngineError(f"the engine gave {len(answer.faults)} outputs for {len(sent.indices)} items")
         sent.ticket.put(sent.indices, answer, self.link.ready.name)
 
     def _check_time(self) -> None:
@@ -256,7 +238,7 @@ class EngineClient:
             self._check_time()
             dead = self.link
             dead.close(done=False)
-            self._replaced = _open_link(self._engine, dead=dead)
+            self._replaced = open_link(self._engine, dead=dead)
             self._sort_out(dead, self._replaced)
             try:
                 # What is beyond suspicion first: an engine that has answered something is not at fault itself.
@@ -266,7 +248,7 @@ class EngineClient:
                 continue
             return
 
-    def _sort_out(self, dead: _Link, link: _Link) -> None:
+    def _sort_out(self, dead: Link, link: Link) -> None:
         """Tell the items that were running when an engine died from those that were not."""
         suspects = link.fallen(dead).suspects.get(dead.client, {})
         unanswered, self._sent = self._sent, {}
@@ -280,117 +262,3 @@ class EngineClient:
                 self._remember(_Sent(sent.ticket, sent.indices[running], alone=True))
             if rest.any():
                 self._remember(_Sent(sent.ticket, sent.indices[rest], alone=sent.alone))
-
-
-def _open_link(engine: EngineId, *, dead: _Link | None = None) -> _Link:
-    """A way to the engine that is open; an engine that dies meanwhile is replaced as well.
-
-    Raises:
-        ModelError, EngineError: There is no way to one.
-    """
-    while True:
-        link = _Link(engine, dead=dead)
-        try:
-            link.open()
-            return link
-        except LinkBrokenError:
-            dead = link
-
-
-class _Link:
-    """One stream to one engine process. Answers come in the order of the parcels.
-
-    Args:
-        engine: Which one.
-        dead: The link before, whose engine answers no more.
-    """
-
-    def __init__(self, engine: EngineId, *, dead: _Link | None = None) -> None:
-        self.client = uuid.uuid4().hex
-        self.home: Home
-        self.ready: Ready
-        self.home, self.ready = reach_engine(engine, dead=dead.ready if dead else None)
-        self.times_broken: int = dead.times_broken + 1 if dead and dead.ready == self.ready else 0
-        if self.times_broken >= _BROKEN_LIMIT:
-            raise EngineError(f"the connection to {self.ready.name} breaks again and again, though its process lives")
-        self._timeout_s = engine.spec.batch_timeout_s + _STANDSTILL_S
-        self._closed = threading.Event()
-        self._writer: Any = None
-        self._reader: Any = None
-        self._flight: Any = None
-
-    def open(self) -> None:
-        """Begin the stream: the engine counts a client from now on."""
-        try:
-            self._flight = flight.connect(f"grpc+unix://{self.ready.socket}")
-            descriptor = flight.FlightDescriptor.for_command(self.client.encode())
-            self._writer, self._reader = self._flight.do_exchange(descriptor)
-            self._writer.begin(REQUEST)
-        except (flight.FlightError, OSError) as error:
-            raise LinkBrokenError(str(error)) from error
-        threading.Thread(target=self._watch, name="gristmill-watch", daemon=True).start()
-
-    def send(self, number: int, items: Items, *, alone: bool) -> None:
-        try:
-            self._writer.write_with_metadata(items_to_arrow(items), pack_note(number=number, alone=int(alone)))
-        except (flight.FlightError, OSError) as error:
-            raise LinkBrokenError(str(error)) from error
-
-    def receive(self) -> Answer:
-        """The next answer.
-
-        Raises:
-            LinkBrokenError: The engine is gone.
-            GristmillError: The engine's own error.
-        """
-        try:
-            chunk = self._reader.read_chunk()
-        except (flight.FlightError, OSError) as error:
-            raise LinkBrokenError(str(error)) from error
-        except StopIteration as error:
-            raise LinkBrokenError("the engine ended the stream") from error
-        note = unpack_note(chunk.app_metadata)
-        if "error" in note:
-            raise error_from_text(note["error"]) or EngineError(note["error"])
-        return answer_from_arrow(note["number"], chunk.data)
-
-    def close(self, *, done: bool) -> None:
-        """Let go of the stream; the engine forgets what it has not answered."""
-        self._closed.set()
-        if self._writer is None:
-            return
-        with contextlib.suppress(flight.FlightError, OSError, StopIteration):
-            if done:
-                self._writer.done_writing()
-                self._reader.read_chunk()  # the end
-            else:
-                self._reader.cancel()
-        with contextlib.suppress(flight.FlightError, OSError):
-            self._flight.close()
-        self._writer = None
-
-    def interrupt(self) -> None:
-        """Break the stream under whoever waits for it."""
-        if self._reader is not None:
-            self._reader.cancel()
-
-    def fallen(self, dead: _Link) -> Fallen:
-        """What the engine of another link was doing when it died; nothing if it lives."""
-        return Fallen(0, 0, {}) if dead.ready == self.ready else read_fallen(self.home, dead.ready.number)
-
-    def _watch(self) -> None:
-        """End an engine that stands still: one that is stopped from outside, or stuck in its driver, cannot itself."""
-        stale = 0
-        while not self._closed.wait(_LOOK_S):
-            try:
-                stands_s = time.time() - (self.home / "alive").stat().st_mtime
-            except FileNotFoundError:
-                continue
-            stale = stale + 1 if stands_s > self._timeout_s else 0
-            if stale > 1:  # not just a laptop that slept
-                print(f"gristmill: engine {self.ready.name} stands still for {stands_s:.0f} s", file=sys.stderr)
-                with contextlib.suppress(OSError):
-                    os.kill(self.ready.pid, signal.SIGKILL)
-                with contextlib.suppress(flight.FlightError, OSError):
-                    self._reader.cancel()
-                return

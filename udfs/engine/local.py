@@ -31,8 +31,10 @@ class LocalEngine:
     def __init__(
         self, spec: ScoreSpec, *, model: Runs | None = None, budget: Budget | None = None, lanes: int | None = None
     ) -> None:
+        per_token = False
         if model is None:
             model = loaded = Model(spec)
+            per_token = loaded.per_token
             planned, threads = plan_lanes(on_cuda=loaded.on_cuda, cores=usable_cores())
             lanes = lanes or planned
             budget = budget or measure_budget(loaded, lanes=lanes, threads=threads, fixed=spec.max_batch_tokens)
@@ -41,7 +43,7 @@ class LocalEngine:
             budget = budget or Budget(spec.max_batch_tokens or 1024, 384)
         self.model, self.budget = model, budget
         self._client, self._number = uuid.uuid4().hex, 0
-        self._scheduler = Scheduler(budget, pad_multiple=model.pad_multiple, lanes=lanes or 1)
+        self._scheduler = Scheduler(budget, pad_multiple=model.pad_multiple, lanes=lanes or 1, per_token=per_token)
         self._answers = self._scheduler.answers(self._client)
         self.runner = Runner(model, self._scheduler, budget, lanes=lanes or 1, threads=threads)
 
@@ -63,7 +65,8 @@ class LocalEngine:
     def collect(self, ticket: Ticket) -> Outputs:
         """Wait for a window's outputs; windows are collected in the order in which they were submitted."""
         if ticket.left:
-            answer = make_answer(next(self._answers), self.model.width)
+            parcel = next(self._answers)
+            answer = make_answer(parcel, self.model.width, per_token=self._scheduler.per_token)
             ticket.put(np.arange(len(ticket.items)), answer, self.model.name)
         return ticket.outputs()
 

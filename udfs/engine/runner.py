@@ -18,7 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
-from udfs.batching import Items, padded_length
+from udfs.batching import Items, batch_tokens
 from udfs.engine.budget import Budget
 from udfs.engine.causes import free_memory, is_device_lost, is_out_of_memory
 from udfs.engine.journal import Journal
@@ -40,7 +40,7 @@ class Runs(Protocol):
     pad_multiple: int
     width: int
 
-    def run(self, items: Items, indices: np.ndarray) -> tuple[np.ndarray, int]: ...
+    def run(self, items: Items, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | int]: ...
 
 
 class Runner:
@@ -115,22 +115,22 @@ class Runner:
             raise
         except Exception as error:  # noqa: BLE001 - what a model raises is its own business, and its items' fate
             return self._take_apart(batch, error)
-        self._faults_in_a_row, self._widest = 0, max(self._widest, width)
-        self._budget.note_success(width * len(batch.indices))
+        self._faults_in_a_row, self._widest = 0, max(self._widest, int(np.max(width)))
+        self._budget.note_success(int(np.broadcast_to(width, len(batch.indices)).sum()))
         return len(batch.indices), lambda: self._scheduler.finish(batch, values, width)
 
     def _take_apart(self, batch: MicroBatch, error: Exception) -> tuple[int, Callable[[], None]]:
         single = len(batch.indices) == 1
         if is_out_of_memory(error):
             free_memory()
-            width = padded_length(int(batch.lengths[0]), self._model.pad_multiple)
-            self._budget.shrink(width * len(batch.indices))
+            tokens = batch_tokens(batch.lengths, self._model.pad_multiple)
+            self._budget.shrink(tokens)
             if not (single and batch.alone):
                 return 0, lambda: self._scheduler.retry(batch, alone=single)
-            if width <= self._widest and batch.tries < _MEMORY_TRIES:
+            if tokens <= self._widest and batch.tries < _MEMORY_TRIES:
                 time.sleep(_MEMORY_PAUSE_S)
                 return 0, lambda: self._scheduler.retry(batch, alone=True)
-            self._widest = min(self._widest, width - 1)  # memory has become less for good
+            self._widest = min(self._widest, tokens - 1)  # memory has become less for good
             self._count_fault(error)
             return 1, lambda: self._scheduler.fail(batch, TOO_LARGE)
         if self._faults < _TOLD_FAULTS:

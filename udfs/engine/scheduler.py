@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from udfs.batching import Items, fit_batch, join_items
+from udfs.batching import Items, fit_batch, join_items, token_places
 from udfs.engine.budget import Budget
 from udfs.errors import GristmillError
 
@@ -46,10 +46,12 @@ class Parcel:
         self.padded = np.zeros(self.left, dtype=np.int32)
         self.faults = np.zeros(self.left, dtype=np.int8)
 
-    def put(self, where: np.ndarray, values: np.ndarray, width: int) -> None:
+    def put(self, where: np.ndarray, values: np.ndarray, width: np.ndarray | int, *, per_token: bool = False) -> None:
         if self.values is None:
-            self.values = np.full((len(self.items), values.shape[1]), np.nan, dtype=np.float32)
-        self.values[where], self.padded[where] = values, width
+            rows = len(self.items.ids) if per_token else len(self.items)
+            self.values = np.full((rows, values.shape[1]), np.nan, dtype=np.float32)
+        self.values[token_places(self.items.offsets, where)[0] if per_token else where] = values
+        self.padded[where] = width
         self.left -= len(where)
 
     def put_fault(self, where: np.ndarray, fault: int) -> None:
@@ -102,9 +104,11 @@ class Scheduler:
         budget: Decides how large a micro-batch is.
         pad_multiple: Lengths are rounded up to a multiple of it.
         lanes: Micro-batches that run at once.
+        per_token: Outputs are a row a token, not a row an item.
     """
 
-    def __init__(self, budget: Budget, *, pad_multiple: int, lanes: int) -> None:
+    def __init__(self, budget: Budget, *, pad_multiple: int, lanes: int, per_token: bool = False) -> None:
+        self.per_token = per_token
         self._budget, self._pad_multiple, self._lanes = budget, pad_multiple, lanes
         self._changed = threading.Condition()
         self._waiting: dict[str, deque[Parcel]] = {}
@@ -176,11 +180,14 @@ class Scheduler:
                 self._changed.wait()
             return None
 
-    def finish(self, batch: MicroBatch, values: np.ndarray, width: int) -> None:
-        """A micro-batch has its outputs, (B, D) in its order."""
+    def finish(self, batch: MicroBatch, values: np.ndarray, width: np.ndarray | int) -> None:
+        """A micro-batch has its outputs, (B, D) or by token (t, D) in its order, and what each item was padded to."""
+        widths = np.broadcast_to(width, len(batch.indices))
+        offsets = np.concatenate([[0], np.cumsum(batch.lengths)])
         with self._changed:
             for parcel, rows, places in batch.by_parcel():
-                parcel.put(places, values[rows], width)
+                taken = token_places(offsets, rows)[0] if self.per_token else rows
+                parcel.put(places, values[taken], widths[rows], per_token=self.per_token)
             self._sound = True
             self._released()
 

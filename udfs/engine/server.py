@@ -75,7 +75,7 @@ class Server(flight.FlightServerBase):
     def _answer(self, client: str, writer: object) -> None:
         begun = False
         for parcel in self._scheduler.answers(client):
-            batch = answer_to_arrow(make_answer(parcel, self._width))
+            batch = answer_to_arrow(make_answer(parcel, self._width, per_token=self._scheduler.per_token))
             if not begun:
                 writer.begin(batch.schema)  # type: ignore[attr-defined]
                 begun = True

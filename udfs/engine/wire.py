@@ -21,15 +21,17 @@ class Answer:
 
     Args:
         number: The parcel's.
-        values: (N, D) float32; NaN where an item has a fault.
+        values: (N, D) float32, or a row a token of a model that answers by token; NaN where an item has a fault.
         padded: (N,) int32, width of the micro-batch that an item went through.
         faults: (N,) int8, `scheduler.FINE` or what is wrong.
+        offsets: (N + 1,) where each item's rows of `values` begin; None where each item has one row.
     """
 
     number: int
     values: np.ndarray
     padded: np.ndarray
     faults: np.ndarray
+    offsets: np.ndarray | None = None
 
 
 def items_to_arrow(items: Items) -> pa.RecordBatch:
@@ -49,26 +51,32 @@ def items_from_arrow(batch: pa.RecordBatch) -> Items:
     return Items(ids.flatten().to_numpy(), offsets - offsets[0], flat_types)
 
 
-def make_answer(parcel: Parcel, width: int) -> Answer:
+def make_answer(parcel: Parcel, width: int, *, per_token: bool = False) -> Answer:
     """The answer to a parcel whose items are all done; `width` is that of a model's outputs."""
-    values = parcel.values
+    values, offsets = parcel.values, parcel.items.offsets if per_token else None
     if values is None:  # every item has a fault
-        values = np.full((len(parcel.items), width), np.nan, dtype=np.float32)
-    return Answer(parcel.number, values, parcel.padded, parcel.faults)
+        rows = len(parcel.items.ids) if per_token else len(parcel.items)
+        values = np.full((rows, width), np.nan, dtype=np.float32)
+    return Answer(parcel.number, values, parcel.padded, parcel.faults, offsets)
 
 
 def answer_to_arrow(answer: Answer) -> pa.RecordBatch:
     """An answer's arrays; its number travels beside them."""
     width = answer.values.shape[1]
     values = pa.FixedSizeListArray.from_arrays(pa.array(answer.values.reshape(-1)), width)
+    if answer.offsets is not None:
+        values = pa.ListArray.from_arrays(pa.array(answer.offsets.astype(np.int32)), values)
     return pa.record_batch([values, pa.array(answer.padded), pa.array(answer.faults)], names=_ANSWER)
 
 
 def answer_from_arrow(number: int, batch: pa.RecordBatch) -> Answer:
     """The arrays of an answer; they lie in the batch's own memory."""
     values, padded, faults = (batch.column(name) for name in _ANSWER)
+    offsets = None
+    if pa.types.is_list(values.type):
+        offsets, values = values.offsets.to_numpy().astype(np.int64), values.flatten()
     flat = values.flatten().to_numpy().reshape(len(values), -1)
-    return Answer(number, flat, padded.to_numpy(), faults.to_numpy())
+    return Answer(number, flat, padded.to_numpy(), faults.to_numpy(), offsets)
 
 
 def pack_note(**note: int | str) -> bytes:

@@ -11,12 +11,12 @@ import pyarrow as pa
 from udfs.errors import SpecError
 from udfs.models import ModelFiles
 from udfs.spec import ScoreSpec
-from udfs.tokenizing import Tokenized
+from udfs.tokenizing import Spans, Tokenized
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from udfs.engine.model import Batch
+    from udfs.engine.batch import Batch, BatchMaker
 
     Forward = Callable[[Batch], Tensor]
 
@@ -27,21 +27,31 @@ class Task(Protocol):
     Attributes:
         fields: Result columns of its own, in order.
         units_per_text: Units that `tokenize` makes of each text: 1, or the number of labels.
+        per_token: Outputs are a row a token, not a row an item.
     """
 
     fields: tuple[pa.Field, ...]
     units_per_text: int
+    per_token: bool
 
     def tokenize(self, texts: list[str]) -> Tokenized:
         """Worker: texts to items, `units_per_text` units for each text, the text's units side by side."""
         ...
 
-    def load(self, device: str, precision: str) -> Forward:
-        """Engine: load the model; returns micro-batch -> (B, D) outputs on the device, in the batch's order."""
+    def load(self, device: str, precision: str, make_batch: BatchMaker) -> Forward:
+        """Engine: load the model for packed or padded micro-batches, as `make_batch` makes them.
+
+        Returns:
+            A function from micro-batch to (B, D) outputs on the device, in the batch's order; (t, D), a row a real
+            token, of a task that answers by token.
+        """
         ...
 
-    def columns(self, outputs: np.ndarray) -> list[pa.Array]:
-        """Worker: (N, units_per_text, D) float32 of N texts to one array of N rows for each of `fields`."""
+    def columns(self, outputs: np.ndarray, spans: Spans | None = None) -> list[pa.Array]:
+        """Worker: (N, units_per_text, D) float32 of N texts to one array of N rows for each of `fields`.
+
+        Of a task that answers by token, `outputs` is (T, D), and `spans` says where each token stands.
+        """
         ...
 
 
@@ -54,6 +64,7 @@ def make_task(spec: ScoreSpec, files: ModelFiles) -> Task:
     """
     from udfs.tasks.feature_extraction import FeatureExtraction
     from udfs.tasks.text_classification import TextClassification
+    from udfs.tasks.token_classification import TokenClassification
     from udfs.tasks.zero_shot_classification import make_zero_shot
 
     match spec.task:
@@ -63,4 +74,6 @@ def make_task(spec: ScoreSpec, files: ModelFiles) -> Task:
             return TextClassification(spec, files)
         case "zero-shot-classification":
             return make_zero_shot(spec, files)
+        case "token-classification":
+            return TokenClassification(spec, files)
     raise SpecError(f"there is no task {spec.task!r}")

@@ -12,12 +12,12 @@ from udfs.loading import load_transformer
 from udfs.models import ModelFiles
 from udfs.pooling import pool, read_pooling
 from udfs.spec import ScoreSpec
-from udfs.tokenizing import Tokenized, Tokenizer
+from udfs.tokenizing import Spans, Tokenized, Tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from udfs.engine.model import Batch
+    from udfs.engine.batch import Batch, BatchMaker
     from udfs.tasks import Forward
 
 
@@ -29,6 +29,7 @@ class FeatureExtraction:
 
     fields: tuple[pa.Field, ...] = (pa.field("embedding", pa.list_(pa.float32())),)
     units_per_text = 1
+    per_token = False
 
     def __init__(self, spec: ScoreSpec, files: ModelFiles) -> None:
         self._spec, self._files = spec, files
@@ -47,15 +48,19 @@ class FeatureExtraction:
         prompt = self._pooling.prompt
         return self.tokenizer([prompt + text for text in texts] if prompt else texts)
 
-    def load(self, device: str, precision: str) -> Forward:
-        model = load_transformer("AutoModel", self._files, device=device, precision=precision)
+    def load(self, device: str, precision: str, make_batch: BatchMaker) -> Forward:
+        # of T5 and its kin, the encoder alone
+        config = self._files.config
+        encoder = config.get("is_encoder_decoder") or "T5EncoderModel" in (config.get("architectures") or [])
+        kind = "AutoModelForTextEncoding" if encoder else "AutoModel"
+        model = load_transformer(kind, self._files, device=device, precision=precision, packed=make_batch.packed)
 
         def forward(batch: Batch) -> Tensor:
-            return pool(model(**batch.inputs()).last_hidden_state, batch.real, pooling=self._pooling)
+            return pool(model(**batch.inputs()).last_hidden_state, batch, pooling=self._pooling)
 
         return forward
 
-    def columns(self, outputs: np.ndarray) -> list[pa.Array]:
+    def columns(self, outputs: np.ndarray, spans: Spans | None = None) -> list[pa.Array]:
         vectors = outputs[:, 0]
         if self._pooling.normalize and self._spec.overflow == "chunk":
             norms = np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from udfs.attention import gather_for_head
 from udfs.errors import ModelError
 from udfs.loading import load_transformer
 from udfs.models import ModelFiles
 from udfs.spec import ScoreSpec
 from udfs.tasks.scores import SCORE_FIELDS, score_columns, sigmoid, softmax
-from udfs.tokenizing import Tokenized, Tokenizer
+from udfs.tokenizing import Spans, Tokenized, Tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from udfs.engine.model import Batch
+    from udfs.engine.batch import Batch, BatchMaker
     from udfs.tasks import Forward
 
 
@@ -33,6 +34,7 @@ class TextClassification:
 
     fields = SCORE_FIELDS
     units_per_text = 1
+    per_token = False
 
     def __init__(self, spec: ScoreSpec, files: ModelFiles) -> None:
         check_is_classifier(files, spec.task)
@@ -46,10 +48,10 @@ class TextClassification:
     def tokenize(self, texts: list[str]) -> Tokenized:
         return self.tokenizer(texts)
 
-    def load(self, device: str, precision: str) -> Forward:
-        return load_classifier(self._files, device, precision)
+    def load(self, device: str, precision: str, make_batch: BatchMaker) -> Forward:
+        return load_classifier(self._files, device, precision, packed=make_batch.packed)
 
-    def columns(self, outputs: np.ndarray) -> list[pa.Array]:
+    def columns(self, outputs: np.ndarray, spans: Spans | None = None) -> list[pa.Array]:
         logits = outputs[:, 0]
         kind = self._files.config.get("problem_type")
         if kind == "regression":
@@ -59,9 +61,13 @@ class TextClassification:
         return score_columns(softmax(logits), self.labels)
 
 
-def load_classifier(files: ModelFiles, device: str, precision: str) -> Forward:
+def load_classifier(files: ModelFiles, device: str, precision: str, *, packed: bool) -> Forward:
     """Load a sequence classifier; its outputs are logits."""
-    model = load_transformer("AutoModelForSequenceClassification", files, device=device, precision=precision)
+    model = load_transformer(
+        "AutoModelForSequenceClassification", files, device=device, precision=precision, packed=packed
+    )
+    if packed:
+        gather_for_head(model)
 
     def forward(batch: Batch) -> Tensor:
         return model(**batch.inputs()).logits

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from udfs.batching import Items, pad
+from udfs.batching import Items
 from udfs.errors import ModelError
 from udfs.models import ModelFiles
 from udfs.spec import ScoreSpec
 from udfs.tasks.feature_extraction import FeatureExtraction
 from udfs.tasks.scores import SCORE_FIELDS, score_columns, softmax
 from udfs.tasks.text_classification import check_is_classifier, load_classifier, read_labels
-from udfs.tokenizing import Tokenized, Tokenizer
+from udfs.tokenizing import Spans, Tokenized, Tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from udfs.engine.model import Batch
+    from udfs.engine.batch import Batch, BatchMaker
     from udfs.tasks import Forward
 
 # Cosines times this are the logits that sentence-transformers trains with (`MultipleNegativesRankingLoss`, scale).
@@ -47,6 +47,7 @@ class ZeroShotByEntailment:
     """
 
     fields = SCORE_FIELDS
+    per_token = False
 
     def __init__(self, spec: ScoreSpec, files: ModelFiles) -> None:
         check_is_classifier(files, spec.task)
@@ -75,10 +76,10 @@ class ZeroShotByEntailment:
     def tokenize(self, texts: list[str]) -> Tokenized:
         return self.tokenizer([text for text in texts for _ in self._hypotheses], self._hypotheses * len(texts))
 
-    def load(self, device: str, precision: str) -> Forward:
-        return load_classifier(self._files, device, precision)
+    def load(self, device: str, precision: str, make_batch: BatchMaker) -> Forward:
+        return load_classifier(self._files, device, precision, packed=make_batch.packed)
 
-    def columns(self, outputs: np.ndarray) -> list[pa.Array]:
+    def columns(self, outputs: np.ndarray, spans: Spans | None = None) -> list[pa.Array]:
         entailment = outputs[..., self._entailment]
         if self._spec.multi_label or self.units_per_text == 1:
             against = np.stack([outputs[..., self._contradiction], entailment], axis=-1)
@@ -94,33 +95,29 @@ class ZeroShotBySimilarity(FeatureExtraction):
 
     fields = SCORE_FIELDS
 
-    def load(self, device: str, precision: str) -> Forward:
+    def load(self, device: str, precision: str, make_batch: BatchMaker) -> Forward:
         import torch
 
-        from udfs.engine.model import Batch
-
-        embed = super().load(device, precision)
-        ids, real = self._label_ids()
+        embed = super().load(device, precision, make_batch)
+        items = self._label_items()
         with torch.inference_mode():
-            batch = Batch(torch.from_numpy(ids).to(device), torch.from_numpy(real).to(device), None)
-            labels = torch.nn.functional.normalize(embed(batch), dim=1)
+            labels = torch.nn.functional.normalize(embed(make_batch(items, np.arange(len(items)))), dim=1)
 
         def forward(batch: Batch) -> Tensor:
             return torch.nn.functional.normalize(embed(batch), dim=1) @ labels.T
 
         return forward
 
-    def columns(self, outputs: np.ndarray) -> list[pa.Array]:
+    def columns(self, outputs: np.ndarray, spans: Spans | None = None) -> list[pa.Array]:
         cosines = outputs[:, 0]
         scores = np.maximum(cosines, 0) if self._spec.multi_label else softmax(_COSINE_SCALE * cosines)
         return score_columns(scores, self._spec.labels)
 
-    def _label_ids(self) -> tuple[np.ndarray, np.ndarray]:
+    def _label_items(self) -> Items:
         items: Items = self.tokenize(list(_hypotheses(self._spec, "{}"))).items
         if len(items) != len(self._spec.labels):  # too long under `fail` has no item, under `chunk` several
             raise ModelError("a label is longer than max_tokens allows")
-        every = np.arange(len(items))
-        return pad(items.ids, items.offsets, every, pad_multiple=1, fill=self._files.config.get("pad_token_id") or 0)
+        return items
 
 
 def _hypotheses(spec: ScoreSpec, default: str) -> list[str]:

@@ -130,7 +130,8 @@ def test_a_text_that_kills_is_known_to_all_clients_at_once(spec: ScoreSpec, faul
     for rows in found:
         assert [place for place, code in enumerate(_codes(rows)) if code] == [20, len(texts) - 1]
         assert {code for code in _codes(rows) if code} == {"device_fault"}
-    assert len(read_lines(starts)) == 3
+    # Two deaths find it out; another client may have sent its own copy among others before it was found.
+    assert 3 <= len(read_lines(starts)) <= 5
 
 
 def test_memory_that_becomes_less_and_less_costs_only_what_fits_no_more(spec: ScoreSpec, faults: Faults) -> None:
@@ -206,8 +207,8 @@ def test_an_engine_that_somebody_kills_costs_no_row(spec: ScoreSpec, faults: Fau
 def test_an_engine_that_is_stopped_from_outside_is_replaced(
     spec: ScoreSpec, faults: Faults, top: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("udfs.engine.client._LOOK_S", 0.5)
-    monkeypatch.setattr("udfs.engine.client._STANDSTILL_S", 2.0)
+    monkeypatch.setattr("udfs.engine.link._LOOK_S", 0.5)
+    monkeypatch.setattr("udfs.engine.link._STANDSTILL_S", 2.0)
     starts = faults()
 
     def feed() -> Iterator[pa.Array]:
@@ -376,6 +377,28 @@ def test_an_engine_that_loads_ends_with_its_executor_too(encoder: str, faults: F
             process.wait()
     await_end(engine)
     assert list(top.iterdir()) == []
+
+
+def test_at_the_deadline_what_is_unanswered_expires_even_if_the_engine_hangs(spec: ScoreSpec, faults: Faults) -> None:
+    faults(poison=VOCABULARY["poison"], way="hang")
+    _rows(["tea"], replace(spec, window_rows=30))  # so that there is an engine
+    deadline = time.time() + 12
+    spec = replace(spec, deadline=deadline, window_rows=30)
+    texts = [*TEXTS, "red poison"]
+    rows = _rows(texts, spec)
+    assert time.time() < deadline + 30
+    codes = _codes(rows)
+    assert codes[-1] == "expired"
+    assert set(codes) == {None, "expired"}
+    _check_answers(rows, texts, replace(spec, deadline=None))
+    late = [row for row in rows if row["error"]]
+    assert {(row["usage"]["input_tokens"], row["embedding"], row["engine"]) for row in late} == {(0, None, None)}
+
+
+def test_past_the_deadline_no_engine_is_started(spec: ScoreSpec, faults: Faults, top: Path) -> None:
+    starts = faults()
+    assert _codes(_rows(TEXTS, replace(spec, deadline=time.time() - 1))) == ["expired"] * len(TEXTS)
+    assert read_lines(starts) == []
 
 
 def test_a_place_that_cannot_be_used_is_told(spec: ScoreSpec, top: Path) -> None:

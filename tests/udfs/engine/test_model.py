@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.conftest import MINILM
-from tests.models import WORDS, make_classifier, make_encoder
+from tests.models import PACKS, WORDS, make_classifier, make_encoder
 from udfs.batching import Items, padded_length
 from udfs.engine.local import LocalEngine
 from udfs.engine.model import Model
@@ -34,23 +34,43 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return make_encoder(tmp_path_factory.mktemp("encoder"))
 
 
-@pytest.mark.parametrize(
-    "kind", ["Albert", "Bert", "DebertaV2", "DistilBert", "Electra", "ModernBert", "MPNet", "Roberta", "XLMRoberta"]
-)
+@pytest.mark.parametrize("kind", [*PACKS, "DebertaV2", "MPNet", "T5Encoder", "LayoutLM"])
 def test_an_item_padded_among_others_has_the_output_that_it_has_alone(tmp_path: Path, kind: str) -> None:
     spec = _spec(make_encoder(tmp_path, kind=kind))
-    model, items = Model(spec), _items(TEXTS, spec)
-    together, width = model.run(items, np.arange(len(items)))
-    assert width == items.lengths.max() > items.lengths.min()
+    model, items = Model(spec, packed=False), _items(TEXTS, spec)
+    together, widths = model.run(items, np.arange(len(items)))
+    assert model.name.endswith("/padded")
+    assert set(widths) == {items.lengths.max()} != {items.lengths.min()}
     alone = np.concatenate([model.run(items, np.array([i]))[0] for i in range(len(items))])
     np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["ConvBert", "FNet"])
+def test_a_model_that_reads_padding_gets_items_of_one_length(tmp_path: Path, kind: str) -> None:
+    spec = _spec(make_encoder(tmp_path, kind=kind))
+    model, items = Model(spec), _items([*TEXTS, *TEXTS[::-1]], spec)
+    order = np.array([1, 0, 5, 3, 2, 9, 4])
+    together, widths = model.run(items, order)
+    assert widths.tolist() == items.lengths[order].tolist()
+    alone = np.concatenate([model.run(items, np.array([i]))[0] for i in order])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_a_model_that_cannot_read_items_of_any_length_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="multiples of its landmarks"):
+        Model(_spec(make_encoder(tmp_path, kind="Nystromformer")))
+
+
+@pytest.mark.parametrize("kind", ["DebertaV2", "MPNet", "T5Encoder"])
+def test_an_architecture_outside_the_registry_is_padded_and_says_so(tmp_path: Path, kind: str) -> None:
+    assert Model(_spec(make_encoder(tmp_path, kind=kind))).name.endswith(":cpu/float32/padded")
 
 
 def test_padding_is_counted_as_it_went_through_the_model(encoder: str) -> None:
     spec = _spec(encoder, max_batch_tokens=64)
     items = _items(TEXTS, spec)
     seen: list[tuple[int, int]] = []
-    with LocalEngine(spec) as engine:
+    with LocalEngine(spec, model=Model(spec, packed=False)) as engine:
         _watch(engine.model, lambda batch: seen.append(tuple(batch.ids.shape)))
         padded = engine.forward(items).padded_tokens
     assert padded.sum() == sum(rows * width for rows, width in seen)
@@ -61,7 +81,7 @@ def test_padding_is_counted_as_it_went_through_the_model(encoder: str) -> None:
 
 def test_no_mask_is_made_where_nothing_is_padded(encoder: str) -> None:
     spec = _spec(encoder)
-    model, items = Model(spec), _items(["red tea", "good book", "tea"], spec)
+    model, items = Model(spec, packed=False), _items(["red tea", "good book", "tea"], spec)
     masks: list[bool] = []
     _watch(model, lambda batch: masks.append("attention_mask" in batch.inputs()))
     model.run(items, np.array([0, 1]))
@@ -87,7 +107,7 @@ def test_no_items_need_no_model(encoder: str) -> None:
 
 def test_the_engine_is_named_by_its_device_and_precision(encoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert Model(_spec(encoder, precision="bfloat16")).name.endswith(":cpu/bfloat16")
+    assert Model(_spec(encoder, precision="bfloat16")).name.endswith(":cpu/bfloat16/packed")
 
 
 def _watch(model: Any, look: Callable[[Any], Any]) -> None:

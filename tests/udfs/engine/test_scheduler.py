@@ -44,7 +44,8 @@ class Echo:
             self.running.append(first.tolist())
             self.beside.append(list(self.running))
             self.sizes.append(tokens)
-            cap, self.cap = self.cap, max(20, self.cap - self.shrinks_by)
+            cap = self.cap
+            self.cap = max(20, cap - self.shrinks_by) if self.shrinks_by else cap
         try:
             if tokens > cap:
                 raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")

@@ -1,0 +1,296 @@
+"""The engine against the floor of its device: no Spark, no Java, nothing but this process.
+
+The job is the product's own way of a window: tokenize ahead, submit, collect, finish. Rounds of it, of the forward
+pass alone and of sentence-transformers are interleaved.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+
+from jobs.contenders import sentence_transformers
+from jobs.corpus import docstrings
+from jobs.errors import UserError
+from jobs.floor import Arithmetic, count_arithmetic, measure_peak
+from jobs.settings import Settings
+from jobs.shapes import make_shape
+from udfs.batching import cut_windows
+from udfs.engine.local import LocalEngine
+from udfs.engine.runner import plan_lanes
+from udfs.executor import usable_cores
+from udfs.models import open_model
+from udfs.scoring import Prepared, finish, prepare, run_ahead
+from udfs.spec import ScoreSpec
+from udfs.tasks import Task, make_task
+
+_STEPS = ("tokenize", "wait", "forward", "answer")
+
+
+class Clock:
+    """Adds up the seconds of steps, whatever threads they run in."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.seconds = dict.fromkeys(_STEPS, 0.0)
+
+    @contextmanager
+    def time(self, step: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.seconds[step] += time.perf_counter() - began
+
+
+@dataclass(frozen=True)
+class EngineFigures:
+    """What was measured; medians over the rounds.
+
+    Args:
+        engine: `host:pid:device/precision/packed`.
+        model: As the job names it, or the shape.
+        flops_per_token: Operations a real token, at these lengths.
+        peak_flops: Of the device's matrix products, a second.
+        job_s, forward_s: Of the whole job; of the forward pass alone, on items that are there.
+        tokens_per_s: Real tokens of the job.
+        job_mfu, forward_mfu: Share of the peak that real tokens' arithmetic has in each.
+        padding: Share of tokens that were padding.
+        shares: Of the job's time: the tokenizing thread, the caller that waits for outputs, the lanes' forward passes,
+            the caller that makes answers. They overlap.
+        idle: Share of the job's time that the forward pass alone would not need.
+        times_as_long: Others' seconds over the job's.
+        start_s: To load the model and find its budget.
+    """
+
+    engine: str
+    model: str
+    rows: int
+    tokens: int
+    flops_per_token: float
+    peak_flops: float
+    job_s: float
+    forward_s: float
+    tokens_per_s: float
+    job_mfu: float
+    forward_mfu: float
+    padding: float
+    shares: dict[str, float]
+    idle: float
+    times_as_long: dict[str, float]
+    start_s: float
+
+
+def run_engine_bench(
+    settings: Settings,
+    *,
+    rows: int,
+    rounds: int,
+    texts: str,
+    shape: str | None,
+    json_path: Path | None,
+    console: Console,
+) -> EngineFigures:
+    """Measure the engine and print the figures.
+
+    Args:
+        settings: The job: its task, model and maximum length. Its input is not read.
+        rows: How many texts.
+        rounds: How often each contender runs, after one warm-up.
+        texts: `docstrings` (also for `input`) or `short`, from the installed packages.
+        shape: Random weights of a real shape (`jobs.shapes.SHAPES`) with the model's tokenizer; None takes the model.
+        json_path: Where to write the figures too.
+
+    Raises:
+        UserError: No such texts or shape.
+    """
+    if texts not in ("input", "docstrings", "short"):
+        raise UserError(f"--texts {texts}: choose one of docstrings, short")
+    found = docstrings(rows, first_line=texts == "short")
+    with tempfile.TemporaryDirectory(prefix="gristmill-") as folder:
+        spec = replace(settings.spec(), template=None, dedupe=False, overflow="truncate")
+        if shape:
+            path = make_shape(shape, open_model(spec.model, spec.revision), Path(folder))
+            spec = replace(spec, task="feature-extraction", labels=(), hypothesis_template=None, model=path)
+        figures = _measure(spec, found, rounds=rounds, name=shape or spec.model, console=console)
+    console.print(_make_table(figures))
+    if json_path:
+        json_path.write_text(json.dumps(asdict(figures), indent=2) + "\n")
+    return figures
+
+
+def _measure(spec: ScoreSpec, texts: list[str], *, rounds: int, name: str, console: Console) -> EngineFigures:
+    files = open_model(spec.model, spec.revision)
+    task, arithmetic = make_task(spec, files), count_arithmetic(files)
+    windows = list(cut_windows([pa.array(texts, pa.string())], window_rows=spec.window_rows))
+    prepared = [prepare(window, spec, task) for window in windows]
+    lengths = np.concatenate([p.items.lengths for p in prepared])
+    began = time.perf_counter()
+    with LocalEngine(spec) as engine:
+        start_s = time.perf_counter() - began
+        padded = sum(int(engine.forward(p.items).padded_tokens.sum()) for p in prepared)
+        device, precision, _ = engine.model.name.split(":", 2)[2].split("/")
+        others = sentence_transformers(spec, files, texts, lengths, precisions=(precision,))
+        clocks: list[Clock] = []
+        ways: dict[str, Callable[[], Any]] = {other.name: other.run for other in others}
+        ways["forward"] = lambda: [engine.forward(p.items) for p in prepared]
+        ways["job"] = lambda: clocks.append(_run_job(engine, windows, spec, task))
+        torch_device = "cuda:0" if device.startswith("cuda") else "cpu"
+        seconds, peaks = _time_rounds(ways, rounds, lambda: measure_peak(torch_device, precision), console)
+        engine_name = engine.model.name
+    return _make_figures(
+        engine_name, name, len(texts), lengths, padded, arithmetic, peaks, seconds, clocks[1:], start_s
+    )
+
+
+def _run_job(engine: LocalEngine, windows: list[pa.Array], spec: ScoreSpec, task: Task) -> Clock:
+    """The way of `udfs.scoring.score_with`, with a clock at each step."""
+    clock = Clock()
+
+    def prepare_timed(window: pa.Array) -> Prepared:
+        with clock.time("tokenize"):
+            return prepare(window, spec, task)
+
+    def collect() -> None:
+        ready, ticket = in_flight.popleft()
+        with clock.time("wait"):
+            outputs = engine.collect(ticket)
+        with clock.time("answer"):
+            finish(ready, outputs, task)
+
+    in_flight: deque[Any] = deque()
+    with _timed_forward(engine, clock):
+        for ready in run_ahead(prepare_timed, iter(windows)):
+            in_flight.append((ready, engine.submit(ready.items)))
+            if len(in_flight) == 2:
+                collect()
+        while in_flight:
+            collect()
+    return clock
+
+
+@contextmanager
+def _timed_forward(engine: LocalEngine, clock: Clock) -> Iterator[None]:
+    model: Any = engine.model
+    run = model.run
+
+    def timed(*args: Any) -> Any:
+        with clock.time("forward"):
+            return run(*args)
+
+    model.run = timed
+    try:
+        yield
+    finally:
+        del model.run
+
+
+def _time_rounds(
+    ways: dict[str, Callable[[], Any]], rounds: int, peak: Callable[[], float], console: Console
+) -> tuple[dict[str, list[float]], list[float]]:
+    """Seconds of each way, and the device's peak, in each round: a machine that slows down slows all of them."""
+    import torch
+
+    peaks: list[float] = []
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, run in ways.items():
+            torch.set_num_threads(1 if name in ("forward", "job") else usable_cores())
+            with console.status(f"round {number} of {rounds}: {name}"):
+                began = time.perf_counter()
+                run()
+                if number:
+                    seconds[name].append(time.perf_counter() - began)
+        if number:
+            peaks.append(peak())
+    return seconds, peaks
+
+
+def _make_figures(
+    engine: str,
+    model: str,
+    rows: int,
+    lengths: np.ndarray,
+    padded: int,
+    arithmetic: Arithmetic,
+    peaks: list[float],
+    seconds: dict[str, list[float]],
+    clocks: list[Clock],
+    start_s: float,
+) -> EngineFigures:
+    tokens, flops = int(lengths.sum()), arithmetic.of(lengths)
+    job, forward = (statistics.median(seconds[name]) for name in ("job", "forward"))
+
+    def mfu(name: str) -> float:
+        return statistics.median(flops / took / peak for took, peak in zip(seconds[name], peaks, strict=True))
+
+    lanes, _ = plan_lanes(on_cuda=":cuda" in engine, cores=usable_cores())
+    shares = {
+        step: statistics.median(
+            c.seconds[step] / took / (lanes if step == "forward" else 1)
+            for c, took in zip(clocks, seconds["job"], strict=True)
+        )
+        for step in _STEPS
+    }
+    others = {
+        name: statistics.median(a / b for a, b in zip(took, seconds["job"], strict=True))
+        for name, took in seconds.items()
+        if name not in ("job", "forward")
+    }
+    idle = statistics.median(1 - a / b for a, b in zip(seconds["forward"], seconds["job"], strict=True))
+    return EngineFigures(
+        engine=engine,
+        model=model,
+        rows=rows,
+        tokens=tokens,
+        flops_per_token=flops / tokens,
+        peak_flops=statistics.median(peaks),
+        job_s=job,
+        forward_s=forward,
+        tokens_per_s=tokens / job,
+        job_mfu=mfu("job"),
+        forward_mfu=mfu("forward"),
+        padding=1 - tokens / padded,
+        shares=shares,
+        idle=idle,
+        times_as_long=others,
+        start_s=start_s,
+    )
+
+
+def _make_table(f: EngineFigures) -> Table:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    lines = [
+        ("engine", f.engine),
+        ("model", f.model),
+        ("texts", f"{f.rows:,}, {f.tokens / f.rows:.0f} tokens on average"),
+        ("operations a real token", f"{f.flops_per_token / 1e6:,.1f} M"),
+        ("matrix peak of the device", f"{f.peak_flops / 1e12:,.2f} T/s"),
+        ("whole job", f"{f.job_s:.2f} s, {f.tokens_per_s:,.0f} real tokens/s, {f.job_mfu:.0%} of the peak"),
+        ("forward pass alone", f"{f.forward_s:.2f} s, {f.forward_mfu:.0%} of the peak"),
+        ("all that is not the forward pass", f"{f.idle:.1%}"),
+        ("padding", f"{f.padding:.1%}"),
+        *((f"share of {step}", f"{share:.0%}") for step, share in f.shares.items()),
+        *((f"{name} takes", f"{ratio:.2f} times as long") for name, ratio in f.times_as_long.items()),
+        ("start", f"{f.start_s:.1f} s"),
+    ]
+    for name, value in lines:
+        table.add_row(name, value)
+    return table

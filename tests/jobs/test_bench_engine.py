@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jobs.errors import UserError
+from jobs.floor import count_arithmetic, measure_peak
+from jobs.shapes import make_shape
+from tests.conftest import MINILM, ROOT
+from tests.models import make_encoder
+from udfs.models import open_model
+
+
+def test_the_engine_is_measured_without_spark_and_without_java(tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden/pyspark"
+    hidden.mkdir(parents=True)
+    (hidden / "__init__.py").write_text("raise ImportError('not installed')")
+    env = {**os.environ, "PYTHONPATH": f"{hidden.parent}:{ROOT}", "JAVA_HOME": "", "PATH": str(tmp_path)}
+    told = tmp_path / "figures.json"
+    command = ["bench", "conf/embeddings.yaml", "--engine", "--texts", "short", "--rows", "60", "--rounds", "1"]
+    done = subprocess.run(
+        [sys.executable, "-c", "from jobs.cli import main; main()", *command, "--json", str(told)],
+        cwd=ROOT, env=env, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "of the peak" in " ".join(done.stdout.split())
+    figures = json.loads(told.read_text())
+    assert figures["rows"] == 60
+    assert figures["engine"].endswith(("packed", "padded"))
+    assert set(figures["shares"]) == {"tokenize", "wait", "forward", "answer"}
+    assert 0 < figures["forward_mfu"] < 1.5
+    assert figures["tokens_per_s"] == pytest.approx(figures["tokens"] / figures["job_s"])
+
+
+def test_the_arithmetic_of_a_bert_is_the_formulas() -> None:
+    arithmetic = count_arithmetic(open_model(MINILM))  # 6 layers, 384 wide, 4 times that in between
+    assert arithmetic.of(np.array([10, 20])) == 30 * 24 * 6 * 384**2 + (100 + 400) * 4 * 6 * 384
+
+
+@pytest.mark.parametrize(("kind", "linear"), [("Bert", 2 * 2 * (4 * 32 * 32 + 2 * 32 * 64)), ("ModernBert", None)])
+def test_the_arithmetic_of_other_widths_is_counted(tmp_path: Path, kind: str, linear: int | None) -> None:
+    counted = count_arithmetic(open_model(make_encoder(tmp_path, kind=kind))).per_token
+    expected = linear or 3 * 2 * (3 * 32 * 32 + 32 * 32 + 32 * 128 + 64 * 32)
+    assert counted == expected
+
+
+def test_the_peak_is_that_of_a_processor() -> None:
+    assert 1e9 < measure_peak("cpu", "float32") < 1e14
+
+
+def test_a_random_model_of_a_shape_opens(tmp_path: Path) -> None:
+    path = make_shape("minilm-l6", open_model(MINILM), tmp_path / "shape")
+    assert count_arithmetic(open_model(path)) == count_arithmetic(open_model(MINILM))
+    with pytest.raises(UserError, match="bert-base"):
+        make_shape("bert-huge", open_model(MINILM), tmp_path / "other")

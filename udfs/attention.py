@@ -1,0 +1,247 @@
+"""Attention over packed sequences: all tokens of a micro-batch in one row, no padding, no mask.
+
+transformers' models look their attention up in a registry. The function that is put there under `PACKED` gets the
+queries, keys and values of all tokens, and the `Layout` that says where each sequence begins, as an extra keyword of
+the model's call. No code of a model is changed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+PACKED = "gristmill_packed"  # a name with `flash` in it would make transformers download kernels
+
+# Architectures whose packed outputs the tests hold equal to the padded ones, by config's `model_type`, with the part of
+# the base model whose output a head reads the first token of ("" is the base model itself, a list means its last).
+_PACKS = {
+    "albert": "encoder",
+    "bert": "encoder",
+    "camembert": "encoder",
+    "data2vec-text": "encoder",
+    "distilbert": "transformer",
+    "electra": "encoder",
+    "ernie": "encoder",
+    "gte": "layers",
+    "jina_embeddings_v3": "layers",
+    "modernbert": "",
+    "nomic_bert": "layers",
+    "roberta": "encoder",
+    "roberta-prelayernorm": "encoder",
+    "xlm-roberta": "encoder",
+    "xlm-roberta-xl": "encoder",
+}
+_LONGEST_PLAIN = 64  # tokens; from here on the fused kernel is faster on a CPU
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each sequence of a packed micro-batch lies; none is empty.
+
+    Args:
+        cu_seqlens: (B + 1,) int32 on the device, sequence i is tokens cu_seqlens[i]:cu_seqlens[i + 1].
+        lengths: (B,) the same as lengths, in the host's memory.
+    """
+
+    cu_seqlens: Tensor
+    lengths: np.ndarray
+
+    @property
+    def starts(self) -> Tensor:
+        """(B,) int32, the first token of each sequence."""
+        return self.cu_seqlens[:-1]
+
+    def runs(self) -> list[tuple[int, int]]:
+        """(count, length) of neighbours of one length, which form a rectangle without padding."""
+        edges = np.flatnonzero(np.diff(self.lengths)) + 1
+        return [(len(run), int(run[0])) for run in np.split(self.lengths, edges)]
+
+
+def can_pack(config: dict[str, Any], *, device: str, precision: str) -> bool:
+    """Whether a model of this architecture runs packed on this device.
+
+    Args:
+        config: The model's config.json.
+        device: torch's name. CUDA's kernel wants half precision, compute capability 8.0 and heads of a multiple of 8.
+        precision: Floating-point type of the weights.
+    """
+    if config.get("model_type") not in _PACKS or config.get("is_decoder"):
+        return False
+    return _fits_cuda_kernel(config, precision) if device.startswith("cuda") else True
+
+
+def _fits_cuda_kernel(config: dict[str, Any], precision: str) -> bool:
+    import torch
+
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:  # a build without it
+        return False
+    width = config.get("hidden_size") or config.get("dim") or config.get("n_embd") or 0
+    heads = config.get("num_attention_heads") or config.get("n_heads") or config.get("n_head") or 1
+    windows = config.get("model_type") == "modernbert"
+    return (
+        precision in ("bfloat16", "float16")
+        and torch.cuda.get_device_capability() >= (8, 0)
+        and 8 <= width // heads <= 256
+        and width // heads % 8 == 0
+        and (not windows or "window_size" in inspect.signature(varlen_attn).parameters)
+    )
+
+
+def register() -> None:
+    """Make `attn_implementation=PACKED` known to transformers, with a mask function that makes no mask."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(PACKED, attend_packed)
+    AttentionMaskInterface.register(PACKED, refuse_mask)
+
+
+def refuse_mask(*, batch_size: int, attention_mask: Tensor | None = None, **_: Any) -> None:
+    """The mask of a packed micro-batch: none.
+
+    Raises:
+        ValueError: The micro-batch is padded, so that it needs one.
+    """
+    if batch_size != 1 or attention_mask is not None:
+        raise ValueError("packed attention was given a padded micro-batch")
+
+
+def attend_packed(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    layout: Layout | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention of each token to those of its own sequence, as transformers calls it.
+
+    Args:
+        module: The layer that asks.
+        query: (1, heads, T, D), as key and value.
+        attention_mask: None.
+        scaling: Factor of the products; None is 1 / sqrt(D).
+        sliding_window: A token sees those at a distance below it; None sees all.
+        layout: Where the sequences lie.
+
+    Returns:
+        (1, T, heads, D), and None for the weights, which nobody makes.
+
+    Raises:
+        ValueError: The micro-batch is padded, or the layout did not arrive.
+    """
+    if layout is None or attention_mask is not None or query.shape[0] != 1:
+        raise ValueError(f"packed attention was given {'no layout' if layout is None else 'a padded micro-batch'}")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
+    if query.is_cuda:
+        mixed = _attend_on_cuda(q, k, v, layout, scale, sliding_window)
+    else:
+        mixed = attend_by_runs(q, k, v, layout, scale=scale, sliding_window=sliding_window)
+    return mixed.unsqueeze(0), None
+
+
+def _attend_on_cuda(
+    q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float, sliding_window: int | None
+) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    own = q.shape[-1] ** -0.5
+    q = q if abs(scale - own) < 1e-6 * own else q * (scale / own)  # not every version takes a scale
+    reach: dict[str, Any] = {} if sliding_window is None else {"window_size": (sliding_window - 1, sliding_window - 1)}
+    longest = int(layout.lengths.max())
+    found: Any = varlen_attn(q, k, v, layout.cu_seqlens, layout.cu_seqlens, longest, longest, **reach)
+    return found
+
+
+def attend_by_runs(
+    q: Tensor, k: Tensor, v: Tensor, layout: Layout, *, scale: float, sliding_window: int | None = None
+) -> Tensor:
+    """Attention on a CPU: neighbours of one length at once, so that neither padding nor a mask is needed.
+
+    Items come sorted by length, so that a micro-batch has few runs.
+
+    Args:
+        q: (T, heads, D), as k and v.
+
+    Returns:
+        (T, heads, D).
+    """
+    import torch
+
+    mixed, start = torch.empty_like(q, memory_format=torch.contiguous_format), 0
+    for count, length in layout.runs():
+        stop = start + count * length
+        block = (part[start:stop].unflatten(0, (count, length)).transpose(1, 2) for part in (q, k, v))
+        narrow = sliding_window if sliding_window is not None and sliding_window < length else None
+        found = _attend_block(*block, scale=scale, sliding_window=narrow)
+        mixed[start:stop].view(count, length, *q.shape[1:]).copy_(found.transpose(1, 2))
+        start = stop
+    return mixed
+
+
+def _attend_block(q: Tensor, k: Tensor, v: Tensor, *, scale: float, sliding_window: int | None) -> Tensor:
+    """(count, heads, length, D) attention within each of some sequences of one length."""
+    import torch
+    from torch.nn.functional import scaled_dot_product_attention
+
+    length = q.shape[2]
+    if sliding_window is not None:
+        place = torch.arange(length)
+        near = (place[:, None] - place).abs() < sliding_window
+        return scaled_dot_product_attention(q, k, v, attn_mask=near, scale=scale)
+    if length > _LONGEST_PLAIN:
+        return scaled_dot_product_attention(q, k, v, scale=scale)
+    return (q * scale @ k.transpose(-1, -2)).softmax(-1) @ v
+
+
+def gather_for_head(model: Any) -> None:
+    """Let the head of a sequence classifier see one row a sequence: its first token, or their mean if it reads that.
+
+    The head of a packed micro-batch then works on B sequences of one token. Without a layout nothing changes.
+    """
+    name = _PACKS[model.config.model_type]
+    part = model.base_model.get_submodule(name)
+    part = part[-1] if type(part).__name__ == "ModuleList" else part
+    mean = getattr(model.config, "classifier_pooling", "cls") == "mean"
+
+    def gather(_: nn.Module, __: Any, options: dict[str, Any], output: Any) -> Any:
+        layout = options.get("layout")
+        if layout is None:
+            return output
+        states = output if hasattr(output, "shape") else output.last_hidden_state
+        rows = mean_by_sequence(states[0], layout).to(states.dtype) if mean else states[0, layout.starts]
+        if hasattr(output, "shape"):
+            return rows.unsqueeze(1)
+        output.last_hidden_state = rows.unsqueeze(1)
+        return output
+
+    part.register_forward_hook(gather, with_kwargs=True)
+
+
+def mean_by_sequence(states: Tensor, layout: Layout) -> Tensor:
+    """(T, H) states of packed tokens to (B, H) float32 means."""
+    return _reduce(states.float(), "mean", layout)
+
+
+def max_by_sequence(states: Tensor, layout: Layout) -> Tensor:
+    """(T, H) states of packed tokens to (B, H) float32 maxima."""
+    return _reduce(states.float(), "max", layout)
+
+
+def _reduce(states: Tensor, how: str, layout: Layout) -> Tensor:
+    import torch
+
+    # `unsafe`: the check of the offsets would wait for the device
+    return torch.segment_reduce(states, how, offsets=layout.cu_seqlens.long(), axis=0, unsafe=True)
