@@ -138,7 +138,7 @@ class Settings(_Section):
     @model_validator(mode="after")
     def _output_is_apart(self) -> Settings:
         source, target = (os.path.normpath(path) for path in (self.input.path or "-", self.output.path))
-        if PurePath(target).is_relative_to(source):
+        if PurePath(source) in PurePath(target).parents:
             raise ValueError(f"output.path {self.output.path} lies in input.path: answers would be read as input")
         return self
 

@@ -342,7 +342,7 @@ def test_an_unused_engine_makes_room_for_another_model(spec: ScoreSpec, faults: 
 
 
 def test_clients_that_stop_early_leave_the_engine_to_others(spec: ScoreSpec, faults: Faults) -> None:
-    starts = faults()
+    starts, threads = faults(), threading.active_count()
     spec = replace(spec, window_rows=20)
     with ThreadPoolExecutor(1) as pool:
         steady = pool.submit(_rows, TEXTS * 50, replace(spec, dedupe=False))
@@ -352,7 +352,7 @@ def test_clients_that_stop_early_leave_the_engine_to_others(spec: ScoreSpec, fau
             stopped.close()
         assert _codes(steady.result()) == [None] * 50 * len(TEXTS)
     assert len(read_lines(starts)) == 1
-    assert threading.active_count() < 20
+    assert threading.active_count() < threads + 20  # of a hundred clients
 
 
 def test_a_model_is_found_from_where_the_worker_is(
