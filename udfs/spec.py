@@ -8,7 +8,15 @@ from typing import Any, Literal, get_args
 
 from udfs.errors import SpecError
 
-TaskName = Literal["feature-extraction", "text-classification", "zero-shot-classification", "token-classification"]
+TaskName = Literal[
+    "feature-extraction",
+    "text-classification",
+    "zero-shot-classification",
+    "token-classification",
+    "text-generation",
+    "summarization",
+    "translation",
+]
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 Overflow = Literal["truncate", "chunk", "fail"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -16,7 +24,10 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 # What a run may change without changing a row's answer.
 _TUNING = frozenset({"max_batch_tokens", "batch_timeout_s", "window_rows", "dedupe", "deadline"})
 # What an engine never hears of.
-_IN_WORKERS = frozenset({"template", "aggregation_strategy", "window_rows", "dedupe", "deadline"})
+_IN_WORKERS = frozenset(
+    {"template", "messages", "variants", "source_lang", "target_lang", "aggregation_strategy"}
+    | {"window_rows", "dedupe", "deadline"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +43,18 @@ class ScoreSpec:
         hypothesis_template: Sentence with `{}` where a label goes; None takes the task's own.
         multi_label: Each label on its own, instead of labels that share one unit of probability.
         aggregation_strategy: How token-classification makes entities of tokens; None is `simple`.
+        messages: Role and Jinja2 template of each message of a chat; the model's own chat template joins them.
+        variants: Values of `variant` in the templates, for which each row is asked once.
+        max_new_tokens: Longest answer.
+        temperature: Divides the logits before an answer's token is drawn; 0 takes the likeliest.
+        top_p: Draw among the likeliest tokens that have this much probability together.
+        top_k: Draw among so many of the likeliest tokens; 0 for all.
+        seed: Of what is drawn.
+        stop: Strings that end an answer; they are cut off.
+        num_beams: Answers that an encoder-decoder model follows at once.
+        source_lang, target_lang: Of a translation, as the model calls them.
+        json_schema: JSON that the answer has to match, as text.
+        choices: What the answer has to be one of.
         max_tokens: Longest item, special tokens included; None takes the model's own limit.
         overflow: What becomes of a longer text: cut, read in chunks whose outputs are averaged, or failed.
         precision: Floating-point type of weights and activations.
@@ -53,6 +76,19 @@ class ScoreSpec:
     hypothesis_template: str | None = None
     multi_label: bool = False
     aggregation_strategy: Aggregation | None = None
+    messages: tuple[tuple[str, str], ...] = ()
+    variants: tuple[str, ...] = ()
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    num_beams: int = 1
+    source_lang: str | None = None
+    target_lang: str | None = None
+    json_schema: str | None = None
+    choices: tuple[str, ...] = ()
     max_tokens: int | None = None
     overflow: Overflow = "truncate"
     precision: Precision = "auto"
