@@ -1,0 +1,297 @@
+"""Attention over the cache: new tokens of many sequences in one row, each sees its own sequence's past.
+
+As `udfs.attention`, a function in transformers' registry, and no model's code is changed. What the function needs to
+know of the step comes as an extra keyword of the model's call. Keys and values go into an `Arena`.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from udfs.attention import refuse_mask
+from udfs.generation.cache import Arena, Slab, Slot
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+CACHED = "gristmill_cached"
+
+
+@dataclass(frozen=True)
+class Piece:
+    """New tokens of one sequence: tokens `first` to `first + count` of the row, after `past` tokens in its slot."""
+
+    slot: Slot
+    first: int
+    count: int
+    past: int
+
+
+@dataclass(frozen=True)
+class _Group:
+    """One new token each of some sequences of a slab.
+
+    Args:
+        slab: Whose slots.
+        rows: (slots,) int64 tokens of the row; an idle slot has any.
+        busy: (slots,) bool.
+        lengths: (slots,) tokens of each with the new one; 1 for an idle slot.
+    """
+
+    slab: Slab
+    rows: np.ndarray
+    busy: np.ndarray
+    lengths: np.ndarray
+
+
+@dataclass
+class Step:
+    """One call of the model.
+
+    Args:
+        arena: Holds the past.
+        pieces: New tokens of each sequence, in the order of the row.
+        device: torch's name.
+    """
+
+    arena: Arena
+    pieces: Sequence[Piece]
+    device: str
+    _made: dict[Any, Any] = field(default_factory=dict, repr=False)
+
+    @functools.cached_property
+    def places(self) -> Tensor:
+        """(T,) int64, where the new tokens go in the arena."""
+        import torch
+
+        spans = [np.arange(p.count) + p.slot.start + p.past for p in self.pieces]
+        return torch.from_numpy(np.concatenate(spans)).to(self.device)
+
+    @functools.cached_property
+    def positions(self) -> np.ndarray:
+        """(T,) int64, where each new token stands in its sequence."""
+        return np.concatenate([np.arange(p.count) + p.past for p in self.pieces])
+
+    @functools.cached_property
+    def singles(self) -> list[_Group]:
+        """Pieces of one token, slab by slab."""
+        by_slab: dict[int, list[Piece]] = {}
+        for piece in self.pieces:
+            if piece.count == 1:
+                by_slab.setdefault(id(piece.slot.slab), []).append(piece)
+        return [_make_group(pieces) for pieces in by_slab.values()]
+
+    @functools.cached_property
+    def longer(self) -> list[Piece]:
+        """Pieces of several tokens."""
+        return [piece for piece in self.pieces if piece.count > 1]
+
+    def once(self, key: Any, make: Any) -> Any:
+        """What all layers need alike is made by the first."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+
+def _make_group(pieces: list[Piece]) -> _Group:
+    slab = pieces[0].slot.slab
+    slots = len(slab.taken)
+    where = np.array([p.slot.index for p in pieces])
+    rows, busy = np.full(slots, pieces[0].first), np.zeros(slots, dtype=bool)
+    lengths = np.ones(slots, dtype=np.int64)
+    rows[where], busy[where] = [p.first for p in pieces], True
+    lengths[where] = [p.past + 1 for p in pieces]
+    return _Group(slab, rows, busy, lengths)
+
+
+def register_cached() -> None:
+    """Make `attn_implementation=CACHED` known to transformers, with a mask function that makes no mask."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(CACHED, attend_cached)
+    AttentionMaskInterface.register(CACHED, refuse_mask)
+
+
+def attend_cached(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    step: Step | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Put new keys and values into the cache, and attend to all that each sequence has there.
+
+    Args:
+        module: The layer that asks; its `layer_idx` names it.
+        query: (1, heads, T, D); key and value (1, fewer heads, T, D).
+        attention_mask: None.
+        scaling: Factor of the products; None is 1 / sqrt(D).
+        sliding_window: A token sees those before it at a distance below it; None sees all.
+        softcap: Bounds the products by a tanh.
+        step: Which sequences the tokens belong to.
+
+    Returns:
+        (1, T, heads, D), and None for the weights, which nobody makes.
+
+    Raises:
+        ValueError: The step did not arrive, or the tokens are padded.
+    """
+    if step is None or attention_mask is not None or query.shape[0] != 1:
+        raise ValueError("attention over the cache was given no step, or a padded batch")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
+    keys, values = step.arena.layer(module.layer_idx, k)  # type: ignore[arg-type]
+    keys.index_copy_(0, step.places, k)
+    values.index_copy_(0, step.places, v)
+    ask = _Ask(keys, values, scale, sliding_window, softcap)
+    if q.is_cuda and softcap is None and _has_varlen():
+        return _attend_on_cuda(q, ask, step).unsqueeze(0), None
+    mixed = q.new_empty(q.shape)
+    for number, group in enumerate(step.singles):
+        _attend_group(q, mixed, ask, group, step, number)
+    for piece in step.longer:
+        _attend_piece(q, mixed, ask, piece, step)
+    return mixed.unsqueeze(0), None
+
+
+@dataclass(frozen=True)
+class _Ask:
+    """A layer's cache and how it weighs.
+
+    Args:
+        keys, values: (tokens, heads, D).
+    """
+
+    keys: Tensor
+    values: Tensor
+    scale: float
+    window: int | None
+    softcap: float | None
+
+
+def _attend_group(q: Tensor, mixed: Tensor, ask: _Ask, group: _Group, step: Step, number: int) -> None:
+    """One new token each: the heads that share keys stand in for the length of the query, so that none is repeated."""
+    import torch
+
+    slots, heads = len(group.rows), ask.keys.shape[1]
+    rows, busy, mask = step.once(
+        ("group", number, ask.window),
+        lambda: (
+            torch.from_numpy(group.rows).to(q.device),
+            torch.from_numpy(np.flatnonzero(group.busy)).to(q.device),
+            _mask_lengths(group.lengths, ask.window, like=q),
+        ),
+    )
+    longest = int(group.lengths.max())
+    k, v = (
+        part[group.slab.start : group.slab.start + group.slab.tokens]
+        .unflatten(0, (slots, group.slab.capacity))[:, :longest]
+        .transpose(1, 2)
+        for part in (ask.keys, ask.values)
+    )
+    asked = q[rows].unflatten(1, (heads, -1))
+    found = _attend(asked, k, v, mask, ask).flatten(1, 2)
+    mixed[rows[busy]] = found[busy]
+
+
+def _attend_piece(q: Tensor, mixed: Tensor, ask: _Ask, piece: Piece, step: Step) -> None:
+    """Several new tokens of one sequence."""
+    start, stop = piece.first, piece.first + piece.count
+    where = slice(piece.slot.start, piece.slot.start + piece.past + piece.count)
+    k, v = (part[where].transpose(0, 1) for part in (ask.keys, ask.values))
+    shared = q.shape[1] // ask.keys.shape[1]
+    if shared > 1:
+        k, v = k.repeat_interleave(shared, dim=0), v.repeat_interleave(shared, dim=0)
+    mask = step.once(
+        ("piece", start, ask.window), lambda: _mask_causal(piece.count, piece.past, ask.window, like=q)
+    )
+    mixed[start:stop] = _attend(q[start:stop].transpose(0, 1)[None], k[None], v[None], mask, ask)[0].transpose(0, 1)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, ask: _Ask) -> Tensor:
+    from torch.nn.functional import scaled_dot_product_attention
+
+    if ask.softcap is None:
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=ask.scale)
+    weights = ((q @ k.transpose(-1, -2)) * (ask.scale / ask.softcap)).tanh() * ask.softcap
+    return (weights + mask).float().softmax(-1).to(q.dtype) @ v
+
+
+def _mask_lengths(lengths: np.ndarray, window: int | None, *, like: Tensor) -> Tensor:
+    """(slots, 1, 1, longest) 0 where a slot's last token sees, -inf elsewhere."""
+    places = np.arange(lengths.max())
+    seen = places < lengths[:, None]
+    if window is not None:
+        seen &= places >= lengths[:, None] - window
+    return _additive(seen[:, None, None], like)
+
+
+def _mask_causal(count: int, past: int, window: int | None, *, like: Tensor) -> Tensor:
+    """(count, past + count) 0 where a new token sees, -inf elsewhere."""
+    distance = np.arange(past, past + count)[:, None] - np.arange(past + count)
+    seen = distance >= 0
+    if window is not None:
+        seen &= distance < window
+    return _additive(seen, like)
+
+
+def _additive(seen: np.ndarray, like: Tensor) -> Tensor:
+    import torch
+
+    return torch.from_numpy(np.where(seen, 0.0, -np.inf).astype(np.float32)).to(like.device, like.dtype)
+
+
+@functools.cache
+def _has_varlen() -> bool:
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:  # a build without it
+        return False
+    return {"seqused_k", "enable_gqa", "window_size", "scale"} <= inspect.signature(varlen_attn).parameters.keys()
+
+
+def _attend_on_cuda(q: Tensor, ask: _Ask, step: Step) -> Tensor:
+    """All sequences in one call: each begins in the cache where its slot does, and is as long as it has become."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    cu_q, cu_k, used, longest_q, longest_k = step.once("varlen", lambda: _varlen_offsets(step))
+    left = -1 if ask.window is None else ask.window - 1
+    found: Any = varlen_attn(
+        q,
+        ask.keys,
+        ask.values,
+        cu_q,
+        cu_k,
+        longest_q,
+        longest_k,
+        scale=ask.scale,
+        window_size=(left, 0),
+        enable_gqa=q.shape[1] != ask.keys.shape[1],
+        seqused_k=used,
+    )
+    return found
+
+
+def _varlen_offsets(step: Step) -> tuple[Tensor, Tensor, Tensor, int, int]:
+    import torch
+
+    counts = np.array([p.count for p in step.pieces])
+    used = np.array([p.past + p.count for p in step.pieces])
+    starts = [*(p.slot.start for p in step.pieces), step.arena.tokens]
+    cu_q, cu_k, used_k = (
+        torch.from_numpy(np.asarray(a, dtype=np.int32)).to(step.device)
+        for a in (np.concatenate([[0], np.cumsum(counts)]), starts, used)
+    )
+    return cu_q, cu_k, used_k, int(counts.max()), int(used.max())

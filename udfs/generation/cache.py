@@ -1,0 +1,121 @@
+"""Keys and values of the sequences that are being written: one arena, slabs of slots in it.
+
+A slot holds one sequence, `capacity` tokens one after the other. Some slots of one capacity lie side by side in a slab,
+so that attention takes a slab's slots at once, as a view, without copying them; and slabs come and go with the lengths
+that there are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_SLAB_SLOTS = 16
+_SLAB_TOKENS = 8192  # of long sequences a slab holds fewer
+_STEP = 64  # capacities are multiples of it
+
+
+@dataclass(eq=False)
+class Slab:
+    """Slots of one capacity, side by side.
+
+    Args:
+        start: Where the first begins, in tokens of the arena.
+        capacity: Tokens of a slot.
+        taken: (slots,) bool.
+    """
+
+    start: int
+    capacity: int
+    taken: np.ndarray
+
+    @property
+    def tokens(self) -> int:
+        return self.capacity * len(self.taken)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one sequence."""
+
+    slab: Slab
+    index: int
+
+    @property
+    def start(self) -> int:
+        """Its first token's place in the arena."""
+        return self.slab.start + self.index * self.slab.capacity
+
+
+@dataclass
+class Arena:
+    """Room for `tokens` tokens, in slots.
+
+    Args:
+        tokens: Of all slots together.
+        keys, values: (tokens, heads, D) of each layer that has been asked for; made when it is first used, and on a
+            CPU the machine gives memory only for what has been written.
+    """
+
+    tokens: int
+    keys: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    values: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    _slabs: list[Slab] = field(default_factory=list, repr=False)
+
+    def layer(self, number: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer, for states of (…, T, heads, D) like these."""
+        if number not in self.keys:
+            shape = (self.tokens, *like.shape[-2:])
+            self.keys[number], self.values[number] = like.new_zeros(shape), like.new_zeros(shape)
+        return self.keys[number], self.values[number]
+
+    def take(self, tokens: int) -> Slot | None:
+        """A slot for a sequence of so many tokens; None while there is no room."""
+        capacity = -(-tokens // _STEP) * _STEP
+        slab = next((s for s in self._slabs if s.capacity == capacity and not s.taken.all()), None)
+        slab = slab or self._add_slab(capacity)
+        if slab is None:
+            return None
+        index = int(np.argmin(slab.taken))
+        slab.taken[index] = True
+        return Slot(slab, index)
+
+    def give_back(self, slot: Slot, *, clean: bool = False) -> None:
+        """A sequence is over.
+
+        Args:
+            slot: Its place.
+            clean: It may have left what is not a number, which even a mask lets through.
+        """
+        if clean:
+            for states in (*self.keys.values(), *self.values.values()):
+                states[slot.start : slot.start + slot.slab.capacity] = 0
+        slot.slab.taken[slot.index] = False
+        if not slot.slab.taken.any():
+            self._slabs.remove(slot.slab)
+
+    def copy(self, source: Slot, target: Slot, tokens: int) -> None:
+        """The first tokens of one slot into another."""
+        for states in (*self.keys.values(), *self.values.values()):
+            states[target.start : target.start + tokens] = states[source.start : source.start + tokens]
+
+    def _add_slab(self, capacity: int) -> Slab | None:
+        wanted = min(_SLAB_SLOTS, max(1, _SLAB_TOKENS // capacity))
+        start, room = self._largest_gap()
+        slots = min(wanted, room // capacity)
+        if not slots:
+            return None
+        slab = Slab(start, capacity, np.zeros(slots, dtype=bool))
+        self._slabs.append(slab)
+        self._slabs.sort(key=lambda s: s.start)
+        return slab
+
+    def _largest_gap(self) -> tuple[int, int]:
+        """Where the largest free stretch begins, and its tokens."""
+        edges = [0, *(edge for slab in self._slabs for edge in (slab.start, slab.start + slab.tokens)), self.tokens]
+        return max(((a, b - a) for a, b in zip(edges[::2], edges[1::2], strict=True)), key=lambda gap: gap[1])

@@ -1,0 +1,189 @@
+"""Continuous batching: a decoder writes many answers at once, and an answer that ends makes room for the next prompt.
+
+Each step runs one new token of every sequence that is being written, and as many tokens of prompts as the step has room
+for, in one packed row. So a long prompt holds nobody up, and the weights are read once for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from udfs.generation.attention import Piece, Step
+from udfs.generation.cache import Arena, Slot
+from udfs.generation.picking import Picker, Sequence
+
+_LEAST_SHARED = 16  # tokens; to copy fewer than these is not worth the calls
+
+
+@dataclass(eq=False)
+class _Active:
+    """A sequence in the cache.
+
+    Args:
+        sequence: What is written.
+        slot: Where its keys and values are.
+        past: Tokens of it that are there.
+        begun: It has been looked at for a prefix that another has.
+    """
+
+    sequence: Sequence
+    slot: Slot
+    past: int = 0
+    begun: bool = False
+
+    def next_tokens(self, room: int) -> np.ndarray:
+        """What is to be run next: the rest of the prompt, as far as there is room, or the token that was written."""
+        prompt = self.sequence.prompt
+        if self.past < len(prompt):
+            return prompt[self.past : self.past + room]
+        return np.array(self.sequence.ids[-1:], dtype=np.int32)
+
+    def is_written(self) -> bool:
+        """Its prompt is run."""
+        return self.past >= len(self.sequence.prompt)
+
+
+class Decoder:
+    """The sequences that one model is writing.
+
+    Args:
+        model: A transformers model for causal language modelling, loaded with attention over the cache.
+        picker: Picks tokens.
+        arena: Where keys and values go.
+        device: torch's name.
+        max_new_tokens: Longest answer.
+        max_sequences: So many at once.
+        step_tokens: So many tokens a step, prompts included.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        picker: Picker,
+        arena: Arena,
+        *,
+        device: str,
+        max_new_tokens: int,
+        max_sequences: int,
+        step_tokens: int,
+    ) -> None:
+        self.max_sequences = max_sequences
+        self._model, self._picker, self._arena, self._device = model, picker, arena, device
+        self._max_new_tokens, self._step_tokens = max_new_tokens, max(step_tokens, max_sequences)
+        self._active: list[_Active] = []
+
+    def __len__(self) -> int:
+        return len(self._active)
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """In the order in which they began."""
+        return [active.sequence for active in self._active]
+
+    def fits(self, tokens: int) -> bool:
+        """A prompt of so many tokens could be run at all."""
+        return tokens + self._max_new_tokens <= self._arena.tokens
+
+    def add(self, owner: Any, prompt: np.ndarray) -> bool:
+        """Begin a sequence; False while there is no room for it."""
+        if len(self._active) >= self.max_sequences:
+            return False
+        slot = self._arena.take(len(prompt) + self._max_new_tokens)
+        if slot is None:
+            return False
+        self._active.append(_Active(self._picker.begin(owner, prompt), slot))
+        return True
+
+    def drop(self, sequences: list[Sequence]) -> None:
+        """Forget some sequences, whatever has become of them."""
+        gone = set(map(id, sequences))
+        for active in self._active:
+            if id(active.sequence) in gone:
+                self._arena.give_back(active.slot, clean=active.sequence.broken)
+        self._active = [active for active in self._active if id(active.sequence) not in gone]
+
+    def step(self) -> list[Sequence]:
+        """Run the model once; returns the sequences that have ended, which are forgotten."""
+        import torch
+
+        with torch.inference_mode():
+            planned = self._plan()
+            logits = self._run(planned)
+            ready = []
+            for active, tokens in planned:
+                active.past += len(tokens)
+                if active.is_written():
+                    ready.append(active.sequence)
+            if ready:
+                self._picker.pick(logits, ready)
+            over = [sequence for sequence in ready if sequence.finish is not None]
+            self.drop(over)
+        return over
+
+    def _plan(self) -> list[tuple[_Active, np.ndarray]]:
+        """What each sequence runs in this step: first those that are being written, then prompts."""
+        writing = [active for active in self._active if active.is_written()]
+        planned, room = [(active, active.next_tokens(1)) for active in writing], self._step_tokens - len(writing)
+        for active in self._active:
+            if room <= 0:
+                break
+            if active.is_written():
+                continue
+            if not active.begun:
+                self._copy_prefix(active)
+            planned.append((active, active.next_tokens(room)))
+            room -= len(planned[-1][1])
+        return planned
+
+    def _copy_prefix(self, active: _Active) -> None:
+        """Take what another sequence's prompt has in common with this one, as far as it is computed."""
+        active.begun = True
+        best, count = None, _LEAST_SHARED - 1
+        for other in self._active:
+            shared = 0 if other is active else _count_shared(active.sequence.prompt, other)
+            if shared > count:
+                best, count = other, shared
+        if best is not None:
+            self._arena.copy(best.slot, active.slot, count)
+            active.past = active.sequence.cached_tokens = count
+
+    def _run(self, planned: list[tuple[_Active, np.ndarray]]) -> Any:
+        """(B, V) logits of the sequences whose prompt is through with this step."""
+        ends = np.cumsum([len(tokens) for _, tokens in planned])
+        pieces = [
+            Piece(active.slot, int(end) - len(tokens), len(tokens), active.past)
+            for (active, tokens), end in zip(planned, ends, strict=True)
+        ]
+        step = Step(self._arena, pieces, self._device)
+        last = [int(end) - 1 for (active, tokens), end in zip(planned, ends, strict=True) if _completes(active, tokens)]
+        ids = np.concatenate([tokens for _, tokens in planned]).astype(np.int64)
+        output = self._model(
+            input_ids=self._send(ids[None]),
+            position_ids=self._send(step.positions[None]),
+            use_cache=False,
+            logits_to_keep=self._send(np.array(last, dtype=np.int64)),
+            step=step,
+        )
+        return output.logits[0]
+
+    def _send(self, array: np.ndarray) -> Any:
+        import torch
+
+        return torch.from_numpy(array).to(self._device)
+
+
+def _completes(active: _Active, tokens: np.ndarray) -> bool:
+    return active.past + len(tokens) >= len(active.sequence.prompt)
+
+
+def _count_shared(prompt: np.ndarray, other: _Active) -> int:
+    """Tokens that two prompts begin with alike, of those that the other has in the cache; one is left to be run."""
+    most = min(len(prompt) - 1, len(other.sequence.prompt), other.past)
+    if most < _LEAST_SHARED:
+        return 0
+    differ = np.flatnonzero(prompt[:most] != other.sequence.prompt[:most])
+    return int(differ[0]) if len(differ) else most

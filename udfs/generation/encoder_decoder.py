@@ -1,0 +1,160 @@
+"""Encoder-decoder models: a micro-batch is read once and written together; what has ended is taken out of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from udfs.batching import Items, pad
+from udfs.generation.picking import Picker, Sequence
+from udfs.generation.written import Written
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class EncoderDecoder:
+    """Writes answers to micro-batches; what `udfs.engine.runner` calls a model.
+
+    An item's tokens with type 0 are the encoder's; those with type 1 are what the answer begins with, after the model's
+    own start token.
+
+    Args:
+        model: A transformers model for sequence-to-sequence language modelling.
+        picker: Picks tokens.
+        name: The engine's.
+        device: torch's name.
+        max_new_tokens: Longest answer.
+        num_beams: Above 1, transformers' own beam search writes.
+    """
+
+    per_token = False
+    width = 0
+
+    def __init__(
+        self, model: Any, picker: Picker, *, name: str, device: str, max_new_tokens: int, num_beams: int = 1
+    ) -> None:
+        self.name, self.pad_multiple = name, 8 if device.startswith("cuda") else 1
+        self._model, self._picker, self._device = model, picker, device
+        self._max_new_tokens, self._num_beams = max_new_tokens, num_beams
+        config = model.generation_config
+        self._start = _first_of(config.decoder_start_token_id, config.bos_token_id, model.config)
+        self._pad = config.pad_token_id if config.pad_token_id is not None else self._start
+        self._processors = None if num_beams > 1 else _own_processors(model, self._start, max_new_tokens)
+
+    def run(self, items: Items, indices: np.ndarray) -> tuple[list[Written], np.ndarray]:
+        """Write the answers to some items.
+
+        Returns:
+            An answer an item, in the order of `indices`, and (B,) what each item was padded to.
+        """
+        import torch
+
+        sources, begun = zip(*(_split(items, i) for i in indices.tolist()), strict=True)
+        ids, real = _pad(sources, fill=self._pad, multiple=self.pad_multiple)
+        answers: list[Written] = [Written(np.zeros(0, dtype=np.int32))] * len(indices)
+        counts = np.array([len(tokens) for tokens in begun])
+        with torch.inference_mode():
+            for count in np.unique(counts).tolist():
+                rows = np.flatnonzero(counts == count)
+                start = np.array([[self._start, *begun[row]] for row in rows], dtype=np.int64)
+                parts = [torch.from_numpy(part).to(self._device) for part in (ids[rows], real[rows].astype(np.int64))]
+                write = self._write if self._num_beams == 1 else self._search
+                found = write(*parts, torch.from_numpy(start).to(self._device), [sources[row] for row in rows])
+                for row, written in zip(rows.tolist(), found, strict=True):
+                    answers[row] = written
+        return answers, np.full(len(indices), ids.shape[1])
+
+    def _write(self, ids: Tensor, mask: Tensor, begun: Tensor, sources: list[np.ndarray]) -> list[Written]:
+        """Token by token; what has ended leaves the batch."""
+        import torch
+        from transformers import DynamicCache, EncoderDecoderCache
+
+        sequences = [self._picker.begin(None, source) for source in sources]
+        states = self._model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        alive, last = list(sequences), begun
+        while alive:
+            output = self._model(
+                encoder_outputs=(states,),
+                attention_mask=mask,
+                decoder_input_ids=last,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            logits = self._processors(begun, output.logits[:, -1].float())  # type: ignore[misc]
+            self._picker.pick(logits, alive)
+            stay = [row for row, sequence in enumerate(alive) if sequence.finish is None]
+            if len(stay) < len(alive):
+                kept = torch.tensor(stay, dtype=torch.long, device=ids.device)
+                cache.batch_select_indices(kept)
+                states, mask, begun = states[kept], mask[kept], begun[kept]
+                alive = [alive[row] for row in stay]
+            last = torch.tensor([[sequence.ids[-1]] for sequence in alive], dtype=torch.long, device=ids.device)
+            begun = torch.cat([begun, last.reshape(-1, 1)], dim=1)
+        return [_written(sequence) for sequence in sequences]
+
+    def _search(self, ids: Tensor, mask: Tensor, begun: Tensor, _: list[np.ndarray]) -> list[Written]:
+        """Beam search, by transformers."""
+        found = self._model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            decoder_input_ids=begun,
+            num_beams=self._num_beams,
+            do_sample=False,
+            max_new_tokens=self._max_new_tokens,
+        )
+        return [self._picker.cut(row[begun.shape[1] :].tolist()) for row in found]
+
+
+def _written(sequence: Sequence) -> Written:
+    if sequence.broken:
+        raise FloatingPointError("the model's logits are not numbers")
+    return sequence.written()
+
+
+def _split(items: Items, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """The encoder's tokens of an item, and those that its answer begins with."""
+    where = slice(*items.offsets[index : index + 2].tolist())
+    ids = items.ids[where]
+    if items.type_ids is None:
+        return ids, ids[:0]
+    own = items.type_ids[where] == 0
+    return ids[own], ids[~own]
+
+
+def _pad(rows: tuple[np.ndarray, ...], *, fill: int, multiple: int) -> tuple[np.ndarray, np.ndarray]:
+    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
+    return pad(np.concatenate(rows), offsets, np.arange(len(rows)), pad_multiple=multiple, fill=fill)
+
+
+def _first_of(start: int | None, bos: int | None, config: Any) -> int:
+    told = getattr(config, "decoder_start_token_id", None)
+    return next(int(token) for token in (start, told, bos, 0) if token is not None)
+
+
+def _own_processors(model: Any, start: int, max_new_tokens: int) -> Any:
+    """What the model's own generation settings do to logits: forced and forbidden tokens, least lengths, repetitions.
+
+    transformers hands them to whoever writes in its place, and that is all that is done here.
+    """
+    import torch
+
+    taken: list[Any] = []
+
+    def take(_: Any, input_ids: Tensor, logits_processor: Any, **__: Any) -> Tensor:
+        taken.append(logits_processor)
+        return input_ids
+
+    ids = torch.tensor([[3]], device=model.device)
+    model.generate(
+        input_ids=ids,
+        decoder_input_ids=torch.tensor([[start]], device=model.device),
+        max_new_tokens=max_new_tokens,
+        num_beams=1,
+        do_sample=False,
+        custom_generate=take,
+    )
+    return taken[0]
+

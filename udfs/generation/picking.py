@@ -1,0 +1,145 @@
+"""The next token of each sequence: from logits to a token, and whether the answer ends with it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from udfs.generation.grammar import Grammar, Matcher
+from udfs.generation.written import LENGTH, STOP, Written
+from udfs.spec import ScoreSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_TAIL_TOKENS = 8  # besides one for each character of a stop string
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One item, as it is being written.
+
+    Args:
+        owner: Whoever is to be told of its end.
+        prompt: (P,) int32 tokens.
+        matcher: Holds it to a grammar.
+        draws: Random numbers that belong to its prompt and the seed alone.
+        ids: What has been written.
+        cached_tokens: Of the prompt, those that were copied from another sequence.
+        finish: How it ended; None while it goes on.
+        broken: Its logits were not numbers.
+    """
+
+    owner: Any
+    prompt: np.ndarray
+    matcher: Matcher | None = None
+    draws: np.random.Generator | None = None
+    ids: list[int] = field(default_factory=list)
+    cached_tokens: int = 0
+    finish: int | None = None
+    broken: bool = False
+
+    def written(self) -> Written:
+        return Written(np.array(self.ids, dtype=np.int32), self.finish or STOP, self.cached_tokens)
+
+
+class Picker:
+    """Greedy or drawn, within a grammar, until an end token, a stop string or the longest answer.
+
+    Args:
+        spec: How tokens are picked.
+        ends: Token ids that end an answer.
+        tokenizer: transformers' own; needed for stop strings and grammars.
+        penalty: The model's own repetition penalty; 1 for none.
+    """
+
+    def __init__(self, spec: ScoreSpec, *, ends: frozenset[int], tokenizer: Any, penalty: float = 1.0) -> None:
+        self._spec, self._ends, self._tokenizer, self._penalty = spec, ends, tokenizer, penalty
+        self._tail = _TAIL_TOKENS + max(map(len, spec.stop), default=0)
+        self._grammar = Grammar(spec, tokenizer, ends) if spec.json_schema or spec.choices else None
+
+    def begin(self, owner: Any, prompt: np.ndarray) -> Sequence:
+        """A sequence of which nothing is written yet."""
+        draws = None
+        if self._spec.temperature:
+            key = hashlib.blake2b(prompt.astype(np.int32).tobytes(), key=str(self._spec.seed).encode()[:64])
+            draws = np.random.default_rng(int.from_bytes(key.digest()[:16], "little"))
+        return Sequence(owner, prompt, self._grammar.begin() if self._grammar else None, draws)
+
+    def pick(self, logits: Tensor, sequences: list[Sequence]) -> None:
+        """Write one more token of each sequence.
+
+        Args:
+            logits: (B, V) in the order of the sequences.
+            sequences: Each is told its token, and whether it ends.
+        """
+        logits = logits.float()
+        broken = logits.isnan().any(-1)
+        if self._penalty != 1.0:
+            logits = self._penalize(logits, sequences)
+        if self._grammar:
+            logits = self._grammar.mask(logits, [s.matcher for s in sequences])
+        picked = self._draw(logits, sequences) if self._spec.temperature else logits.argmax(-1)
+        for sequence, token, bad in zip(sequences, picked.tolist(), broken.tolist(), strict=True):
+            if bad:
+                sequence.broken, sequence.finish = True, STOP
+            else:
+                self._append(sequence, token)
+
+    def cut(self, ids: list[int]) -> Written:
+        """An answer that was written elsewhere, up to its end token."""
+        end = next((place for place, token in enumerate(ids) if token in self._ends), None)
+        finish = LENGTH if end is None else STOP
+        return Written(np.array(ids[:end], dtype=np.int32), finish)
+
+    def _append(self, sequence: Sequence, token: int) -> None:
+        if sequence.matcher is not None:
+            sequence.matcher.accept(token)
+        if token in self._ends:
+            sequence.finish = STOP
+            return
+        sequence.ids.append(token)
+        if (sequence.matcher is not None and sequence.matcher.is_over()) or self._stops(sequence):
+            sequence.finish = STOP
+        elif len(sequence.ids) >= self._spec.max_new_tokens:
+            sequence.finish = LENGTH
+
+    def _stops(self, sequence: Sequence) -> bool:
+        if not self._spec.stop:
+            return False
+        tail = self._tokenizer.decode(sequence.ids[-self._tail :], skip_special_tokens=True)
+        return any(stop in tail for stop in self._spec.stop)
+
+    def _draw(self, logits: Tensor, sequences: list[Sequence]) -> Tensor:
+        """One token each, by a number of its sequence's own.
+
+        Source: transformers, `TemperatureLogitsWarper`, `TopKLogitsWarper`, `TopPLogitsWarper`, in that order.
+        """
+        import torch
+
+        ordered, tokens = (logits / self._spec.temperature).sort(-1, descending=True)
+        if self._spec.top_k:
+            ordered[:, self._spec.top_k :] = -torch.inf
+        shares = ordered.softmax(-1)
+        if self._spec.top_p < 1.0:
+            shares[(shares.cumsum(-1) - shares) >= self._spec.top_p] = 0.0
+        sums = shares.cumsum(-1)
+        drawn = torch.tensor([s.draws.random() if s.draws else 0.0 for s in sequences], device=sums.device)
+        places = torch.searchsorted(sums, (drawn[:, None] * sums[:, -1:]).to(sums.dtype), right=True)
+        last = (shares > 0).sum(-1, keepdim=True) - 1
+        return tokens.gather(1, torch.minimum(places, last))[:, 0]
+
+    def _penalize(self, logits: Tensor, sequences: list[Sequence]) -> Tensor:
+        """Source: transformers, `RepetitionPenaltyLogitsProcessor`."""
+        import torch
+
+        logits = logits.clone()
+        for row, sequence in zip(logits, sequences, strict=True):
+            seen = np.unique(np.concatenate([sequence.prompt, np.array(sequence.ids, dtype=np.int32)]))
+            where = torch.from_numpy(seen.astype(np.int64)).to(row.device)
+            scores = row[where]
+            row[where] = torch.where(scores < 0, scores * self._penalty, scores / self._penalty)
+        return logits
