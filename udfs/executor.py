@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_MEMORY = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -60,3 +61,11 @@ def usable_cores() -> int:
         quota, period = _QUOTA.read_text().split()
         cores = min(cores, max(1, int(quota) // int(period)))
     return cores
+
+
+def memory_limit() -> int:
+    """Bytes that this process's container leaves it; what the machine has, where there is no container."""
+    with contextlib.suppress(OSError, ValueError):  # no control groups, or `max` for no limit
+        limit, used = (int((_MEMORY / name).read_text()) for name in ("memory.max", "memory.current"))
+        return max(0, limit - used)
+    return int(psutil.virtual_memory().total)

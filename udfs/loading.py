@@ -15,7 +15,15 @@ _PLAIN_ATTENTION_TOKENS = 512
 _CANNOT_RUN = {"nystromformer": "it reads lengths that are multiples of its landmarks alone, and mixes padding in"}
 
 
-def load_transformer(auto_class: str, files: ModelFiles, *, device: str, precision: str, packed: bool = False) -> Any:
+def load_transformer(
+    auto_class: str,
+    files: ModelFiles,
+    *,
+    device: str,
+    precision: str,
+    packed: bool = False,
+    attention: str | None = None,
+) -> Any:
     """Load safetensors from the checked copy, without a network and without code of the model's own.
 
     Args:
@@ -24,6 +32,7 @@ def load_transformer(auto_class: str, files: ModelFiles, *, device: str, precisi
         device: torch's name.
         precision: Floating-point type of the weights.
         packed: Its micro-batches are packed; it then knows no padded ones.
+        attention: transformers' name for it; None takes what is fastest for micro-batches.
 
     Returns:
         The module in evaluation mode.
@@ -48,7 +57,7 @@ def load_transformer(auto_class: str, files: ModelFiles, *, device: str, precisi
         "output_loading_info": True,
     }
     loader = getattr(transformers, auto_class)
-    attention = PACKED if packed else choose_attention(files, device)
+    attention = attention or (PACKED if packed else choose_attention(files, device))
     try:
         model, info = _load_with_attention(loader, files, attention, options)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:

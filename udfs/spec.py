@@ -142,6 +142,15 @@ class ScoreSpec:
         """The fields that an engine is started with, ready for JSON."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if k not in _IN_WORKERS}
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ScoreSpec:
+        """The spec whose fields were written as JSON, which knows lists alone."""
+        return cls(**{name: _freeze(value) for name, value in values.items()})
+
     def decides_answers(self) -> dict[str, Any]:
         """The fields that decide a row's answer, ready for JSON."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if k not in _TUNING}
+
+
+def _freeze(value: Any) -> Any:
+    return tuple(map(_freeze, value)) if isinstance(value, list) else value

@@ -15,13 +15,11 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from udfs.engine.budget import measure_budget
+from udfs.engine.assembly import assemble
 from udfs.engine.home import Home
 from udfs.engine.journal import Journal
 from udfs.engine.keeper import Keeper
-from udfs.engine.model import Model
-from udfs.engine.runner import Runner, plan_lanes
-from udfs.engine.scheduler import ROUND_BATCHES, Scheduler
+from udfs.engine.runner import Runner
 from udfs.engine.server import Server
 from udfs.errors import EngineError, GristmillError
 from udfs.executor import Executor
@@ -46,29 +44,27 @@ def main() -> None:
 
 def _start(home: Home, request: dict[str, Any]) -> tuple[Runner, Server]:
     """Load the model, measure its budget, open the door."""
-    spec = ScoreSpec(**{**request["spec"], "labels": tuple(request["spec"]["labels"])})
-    executor = Executor(**request["executor"])
-    model = Model(spec, gpu=request["gpu"])
-    lanes, threads = plan_lanes(on_cuda=model.on_cuda, cores=executor.cores)
-    budget = measure_budget(model, lanes=lanes, threads=threads, fixed=spec.max_batch_tokens)
-    if request["budget"]:
-        budget.start_at(request["budget"])
-    scheduler = Scheduler(budget, pad_multiple=model.pad_multiple, lanes=lanes, per_token=model.per_token)
-    runner = Runner(model, scheduler, budget, lanes=lanes, threads=threads, journal=Journal(home.path, lanes))
+    engine = assemble(
+        ScoreSpec.from_json(request["spec"]),
+        cores=Executor(**request["executor"]).cores,
+        gpu=request["gpu"],
+        start_at=request["budget"],
+        make_journal=lambda lanes: Journal(home.path, lanes),
+    )
     socket = str(home / f"socket-{request['number']}")
-    server = Server(socket, scheduler, width=model.width)
+    server = Server(socket, engine.scheduler, width=engine.model.width)
     home.write(
         "ready.json",
         {
             "number": request["number"],
             "pid": os.getpid(),
-            "name": model.name,
-            "parcel_tokens": ROUND_BATCHES // 2 * budget.max_batch_tokens,
+            "name": engine.name,
+            "parcel_tokens": engine.parcel_tokens,
             "socket": socket,
         },
     )
-    print(f"gristmill: {model.name} is ready, {lanes} lanes, {budget}", file=sys.stderr)
-    return runner, server
+    print(f"gristmill: {engine.name} is ready, {engine.lanes} lanes, {engine.budget}", file=sys.stderr)
+    return engine.runner, server
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from udfs.engine.link import Link, LinkBrokenError, open_link
 from udfs.engine.scheduler import FAULTY, FINE, TOO_LARGE
 from udfs.engine.wire import Answer
 from udfs.errors import DEVICE_FAULT, EXPIRED, OUT_OF_MEMORY, EngineError, RowError
+from udfs.generation.written import Written
 
 LATE = -1  # of an item that was not answered before the deadline
 ERRORS: dict[int, RowError] = {TOO_LARGE: OUT_OF_MEMORY, FAULTY: DEVICE_FAULT, LATE: EXPIRED}
@@ -35,6 +36,7 @@ class Outputs:
         faults: (N,) int8, 0 or a key of `ERRORS`.
         engines: Names of the engines that answered, `host:pid:device/precision`.
         engine_of: (N,) int32, which of them answered item i.
+        written: N answers of a model that writes, None for an item without one; None of other models.
     """
 
     values: np.ndarray
@@ -42,6 +44,7 @@ class Outputs:
     faults: np.ndarray
     engines: list[str]
     engine_of: np.ndarray
+    written: list[Written | None] | None = None
 
 
 class Ticket:
@@ -50,6 +53,7 @@ class Ticket:
     def __init__(self, items: Items) -> None:
         self.items, self.left = items, len(items)
         self._values = np.zeros((self.left, 0), dtype=np.float32)
+        self._written: list[Written | None] | None = None
         self._padded = np.zeros(self.left, dtype=np.int32)
         self._faults = np.full(self.left, FINE, dtype=np.int8)
         self._engines: dict[str, int] = {}
@@ -59,10 +63,15 @@ class Ticket:
     def put(self, indices: np.ndarray, answer: Answer, engine: str) -> None:
         """Items of the window are answered."""
         per_token = answer.offsets is not None
-        if not self._values.shape[1]:
+        if answer.written is not None:
+            self._written = self._written or [None] * len(self.items)
+            for place, written in zip(indices.tolist(), answer.written, strict=True):
+                self._written[place] = written
+        elif not self._values.shape[1]:
             rows = len(self.items.ids) if per_token else len(self.items)
             self._values = np.full((rows, answer.values.shape[1]), np.nan, dtype=np.float32)
-        self._values[token_places(self.items.offsets, indices)[0] if per_token else indices] = answer.values
+        if answer.written is None:
+            self._values[token_places(self.items.offsets, indices)[0] if per_token else indices] = answer.values
         self._padded[indices] = answer.padded
         self._faults[indices] = answer.faults
         self._settle(indices, engine)
@@ -83,7 +92,7 @@ class Ticket:
         self.left -= len(indices)
 
     def outputs(self) -> Outputs:
-        return Outputs(self._values, self._padded, self._faults, list(self._engines), self._engine_of)
+        return Outputs(self._values, self._padded, self._faults, list(self._engines), self._engine_of, self._written)
 
 
 @dataclass(frozen=True)

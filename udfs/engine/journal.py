@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,10 +43,10 @@ class Journal:
         ]
         self._answered = [0] * lanes
 
-    def begin(self, lane: int, batch: MicroBatch, budget: int) -> None:
-        """A lane is about to run a micro-batch."""
-        running = [[p.client, p.number, places.tolist()] for p, _, places in batch.by_parcel()]
-        alone = batch.round.items.digest(int(batch.indices[0])) if batch.alone else None
+    def begin(self, lane: int, batches: Sequence[MicroBatch], budget: int) -> None:
+        """A lane is about to run some micro-batches at once."""
+        running = [[p.client, p.number, places.tolist()] for batch in batches for p, _, places in batch.by_parcel()]
+        alone = next((b.round.items.digest(int(b.indices[0])) for b in batches if b.alone), None)
         self._write(lane, budget, running, alone)
 
     def end(self, lane: int, answered: int) -> None:

@@ -8,11 +8,11 @@ from types import TracebackType
 import numpy as np
 
 from udfs.batching import Items
-from udfs.engine.budget import Budget, measure_budget
+from udfs.engine.assembly import assemble
+from udfs.engine.budget import Budget
 from udfs.engine.client import Outputs, Ticket
-from udfs.engine.model import Model
-from udfs.engine.runner import Runner, Runs, plan_lanes
-from udfs.engine.scheduler import Parcel, Scheduler
+from udfs.engine.runner import Runs
+from udfs.engine.scheduler import Parcel
 from udfs.engine.wire import make_answer
 from udfs.executor import usable_cores
 from udfs.spec import ScoreSpec
@@ -31,21 +31,11 @@ class LocalEngine:
     def __init__(
         self, spec: ScoreSpec, *, model: Runs | None = None, budget: Budget | None = None, lanes: int | None = None
     ) -> None:
-        per_token = False
-        if model is None:
-            model = loaded = Model(spec)
-            per_token = loaded.per_token
-            planned, threads = plan_lanes(on_cuda=loaded.on_cuda, cores=usable_cores())
-            lanes = lanes or planned
-            budget = budget or measure_budget(loaded, lanes=lanes, threads=threads, fixed=spec.max_batch_tokens)
-        else:
-            threads = 1
-            budget = budget or Budget(spec.max_batch_tokens or 1024, 384)
-        self.model, self.budget = model, budget
+        engine = assemble(spec, cores=usable_cores(), model=model, budget=budget, lanes=lanes)
+        self.model, self.budget, self.runner = engine.model, engine.budget, engine.runner
+        self._name, self._scheduler = engine.name, engine.scheduler
         self._client, self._number = uuid.uuid4().hex, 0
-        self._scheduler = Scheduler(budget, pad_multiple=model.pad_multiple, lanes=lanes or 1, per_token=per_token)
         self._answers = self._scheduler.answers(self._client)
-        self.runner = Runner(model, self._scheduler, budget, lanes=lanes or 1, threads=threads)
 
     def __enter__(self) -> LocalEngine:
         return self
@@ -67,7 +57,7 @@ class LocalEngine:
         if ticket.left:
             parcel = next(self._answers)
             answer = make_answer(parcel, self.model.width, per_token=self._scheduler.per_token)
-            ticket.put(np.arange(len(ticket.items)), answer, self.model.name)
+            ticket.put(np.arange(len(ticket.items)), answer, self._name)
         return ticket.outputs()
 
     def forward(self, items: Items) -> Outputs:

@@ -24,6 +24,7 @@ from udfs.engine.causes import free_memory, is_device_lost, is_out_of_memory
 from udfs.engine.journal import Journal
 from udfs.engine.scheduler import FAULTY, TOO_LARGE, MicroBatch, Scheduler
 from udfs.errors import EngineError
+from udfs.generation.written import Written
 
 _CUDA_LANES = 2
 _CPU_LANES = 16  # more of them would wait for Python's lock; above, a lane has several threads
@@ -40,7 +41,7 @@ class Runs(Protocol):
     pad_multiple: int
     width: int
 
-    def run(self, items: Items, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray | int]: ...
+    def run(self, items: Items, indices: np.ndarray) -> tuple[np.ndarray | list[Written], np.ndarray | int]: ...
 
 
 class Runner:
@@ -89,17 +90,21 @@ class Runner:
 
         torch.set_num_threads(self._threads)
         try:
-            while (batch := self._scheduler.take()) is not None:
-                self._run_next(lane, batch)
+            self._work(lane)
         except Exception as error:  # noqa: BLE001 - a lane that ended in silence would let every client wait
             _tell(error)
             self._broke_at = time.monotonic()
             told = error if isinstance(error, EngineError) else EngineError(f"the engine broke: {_told(error)}")
             self._scheduler.close(told)
 
+    def _work(self, lane: int) -> None:
+        """Run micro-batches until the scheduler is closed."""
+        while (batch := self._scheduler.take()) is not None:
+            self._run_next(lane, batch)
+
     def _run_next(self, lane: int, batch: MicroBatch) -> None:
         if self._journal:
-            self._journal.begin(lane, batch, self._budget.now)
+            self._journal.begin(lane, [batch], self._budget.now)
         self._began[lane] = time.monotonic()
         answered, tell = self._run(batch)
         del self._began[lane]
@@ -133,15 +138,19 @@ class Runner:
             self._widest = min(self._widest, tokens - 1)  # memory has become less for good
             self._count_fault(error)
             return 1, lambda: self._scheduler.fail(batch, TOO_LARGE)
-        if self._faults < _TOLD_FAULTS:
-            _tell(error)
-        if is_device_lost(error):
-            print("the device is lost", file=sys.stderr, flush=True)
-            os._exit(70)  # nothing runs in this process any more; clients start another
+        self._look_at(error)
         if not (single and batch.alone):
             return 0, lambda: self._scheduler.retry(batch, alone=True)
         self._count_fault(error)
         return 1, lambda: self._scheduler.fail(batch, FAULTY)
+
+    def _look_at(self, error: Exception) -> None:
+        """Tell what a model raised, and end with a device that is lost: nothing runs in this process any more."""
+        if self._faults < _TOLD_FAULTS:
+            _tell(error)
+        if is_device_lost(error):
+            print("the device is lost", file=sys.stderr, flush=True)
+            os._exit(70)  # clients start another
 
     def _count_fault(self, error: Exception) -> None:
         """An item fails for good.

@@ -12,6 +12,7 @@ import numpy as np
 from udfs.batching import Items, fit_batch, join_items, token_places
 from udfs.engine.budget import Budget
 from udfs.errors import GristmillError
+from udfs.generation.written import Written
 
 ROUND_BATCHES = 16  # full micro-batches of a round, for each lane
 _WAITING_TOKENS = 1 << 24  # of one client; it is made to wait above it
@@ -36,6 +37,7 @@ class Parcel:
     items: Items
     alone: bool = False
     values: np.ndarray | None = None
+    written: list[Written | None] | None = None
     padded: np.ndarray = field(init=False)
     faults: np.ndarray = field(init=False)
     left: int = field(init=False)
@@ -51,6 +53,14 @@ class Parcel:
             rows = len(self.items.ids) if per_token else len(self.items)
             self.values = np.full((rows, values.shape[1]), np.nan, dtype=np.float32)
         self.values[token_places(self.items.offsets, where)[0] if per_token else where] = values
+        self.padded[where] = width
+        self.left -= len(where)
+
+    def put_written(self, where: np.ndarray, written: list[Written], width: np.ndarray) -> None:
+        if self.written is None:
+            self.written = [None] * len(self.items)
+        for place, answer in zip(where.tolist(), written, strict=True):
+            self.written[place] = answer
         self.padded[where] = width
         self.left -= len(where)
 
@@ -105,10 +115,13 @@ class Scheduler:
         pad_multiple: Lengths are rounded up to a multiple of it.
         lanes: Micro-batches that run at once.
         per_token: Outputs are a row a token, not a row an item.
+        singly: Items are taken one by one, by a model that puts them together itself.
     """
 
-    def __init__(self, budget: Budget, *, pad_multiple: int, lanes: int, per_token: bool = False) -> None:
-        self.per_token = per_token
+    def __init__(
+        self, budget: Budget, *, pad_multiple: int, lanes: int, per_token: bool = False, singly: bool = False
+    ) -> None:
+        self.per_token, self._singly = per_token, singly
         self._budget, self._pad_multiple, self._lanes = budget, pad_multiple, lanes
         self._changed = threading.Condition()
         self._waiting: dict[str, deque[Parcel]] = {}
@@ -169,23 +182,38 @@ class Scheduler:
             self._closed, self._error = True, error
             self._changed.notify_all()
 
-    def take(self) -> MicroBatch | None:
-        """The next micro-batch, as soon as there is one; None once the scheduler is closed."""
+    def take(self, *, wait: bool = True) -> MicroBatch | None:
+        """The next micro-batch, as soon as there is one; None once the scheduler is closed, or if none is to wait."""
         with self._changed:
             while not self._closed:
                 if (batch := self._next()) is not None:
                     self._running += 1
                     self._exclusive = batch.alone
                     return batch
+                if not wait:
+                    return None
                 self._changed.wait()
             return None
 
-    def finish(self, batch: MicroBatch, values: np.ndarray, width: np.ndarray | int) -> None:
-        """A micro-batch has its outputs, (B, D) or by token (t, D) in its order, and what each item was padded to."""
+    def is_closed(self) -> bool:
+        """No more micro-batches are given."""
+        return self._closed
+
+    def finish(self, batch: MicroBatch, values: np.ndarray | list[Written], width: np.ndarray | int) -> None:
+        """A micro-batch has its outputs, and what each item was padded to.
+
+        Args:
+            batch: B items.
+            values: (B, D) or by token (t, D) in its order; or B answers that were written.
+            width: (B,), or one for all.
+        """
         widths = np.broadcast_to(width, len(batch.indices))
         offsets = np.concatenate([[0], np.cumsum(batch.lengths)])
         with self._changed:
             for parcel, rows, places in batch.by_parcel():
+                if isinstance(values, list):
+                    parcel.put_written(places, [values[row] for row in rows], widths[rows])
+                    continue
                 taken = token_places(offsets, rows)[0] if self.per_token else rows
                 parcel.put(places, values[taken], widths[rows], per_token=self.per_token)
             self._sound = True
@@ -259,15 +287,18 @@ class Scheduler:
         if not self._cut:
             return None
         rest = self._cut.popleft()
-        count = fit_batch(
-            rest.lengths,
+        count = 1 if self._singly else self._fit(rest.lengths)
+        if count < len(rest.indices):
+            self._cut.appendleft(replace(rest, indices=rest.indices[count:]))
+        return replace(rest, indices=rest.indices[:count])
+
+    def _fit(self, lengths: np.ndarray) -> int:
+        return fit_batch(
+            lengths,
             max_batch_tokens=self._budget.now,
             min_batch_tokens=self._budget.min_batch_tokens,
             pad_multiple=self._pad_multiple,
         )
-        if count < len(rest.indices):
-            self._cut.appendleft(replace(rest, indices=rest.indices[count:]))
-        return replace(rest, indices=rest.indices[:count])
 
     def _begin_round(self) -> None:
         """Take a parcel of each client in turn until there is enough for some full micro-batches."""

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from udfs.batching import Items
 from udfs.engine.scheduler import Parcel
+from udfs.generation.written import Written
 
 REQUEST = pa.schema([pa.field("ids", pa.list_(pa.int32())), pa.field("type_ids", pa.list_(pa.int32()))])
 
@@ -25,6 +26,7 @@ class Answer:
         padded: (N,) int32, width of the micro-batch that an item went through.
         faults: (N,) int8, `scheduler.FINE` or what is wrong.
         offsets: (N + 1,) where each item's rows of `values` begin; None where each item has one row.
+        written: N answers of a model that writes, whose `values` are (N, 0); None where an item has a fault.
     """
 
     number: int
@@ -32,6 +34,7 @@ class Answer:
     padded: np.ndarray
     faults: np.ndarray
     offsets: np.ndarray | None = None
+    written: list[Written | None] | None = None
 
 
 def items_to_arrow(items: Items) -> pa.RecordBatch:
@@ -53,6 +56,10 @@ def items_from_arrow(batch: pa.RecordBatch) -> Items:
 
 def make_answer(parcel: Parcel, width: int, *, per_token: bool = False) -> Answer:
     """The answer to a parcel whose items are all done; `width` is that of a model's outputs."""
+    if parcel.written is not None or not width:
+        written = parcel.written or [None] * len(parcel.items)
+        none = np.zeros((len(written), 0), dtype=np.float32)
+        return Answer(parcel.number, none, parcel.padded, parcel.faults, written=written)
     values, offsets = parcel.values, parcel.items.offsets if per_token else None
     if values is None:  # every item has a fault
         rows = len(parcel.items.ids) if per_token else len(parcel.items)
@@ -62,6 +69,8 @@ def make_answer(parcel: Parcel, width: int, *, per_token: bool = False) -> Answe
 
 def answer_to_arrow(answer: Answer) -> pa.RecordBatch:
     """An answer's arrays; its number travels beside them."""
+    if answer.written is not None:
+        return _written_to_arrow(answer, answer.written)
     width = answer.values.shape[1]
     values = pa.FixedSizeListArray.from_arrays(pa.array(answer.values.reshape(-1)), width)
     if answer.offsets is not None:
@@ -71,12 +80,31 @@ def answer_to_arrow(answer: Answer) -> pa.RecordBatch:
 
 def answer_from_arrow(number: int, batch: pa.RecordBatch) -> Answer:
     """The arrays of an answer; they lie in the batch's own memory."""
+    if batch.schema.names == list(_WRITTEN):
+        return _written_from_arrow(number, batch)
     values, padded, faults = (batch.column(name) for name in _ANSWER)
     offsets = None
     if pa.types.is_list(values.type):
         offsets, values = values.offsets.to_numpy().astype(np.int64), values.flatten()
     flat = values.flatten().to_numpy().reshape(len(values), -1)
     return Answer(number, flat, padded.to_numpy(), faults.to_numpy(), offsets)
+
+
+def _written_to_arrow(answer: Answer, written: list[Written | None]) -> pa.RecordBatch:
+    ids = pa.array([None if w is None else w.ids for w in written], pa.list_(pa.int32()))
+    finish = pa.array([None if w is None else w.finish for w in written], pa.int8())
+    cached = pa.array([None if w is None else w.cached_tokens for w in written], pa.int32())
+    return pa.record_batch([ids, finish, cached, pa.array(answer.padded), pa.array(answer.faults)], names=_WRITTEN)
+
+
+def _written_from_arrow(number: int, batch: pa.RecordBatch) -> Answer:
+    ids, finish, cached, padded, faults = (batch.column(name) for name in _WRITTEN)
+    written = [
+        None if how is None else Written(tokens.values.to_numpy(), how, shared)
+        for tokens, how, shared in zip(ids, finish.to_pylist(), cached.to_pylist(), strict=True)
+    ]
+    none = np.zeros((len(written), 0), dtype=np.float32)
+    return Answer(number, none, padded.to_numpy(), faults.to_numpy(), written=written)
 
 
 def pack_note(**note: int | str) -> bytes:
@@ -90,3 +118,4 @@ def unpack_note(metadata: object) -> dict[str, Any]:
 
 
 _ANSWER = ("values", "padded", "faults")
+_WRITTEN = ("ids", "finish", "cached", "padded", "faults")

@@ -214,9 +214,7 @@ def _attend_piece(q: Tensor, mixed: Tensor, ask: _Ask, piece: Piece, step: Step)
     shared = q.shape[1] // ask.keys.shape[1]
     if shared > 1:
         k, v = k.repeat_interleave(shared, dim=0), v.repeat_interleave(shared, dim=0)
-    mask = step.once(
-        ("piece", start, ask.window), lambda: _mask_causal(piece.count, piece.past, ask.window, like=q)
-    )
+    mask = step.once(("piece", start, ask.window), lambda: _mask_causal(piece.count, piece.past, ask.window, like=q))
     mixed[start:stop] = _attend(q[start:stop].transpose(0, 1)[None], k[None], v[None], mask, ask)[0].transpose(0, 1)
 
 

@@ -74,9 +74,13 @@ class Arena:
             self.keys[number], self.values[number] = like.new_zeros(shape), like.new_zeros(shape)
         return self.keys[number], self.values[number]
 
+    def fits(self, tokens: int) -> bool:
+        """A sequence of so many tokens has room if there is no other."""
+        return _capacity(tokens) <= self.tokens
+
     def take(self, tokens: int) -> Slot | None:
         """A slot for a sequence of so many tokens; None while there is no room."""
-        capacity = -(-tokens // _STEP) * _STEP
+        capacity = _capacity(tokens)
         slab = next((s for s in self._slabs if s.capacity == capacity and not s.taken.all()), None)
         slab = slab or self._add_slab(capacity)
         if slab is None:
@@ -119,3 +123,7 @@ class Arena:
         """Where the largest free stretch begins, and its tokens."""
         edges = [0, *(edge for slab in self._slabs for edge in (slab.start, slab.start + slab.tokens)), self.tokens]
         return max(((a, b - a) for a, b in zip(edges[::2], edges[1::2], strict=True)), key=lambda gap: gap[1])
+
+
+def _capacity(tokens: int) -> int:
+    return -(-tokens // _STEP) * _STEP

@@ -15,6 +15,7 @@ import numpy as np
 from udfs.generation.attention import Piece, Step
 from udfs.generation.cache import Arena, Slot
 from udfs.generation.picking import Picker, Sequence
+from udfs.generation.written import BROKEN
 
 _LEAST_SHARED = 16  # tokens; to copy fewer than these is not worth the calls
 
@@ -86,7 +87,7 @@ class Decoder:
 
     def fits(self, tokens: int) -> bool:
         """A prompt of so many tokens could be run at all."""
-        return tokens + self._max_new_tokens <= self._arena.tokens
+        return self._arena.fits(tokens + self._max_new_tokens)
 
     def add(self, owner: Any, prompt: np.ndarray) -> bool:
         """Begin a sequence; False while there is no room for it."""
@@ -103,7 +104,7 @@ class Decoder:
         gone = set(map(id, sequences))
         for active in self._active:
             if id(active.sequence) in gone:
-                self._arena.give_back(active.slot, clean=active.sequence.broken)
+                self._arena.give_back(active.slot, clean=active.sequence.finish == BROKEN)
         self._active = [active for active in self._active if id(active.sequence) not in gone]
 
     def step(self) -> list[Sequence]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from udfs.batching import Items, pad
-from udfs.generation.picking import Picker, Sequence
+from udfs.generation.picking import Picker
 from udfs.generation.written import Written
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class EncoderDecoder:
         config = model.generation_config
         self._start = _first_of(config.decoder_start_token_id, config.bos_token_id, model.config)
         self._pad = config.pad_token_id if config.pad_token_id is not None else self._start
+        self._cache = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
         self._processors = None if num_beams > 1 else _own_processors(model, self._start, max_new_tokens)
 
     def run(self, items: Items, indices: np.ndarray) -> tuple[list[Written], np.ndarray]:
@@ -59,14 +61,21 @@ class EncoderDecoder:
             for count in np.unique(counts).tolist():
                 rows = np.flatnonzero(counts == count)
                 start = np.array([[self._start, *begun[row]] for row in rows], dtype=np.int64)
-                parts = [torch.from_numpy(part).to(self._device) for part in (ids[rows], real[rows].astype(np.int64))]
                 write = self._write if self._num_beams == 1 else self._search
-                found = write(*parts, torch.from_numpy(start).to(self._device), [sources[row] for row in rows])
+                found = write(
+                    *(self._send(part) for part in (ids[rows], real[rows].astype(np.int64), start)),
+                    sources=[sources[row] for row in rows],
+                )
                 for row, written in zip(rows.tolist(), found, strict=True):
                     answers[row] = written
         return answers, np.full(len(indices), ids.shape[1])
 
-    def _write(self, ids: Tensor, mask: Tensor, begun: Tensor, sources: list[np.ndarray]) -> list[Written]:
+    def _send(self, array: np.ndarray) -> Tensor:
+        import torch
+
+        return torch.from_numpy(array).to(self._device)
+
+    def _write(self, ids: Tensor, mask: Tensor, begun: Tensor, *, sources: list[np.ndarray]) -> list[Written]:
         """Token by token; what has ended leaves the batch."""
         import torch
         from transformers import DynamicCache, EncoderDecoderCache
@@ -80,8 +89,8 @@ class EncoderDecoder:
                 encoder_outputs=(states,),
                 attention_mask=mask,
                 decoder_input_ids=last,
-                past_key_values=cache,
                 use_cache=True,
+                **{self._cache: cache},
             )
             logits = self._processors(begun, output.logits[:, -1].float())  # type: ignore[misc]
             self._picker.pick(logits, alive)
@@ -93,9 +102,9 @@ class EncoderDecoder:
                 alive = [alive[row] for row in stay]
             last = torch.tensor([[sequence.ids[-1]] for sequence in alive], dtype=torch.long, device=ids.device)
             begun = torch.cat([begun, last.reshape(-1, 1)], dim=1)
-        return [_written(sequence) for sequence in sequences]
+        return [sequence.written() for sequence in sequences]
 
-    def _search(self, ids: Tensor, mask: Tensor, begun: Tensor, _: list[np.ndarray]) -> list[Written]:
+    def _search(self, ids: Tensor, mask: Tensor, begun: Tensor, *, sources: list[np.ndarray]) -> list[Written]:
         """Beam search, by transformers."""
         found = self._model.generate(
             input_ids=ids,
@@ -106,12 +115,6 @@ class EncoderDecoder:
             max_new_tokens=self._max_new_tokens,
         )
         return [self._picker.cut(row[begun.shape[1] :].tolist()) for row in found]
-
-
-def _written(sequence: Sequence) -> Written:
-    if sequence.broken:
-        raise FloatingPointError("the model's logits are not numbers")
-    return sequence.written()
 
 
 def _split(items: Items, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -157,4 +160,3 @@ def _own_processors(model: Any, start: int, max_new_tokens: int) -> Any:
         custom_generate=take,
     )
     return taken[0]
-

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from udfs.generation.grammar import Grammar, Matcher
-from udfs.generation.written import LENGTH, STOP, Written
+from udfs.generation.written import BROKEN, LENGTH, STOP, Written
 from udfs.spec import ScoreSpec
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ class Sequence:
         ids: What has been written.
         cached_tokens: Of the prompt, those that were copied from another sequence.
         finish: How it ended; None while it goes on.
-        broken: Its logits were not numbers.
     """
 
     owner: Any
@@ -40,7 +39,6 @@ class Sequence:
     ids: list[int] = field(default_factory=list)
     cached_tokens: int = 0
     finish: int | None = None
-    broken: bool = False
 
     def written(self) -> Written:
         return Written(np.array(self.ids, dtype=np.int32), self.finish or STOP, self.cached_tokens)
@@ -85,7 +83,7 @@ class Picker:
         picked = self._draw(logits, sequences) if self._spec.temperature else logits.argmax(-1)
         for sequence, token, bad in zip(sequences, picked.tolist(), broken.tolist(), strict=True):
             if bad:
-                sequence.broken, sequence.finish = True, STOP
+                sequence.finish = BROKEN
             else:
                 self._append(sequence, token)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-STOP, LENGTH = 0, 1
+STOP, LENGTH, BROKEN = 0, 1, 2
 FINISH_REASONS = ("stop", "length")
 
 
@@ -16,7 +16,8 @@ class Written:
 
     Args:
         ids: (n,) int32, the tokens that were generated, without the token that ended them.
-        finish: Place in `FINISH_REASONS`: the model or a stop string ended it, or `max_new_tokens` did.
+        finish: Place in `FINISH_REASONS`: the model or a stop string ended it, or `max_new_tokens` did. Or `BROKEN`:
+            the model's logits were not numbers.
         cached_tokens: Tokens of the item that had been computed for another one that begins alike.
     """
 

@@ -28,11 +28,13 @@ class Task(Protocol):
         fields: Result columns of its own, in order.
         units_per_text: Units that `tokenize` makes of each text: 1, or the number of labels.
         per_token: Outputs are a row a token, not a row an item.
+        generates: Outputs are tokens that a model has written.
     """
 
     fields: tuple[pa.Field, ...]
     units_per_text: int
     per_token: bool
+    generates: bool
 
     def tokenize(self, texts: list[str]) -> Tokenized:
         """Worker: texts to items, `units_per_text` units for each text, the text's units side by side."""

@@ -30,6 +30,7 @@ class FeatureExtraction:
     fields: tuple[pa.Field, ...] = (pa.field("embedding", pa.list_(pa.float32())),)
     units_per_text = 1
     per_token = False
+    generates = False
 
     def __init__(self, spec: ScoreSpec, files: ModelFiles) -> None:
         self._spec, self._files = spec, files

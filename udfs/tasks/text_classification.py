@@ -35,6 +35,7 @@ class TextClassification:
     fields = SCORE_FIELDS
     units_per_text = 1
     per_token = False
+    generates = False
 
     def __init__(self, spec: ScoreSpec, files: ModelFiles) -> None:
         check_is_classifier(files, spec.task)

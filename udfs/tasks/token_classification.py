@@ -64,6 +64,7 @@ class TokenClassification:
     fields: tuple[pa.Field, ...] = (pa.field("entities", pa.list_(_ENTITY)),)
     units_per_text = 1
     per_token = True
+    generates = False
 
     def __init__(self, spec: ScoreSpec, files: ModelFiles) -> None:
         kinds = files.config.get("architectures") or ["an unnamed architecture"]

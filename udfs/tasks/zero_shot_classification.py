@@ -48,6 +48,7 @@ class ZeroShotByEntailment:
 
     fields = SCORE_FIELDS
     per_token = False
+    generates = False
 
     def __init__(self, spec: ScoreSpec, files: ModelFiles) -> None:
         check_is_classifier(files, spec.task)

@@ -1,0 +1,148 @@
+"""An engine's parts, put together: the model, its budget, the scheduler and the lanes."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from udfs.batching import Items
+from udfs.engine.budget import Budget, measure_budget
+from udfs.engine.journal import Journal
+from udfs.engine.model import Model
+from udfs.engine.runner import Runner, Runs, plan_lanes
+from udfs.engine.scheduler import ROUND_BATCHES, Scheduler
+from udfs.engine.writing import WritingRunner
+from udfs.errors import EngineError
+from udfs.generation.encoder_decoder import EncoderDecoder
+from udfs.generation.loading import load_writer
+from udfs.generation.written import Written
+from udfs.models import open_model
+from udfs.precision import plan_device
+from udfs.spec import ScoreSpec
+from udfs.tasks import make_task
+
+_WRITING_TOKENS = (2048, 16384)  # of an encoder-decoder's micro-batch, on a CPU and on a GPU
+_PARCEL_ITEMS_TOKENS = 16384  # of a parcel for a model that writes
+
+MakeJournal = Callable[[int], Journal | None]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What runs.
+
+    Args:
+        name: `host:pid:device/precision/…`.
+        model: What lanes run.
+        budget: Of its micro-batches.
+        scheduler: Takes parcels.
+        runner: Its lanes.
+        lanes: How many.
+        parcel_tokens: Tokens of a parcel that suit it.
+    """
+
+    name: str
+    model: Runs
+    budget: Budget
+    scheduler: Scheduler
+    runner: Runner
+    lanes: int
+    parcel_tokens: int
+
+
+def assemble(
+    spec: ScoreSpec,
+    *,
+    cores: int,
+    gpu: str | None = None,
+    start_at: int = 0,
+    make_journal: MakeJournal = lambda _: None,
+    model: Runs | None = None,
+    budget: Budget | None = None,
+    lanes: int | None = None,
+) -> Engine:
+    """Load a model and begin to work.
+
+    Args:
+        spec: What is asked of which model.
+        cores: CPU cores to use.
+        gpu: Spark's address of the GPU.
+        start_at: A smaller budget to begin with; 0 for none.
+        make_journal: From a number of lanes to their journal.
+        model: Something else to run than the spec's model.
+        budget: None measures it.
+        lanes: None takes what suits the device.
+
+    Raises:
+        ModelError: The model does not load, or is not of the task's kind.
+        EngineError: Spark gave a GPU, but torch sees none.
+    """
+    if model is None and make_task(spec, open_model(spec.model, spec.revision)).generates:
+        return _assemble_writer(spec, cores=cores, gpu=gpu, start_at=start_at, make_journal=make_journal)
+    per_token, threads = False, 1
+    if model is None:
+        model = loaded = Model(spec, gpu=gpu)
+        per_token = loaded.per_token
+        planned, threads = plan_lanes(on_cuda=loaded.on_cuda, cores=cores)
+        lanes = lanes or planned
+        budget = budget or measure_budget(loaded, lanes=lanes, threads=threads, fixed=spec.max_batch_tokens)
+    budget, lanes = budget or Budget(spec.max_batch_tokens or 1024, 384), lanes or 1
+    return _run(model, budget, start_at, lanes, threads, make_journal, per_token=per_token)
+
+
+def _assemble_writer(
+    spec: ScoreSpec, *, cores: int, gpu: str | None, start_at: int, make_journal: MakeJournal
+) -> Engine:
+    plan = plan_device(spec.precision, gpu=gpu)
+    on_cuda = plan.device.startswith("cuda")
+    shown = f"cuda:{gpu}" if gpu is not None and on_cuda else plan.device
+    name = f"{platform.node()}:{os.getpid()}:{shown}/{plan.precision}"
+    writer = load_writer(spec, plan, name=f"{name}/padded")
+    if isinstance(writer, EncoderDecoder):
+        lanes, threads = plan_lanes(on_cuda=on_cuda, cores=cores)
+        tokens = spec.max_batch_tokens or _WRITING_TOKENS[on_cuda]
+        return _run(writer, Budget(tokens, tokens // 4), start_at, lanes, threads, make_journal)
+    shell = _Shell(f"{name}/packed")
+    budget = Budget(writer.max_sequences, 1)
+    _start_at(budget, start_at)
+    scheduler = Scheduler(budget, pad_multiple=0, lanes=1, singly=True)
+    runner = WritingRunner(writer, shell, scheduler, budget, threads=cores, journal=make_journal(1))
+    return Engine(shell.name, shell, budget, scheduler, runner, 1, _PARCEL_ITEMS_TOKENS)
+
+
+def _run(
+    model: Runs,
+    budget: Budget,
+    start_at: int,
+    lanes: int,
+    threads: int,
+    make_journal: MakeJournal,
+    *,
+    per_token: bool = False,
+) -> Engine:
+    _start_at(budget, start_at)
+    scheduler = Scheduler(budget, pad_multiple=model.pad_multiple, lanes=lanes, per_token=per_token)
+    runner = Runner(model, scheduler, budget, lanes=lanes, threads=threads, journal=make_journal(lanes))
+    parcel_tokens = ROUND_BATCHES // 2 * budget.max_batch_tokens
+    return Engine(model.name, model, budget, scheduler, runner, lanes, parcel_tokens)
+
+
+def _start_at(budget: Budget, tokens: int) -> None:
+    if tokens:
+        budget.start_at(tokens)
+
+
+@dataclass
+class _Shell:
+    """What a decoder's lane shows for a model; it steps, and runs no micro-batches."""
+
+    name: str
+    pad_multiple: int = 0
+    width: int = 0
+
+    def run(self, items: Items, indices: np.ndarray) -> tuple[list[Written], np.ndarray]:
+        raise EngineError("a decoder runs no micro-batches")

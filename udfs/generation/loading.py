@@ -1,0 +1,178 @@
+"""Load a model that writes: a decoder with its cache, or an encoder-decoder."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+import numpy as np
+import psutil
+
+from udfs.batching import Items
+from udfs.errors import ModelError
+from udfs.executor import memory_limit
+from udfs.generation.attention import CACHED, register_cached
+from udfs.generation.cache import Arena
+from udfs.generation.decoding import Decoder
+from udfs.generation.encoder_decoder import EncoderDecoder
+from udfs.generation.picking import Picker
+from udfs.loading import load_transformer, quiet_transformers
+from udfs.models import ModelFiles, open_model
+from udfs.precision import DevicePlan
+from udfs.prepacking import prepack
+from udfs.spec import ScoreSpec
+from udfs.tokenizing import resolve_max_tokens
+
+# What a CPU's matrix units, or a GPU's, are filled by.
+_CPU_SEQUENCES, _CUDA_SEQUENCES = 64, 256
+_CPU_STEP_TOKENS, _CUDA_STEP_TOKENS = 256, 4096
+_CPU_MEMORY_SHARE, _CUDA_MEMORY_SHARE = 0.4, 0.7  # of what is free, for keys and values
+_LIKE_ALONE = 0.05  # how far, of the largest logit, half precision may carry the cache from a plain run
+
+
+def load_writer(spec: ScoreSpec, plan: DevicePlan, *, name: str) -> Decoder | EncoderDecoder:
+    """Load a model that writes.
+
+    Args:
+        spec: Names the task, the model and how tokens are picked.
+        plan: The device and the precision.
+        name: The engine's.
+
+    Raises:
+        ModelError: The model does not load, or does not write, or not with attention over a cache.
+    """
+    files = open_model(spec.model, spec.revision)
+    if files.config.get("is_encoder_decoder"):
+        return _load_encoder_decoder(spec, files, plan, name)
+    return _load_decoder(spec, files, plan)
+
+
+def _load_encoder_decoder(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan, name: str) -> EncoderDecoder:
+    model = load_transformer("AutoModelForSeq2SeqLM", files, device=plan.device, precision=plan.precision)
+    return EncoderDecoder(
+        model,
+        _make_picker(spec, files, model, penalty=1.0),  # its own processors penalize
+        name=name,
+        device=plan.device,
+        max_new_tokens=spec.max_new_tokens,
+        num_beams=spec.num_beams,
+    )
+
+
+def _load_decoder(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan) -> Decoder:
+    register_cached()
+    model = load_transformer(
+        "AutoModelForCausalLM", files, device=plan.device, precision=plan.precision, attention="eager"
+    )
+    wanted = _run_plainly(model)
+    model.set_attn_implementation(CACHED)
+    if plan.device == "cpu" and plan.precision == "bfloat16":
+        prepack(model)
+    on_cuda = plan.device.startswith("cuda")
+    sequences = _CUDA_SEQUENCES if on_cuda else _CPU_SEQUENCES
+    longest = resolve_max_tokens(files, spec.max_tokens) + spec.max_new_tokens
+    make = functools.partial(Decoder, model, device=plan.device, max_new_tokens=spec.max_new_tokens)
+    step_tokens = spec.max_batch_tokens or (_CUDA_STEP_TOKENS if on_cuda else _CPU_STEP_TOKENS)
+    _check_cache(files, model, plan, wanted)
+    room = min(sequences * (longest + 64), _tokens_that_fit(model.config.get_text_config(), plan))
+    if room < longest:
+        print(f"gristmill: the cache holds {room} tokens; a text of {longest} has no room in it", file=sys.stderr)
+    picker = _make_picker(spec, files, model, penalty=model.generation_config.repetition_penalty or 1.0)
+    return make(picker, Arena(room), max_sequences=sequences, step_tokens=step_tokens)
+
+
+def _make_picker(spec: ScoreSpec, files: ModelFiles, model: Any, *, penalty: float) -> Picker:
+    needs_tokenizer = spec.stop or spec.json_schema or spec.choices
+    tokenizer = load_tokenizer(files) if needs_tokenizer else None
+    told = model.generation_config.eos_token_id
+    if told is None:
+        told = model.config.get_text_config().eos_token_id
+    ends = frozenset([told] if isinstance(told, int) else told or ())
+    if not ends:
+        print(f"gristmill: model {files.name!r} names no end token; its answers have full length", file=sys.stderr)
+    return Picker(spec, ends=ends, tokenizer=tokenizer, penalty=penalty)
+
+
+@functools.lru_cache(maxsize=4)
+def load_tokenizer(files: ModelFiles) -> Any:
+    """transformers' tokenizer of a checked model, without a network and without code of the model's own.
+
+    Raises:
+        ModelError: It has none.
+    """
+    quiet_transformers()
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(files.transformer, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, AttributeError, KeyError) as error:
+        raise ModelError(f"model {files.name!r} has no tokenizer that loads: {error}") from error
+
+
+def _tokens_that_fit(config: Any, plan: DevicePlan) -> int:
+    """Tokens whose keys and values have room in the device's memory."""
+    import torch
+
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    size = getattr(torch, plan.precision).itemsize
+    per_token = 2 * config.num_hidden_layers * heads * width * size
+    if plan.device.startswith("cuda"):
+        free = _CUDA_MEMORY_SHARE * torch.cuda.mem_get_info()[0]
+    else:
+        free = _CPU_MEMORY_SHARE * min(psutil.virtual_memory().available, memory_limit())
+    return int(free / per_token)
+
+
+def _probe() -> Items:
+    ids = (np.arange(14, dtype=np.int32) * 5) % 11 + 3
+    return Items(ids, np.array([0, 9, 14]))
+
+
+def _run_plainly(model: Any) -> np.ndarray:
+    """(2, V) logits after two short texts, each alone."""
+    import torch
+
+    items = _probe()
+    parts = [items.ids[a:b] for a, b in zip(items.offsets[:-1], items.offsets[1:], strict=True)]
+    with torch.inference_mode():
+        ids = [torch.from_numpy(part[None].astype(np.int64)).to(model.device) for part in parts]
+        found = [model(input_ids=one, use_cache=False).logits[0, -1].float().cpu() for one in ids]
+    return torch.stack(found).numpy()
+
+
+def _check_cache(files: ModelFiles, model: Any, plan: DevicePlan, wanted: np.ndarray) -> None:
+    """Two short texts, in pieces and together, have the logits that they have alone.
+
+    Raises:
+        ModelError: The architecture does not keep its past where gristmill does.
+    """
+    import torch
+
+    taken: list[Any] = []
+
+    class Watch(Picker):
+        def pick(self, logits: Any, sequences: list[Any]) -> None:
+            for row, sequence in zip(logits.float().cpu(), sequences, strict=True):
+                taken.append((sequence.owner, row))
+                sequence.finish = 0
+
+    spec = ScoreSpec(task="text-generation", model=files.name, messages=(("user", "{{ x }}"),), max_new_tokens=1)
+    watch = Watch(spec, ends=frozenset(), tokenizer=None)
+    decoder = Decoder(model, watch, Arena(256), device=plan.device, max_new_tokens=1, max_sequences=2, step_tokens=4)
+    items = _probe()
+    for number in range(2):
+        decoder.add(number, items.ids[items.offsets[number] : items.offsets[number + 1]])
+    told = f"model {files.name!r} ({files.config.get('model_type')})"
+    try:
+        while len(decoder):
+            decoder.step()
+    except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        raise ModelError(f"{told} does not write with a cache of slots: {error}; take another model") from error
+    found = torch.stack([row for _, row in sorted(taken, key=lambda pair: pair[0])]).numpy()
+    if np.abs(found - wanted).max() > _LIKE_ALONE * np.abs(wanted).max() + 1e-6:
+        raise ModelError(
+            f"{told} keeps a past that is not in its attention alone, or an attention of its own; gristmill does not "
+            "write with it"
+        )
