@@ -101,17 +101,18 @@ def _assemble_writer(
     on_cuda = plan.device.startswith("cuda")
     shown = f"cuda:{gpu}" if gpu is not None and on_cuda else plan.device
     name = f"{platform.node()}:{os.getpid()}:{shown}/{plan.precision}"
-    writer = load_writer(spec, plan, name=f"{name}/padded")
+    lanes, threads = plan_lanes(on_cuda=on_cuda, cores=cores)
+    writer = load_writer(spec, plan, name=f"{name}/padded", lanes=1 if on_cuda else lanes)
     if isinstance(writer, EncoderDecoder):
-        lanes, threads = plan_lanes(on_cuda=on_cuda, cores=cores)
         tokens = spec.max_batch_tokens or _WRITING_TOKENS[on_cuda]
         return _run(writer, Budget(tokens, tokens // 4), start_at, lanes, threads, make_journal)
     shell = _Shell(f"{name}/packed")
-    budget = Budget(writer.max_sequences, 1)
+    budget = Budget(writer[0].max_sequences, 1)
     _start_at(budget, start_at)
-    scheduler = Scheduler(budget, pad_multiple=0, lanes=1, singly=True)
-    runner = WritingRunner(writer, shell, scheduler, budget, threads=cores, journal=make_journal(1))
-    return Engine(shell.name, shell, budget, scheduler, runner, 1, _PARCEL_ITEMS_TOKENS)
+    scheduler = Scheduler(budget, pad_multiple=0, lanes=len(writer), singly=True)
+    journal = make_journal(len(writer))
+    runner = WritingRunner(writer, shell, scheduler, budget, threads=threads, journal=journal)
+    return Engine(shell.name, shell, budget, scheduler, runner, len(writer), _PARCEL_ITEMS_TOKENS)
 
 
 def _run(

@@ -1,4 +1,4 @@
-"""The lane of a decoder: items come and go one by one, and each step of the model runs all that are there."""
+"""Lanes of decoders: items come and go one by one, and each step of the model runs all that are there."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from udfs.generation.decoding import Decoder
 
 
 class WritingRunner(Runner):
-    """Runs a scheduler's items on a decoder until the scheduler is closed.
+    """Runs a scheduler's items on decoders, one a lane, until the scheduler is closed.
 
     Memory that runs out halves the number of sequences. A step that raises has all of its items run again one by one,
     and only an item that raises by itself fails.
 
     Args:
-        decoder: Writes.
+        decoders: Write.
         model: What the runner shows for a model.
         scheduler: Gives items singly.
-        budget: In sequences.
-        threads: CPU threads.
+        budget: In sequences of one decoder.
+        threads: CPU threads of each.
         journal: Where running items are written down; None in a process that is nobody's engine.
     """
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoders: Sequence[Decoder],
         model: Runs,
         scheduler: Scheduler,
         budget: Budget,
@@ -40,75 +40,73 @@ class WritingRunner(Runner):
         threads: int,
         journal: Journal | None = None,
     ) -> None:
-        self._decoder, self._held = decoder, None
-        decoder.max_sequences = budget.now
-        super().__init__(model, scheduler, budget, lanes=1, threads=threads, journal=journal)
-
-    _held: MicroBatch | None
+        self._decoders = decoders
+        self._held: dict[int, MicroBatch] = {}  # of a lane, the item that waits for room
+        super().__init__(model, scheduler, budget, lanes=len(decoders), threads=threads, journal=journal)
 
     def _work(self, lane: int) -> None:
+        decoder = self._decoders[lane]
         while not self._scheduler.is_closed():
-            if self._admit() and self._journal:
-                self._journal.begin(lane, self._running(), self._budget.now)
-            if len(self._decoder):
+            decoder.max_sequences = self._budget.now
+            if self._admit(lane) and self._journal:
+                self._journal.begin(lane, _running(decoder), self._budget.now)
+            if len(decoder):
                 self._began[lane] = time.monotonic()
                 self._step(lane)
                 del self._began[lane]
-                self._drop_abandoned()
+                self._drop_abandoned(decoder)
 
-    def _running(self) -> Sequence[MicroBatch]:
-        return [sequence.owner for sequence in self._decoder.sequences]
-
-    def _admit(self) -> bool:
+    def _admit(self, lane: int) -> bool:
         """Begin items as long as there is room; waits for one where nothing is being written."""
-        before = len(self._decoder)
-        while True:
-            batch = self._held or self._scheduler.take(wait=not len(self._decoder))
-            self._held = None
+        decoder = self._decoders[lane]
+        before = len(decoder)
+        while decoder.is_hungry():
+            batch = self._held.pop(lane, None) or self._scheduler.take(wait=not len(decoder))
             if batch is None:
-                return len(self._decoder) > before
+                break
             prompt = batch.round.items.take(batch.indices).ids
-            if not self._decoder.fits(len(prompt)):
+            if not decoder.fits(len(prompt)):
                 self._scheduler.fail(batch, TOO_LARGE)
-            elif not self._decoder.add(batch, prompt):
-                self._held = batch
-                return len(self._decoder) > before
+            elif not decoder.add(batch, prompt):
+                self._held[lane] = batch
+                break
+        return len(decoder) > before
 
     def _step(self, lane: int) -> None:
+        decoder = self._decoders[lane]
         try:
-            over = self._decoder.step()
+            over = decoder.step()
         except Exception as error:  # noqa: BLE001 - what a model raises is its own business, and its items' fate
-            self._take_all_apart(error)
+            self._take_all_apart(decoder, error)
             return
         if not over:
             return
         self._faults_in_a_row = 0
         if self._journal:  # before what is to run alone may begin
             self._journal.end(lane, len(over))
-            if len(self._decoder):
-                self._journal.begin(lane, self._running(), self._budget.now)
+            if len(decoder):
+                self._journal.begin(lane, _running(decoder), self._budget.now)
         for sequence in over:
             self._widest = max(self._widest, len(sequence.prompt))
             ran = len(sequence.prompt) - sequence.cached_tokens + len(sequence.ids)
             self._scheduler.finish(sequence.owner, [sequence.written()], np.array([ran]))
 
-    def _drop_abandoned(self) -> None:
+    def _drop_abandoned(self, decoder: Decoder) -> None:
         """Let go of items whose client is gone."""
-        gone = [s for s in self._decoder.sequences if any(p.dropped for p, _, _ in s.owner.by_parcel())]
-        self._decoder.drop(gone)
+        gone = [s for s in decoder.sequences if any(p.dropped for p, _, _ in s.owner.by_parcel())]
+        decoder.drop(gone)
         for sequence in gone:
             self._scheduler.retry(sequence.owner, alone=False)
 
-    def _take_all_apart(self, error: Exception) -> None:
+    def _take_all_apart(self, decoder: Decoder, error: Exception) -> None:
         """A step has raised: give its items back, and find out which of them is to blame."""
-        sequences = self._decoder.sequences
-        self._decoder.drop(sequences)
+        sequences = decoder.sequences
+        decoder.drop(sequences)
         single = len(sequences) == 1
         memory = is_out_of_memory(error)
         if memory:
             free_memory()
             self._budget.shrink(len(sequences))
-            self._decoder.max_sequences = self._budget.now
         else:
             self._look_at(error)
         for sequence in sequences:
@@ -118,3 +116,7 @@ class WritingRunner(Runner):
                 self._scheduler.fail(batch, TOO_LARGE if memory else FAULTY)
             else:
                 self._scheduler.retry(batch, alone=single or not memory)
+
+
+def _running(decoder: Decoder) -> list[MicroBatch]:
+    return [sequence.owner for sequence in decoder.sequences]

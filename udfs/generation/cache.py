@@ -71,7 +71,7 @@ class Arena:
         """Keys and values of a layer, for states of (…, T, heads, D) like these."""
         if number not in self.keys:
             shape = (self.tokens, *like.shape[-2:])
-            self.keys[number], self.values[number] = like.new_zeros(shape), like.new_zeros(shape)
+            self.keys[number], self.values[number] = _zeros(shape, like), _zeros(shape, like)
         return self.keys[number], self.values[number]
 
     def fits(self, tokens: int) -> bool:
@@ -123,6 +123,16 @@ class Arena:
         """Where the largest free stretch begins, and its tokens."""
         edges = [0, *(edge for slab in self._slabs for edge in (slab.start, slab.start + slab.tokens)), self.tokens]
         return max(((a, b - a) for a, b in zip(edges[::2], edges[1::2], strict=True)), key=lambda gap: gap[1])
+
+
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Zeros; on a CPU by calloc, which takes no memory before it is written to, where torch would fill them all."""
+    import torch
+
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    bytes_ = np.zeros(int(np.prod(shape)) * like.element_size(), dtype=np.uint8)
+    return torch.from_numpy(bytes_).view(like.dtype).view(shape)
 
 
 def _capacity(tokens: int) -> int:

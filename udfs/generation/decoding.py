@@ -85,14 +85,17 @@ class Decoder:
         """In the order in which they began."""
         return [active.sequence for active in self._active]
 
+    def is_hungry(self) -> bool:
+        """The next step has room for more prompts than there are."""
+        waiting = sum(max(0, len(a.sequence.prompt) - a.past) for a in self._active)
+        return len(self._active) < self.max_sequences and waiting < self._step_tokens
+
     def fits(self, tokens: int) -> bool:
         """A prompt of so many tokens could be run at all."""
         return self._arena.fits(tokens + self._max_new_tokens)
 
     def add(self, owner: Any, prompt: np.ndarray) -> bool:
         """Begin a sequence; False while there is no room for it."""
-        if len(self._active) >= self.max_sequences:
-            return False
         slot = self._arena.take(len(prompt) + self._max_new_tokens)
         if slot is None:
             return False
