@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.writers import DECODERS, END, make_prompts, make_writer, write_alone
+from udfs.generation.attention import CACHED, register_cached
+from udfs.generation.cache import Arena
+from udfs.generation.decoding import Decoder
+from udfs.generation.picking import Picker
+from udfs.generation.written import BROKEN, LENGTH, STOP
+from udfs.spec import ScoreSpec
+
+NEW = 24
+
+
+def _spec(**options: Any) -> ScoreSpec:
+    options = {"max_new_tokens": NEW, **options}
+    return ScoreSpec(task="text-generation", model="tiny", template="{{ x }}", **options)
+
+
+def _decoder(
+    model: Any, *, spec: ScoreSpec | None = None, tokenizer: Any = None, at_once: int = 5, step_tokens: int = 24
+) -> Decoder:
+    register_cached()
+    model.set_attn_implementation(CACHED)
+    spec = spec or _spec()
+    picker = Picker(spec, ends=frozenset({END}), tokenizer=tokenizer)
+    return Decoder(
+        model,
+        picker,
+        Arena(4096),
+        device="cpu",
+        max_new_tokens=spec.max_new_tokens,
+        max_sequences=at_once,
+        step_tokens=step_tokens,
+    )
+
+
+def _write(decoder: Decoder, prompts: list[np.ndarray]) -> list[Any]:
+    """Each prompt as soon as there is room; the sequences in the order of the prompts."""
+    over: dict[int, Any] = {}
+    waiting = list(range(len(prompts)))
+    while waiting or len(decoder):
+        while waiting and decoder.is_hungry() and decoder.add(waiting[0], prompts[waiting[0]]):
+            waiting.pop(0)
+        over |= {sequence.owner: sequence for sequence in decoder.step()}
+    return [over[i] for i in range(len(prompts))]
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize(("at_once", "step_tokens"), [(1, 1000), (5, 7)])
+def test_answers_are_those_of_one_prompt_at_a_time(kind: str, at_once: int, step_tokens: int) -> None:
+    model, prompts = make_writer(kind), make_prompts(8)
+    alone = [write_alone(model, prompt, max_new_tokens=NEW) for prompt in prompts]
+    found = _write(_decoder(model, at_once=at_once, step_tokens=step_tokens), prompts)
+    assert [sequence.ids for sequence in found] == alone
+    assert [s.finish for s in found] == [LENGTH if len(ids) == NEW else STOP for ids in alone]
+
+
+@pytest.fixture(scope="module")
+def llama() -> tuple[Any, list[np.ndarray], list[list[int]]]:
+    model, prompts = make_writer("Llama"), make_prompts(12, seed=1)
+    return model, prompts, [write_alone(model, prompt, max_new_tokens=NEW) for prompt in prompts]
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.data())
+def test_no_mix_of_arrivals_and_cancellations_changes_an_answer(llama: Any, data: st.DataObject) -> None:
+    model, prompts, alone = llama
+    decoder = _decoder(model, at_once=data.draw(st.integers(1, 6)), step_tokens=data.draw(st.integers(1, 80)))
+    waiting = data.draw(st.permutations(range(len(prompts))))
+    over: dict[int, list[int]] = {}
+    cancelled: set[int] = set()
+    while waiting or len(decoder):
+        for _ in range(data.draw(st.integers(0, 3)) or not len(decoder)):
+            if waiting and len(decoder) < decoder.max_sequences and decoder.add(waiting[0], prompts[waiting[0]]):
+                waiting = waiting[1:]
+        if len(decoder) and data.draw(st.integers(0, 9)) == 0:
+            victim = data.draw(st.sampled_from(decoder.sequences))
+            cancelled.add(victim.owner)
+            decoder.drop([victim])
+        if len(decoder):
+            over |= {sequence.owner: sequence.ids for sequence in decoder.step()}
+    assert over.keys() | cancelled == set(range(len(prompts)))
+    assert all(ids == alone[number] for number, ids in over.items())
+
+
+def test_prompts_that_begin_alike_are_computed_once(llama: Any) -> None:
+    model, prompts, alone = llama
+    found = _write(_decoder(model), prompts)
+    assert [sequence.ids for sequence in found] == alone
+    assert sum(sequence.cached_tokens >= 20 for sequence in found) >= len(prompts) - 2
+
+
+def test_what_is_drawn_depends_on_prompt_and_seed_alone(llama: Any) -> None:
+    model, prompts, greedy = llama
+    spec = _spec(temperature=0.8, top_p=0.9, top_k=40, seed=4)
+    together = [s.ids for s in _write(_decoder(model, spec=spec), prompts)]
+    alone = [s.ids for s in _write(_decoder(model, spec=spec, at_once=1), prompts)]
+    other = [s.ids for s in _write(_decoder(model, spec=_spec(temperature=0.8, seed=5)), prompts)]
+    assert together == alone
+    assert together != other
+    assert together != greedy
+
+
+def test_drawing_among_one_token_is_greedy(llama: Any) -> None:
+    model, prompts, greedy = llama
+    for options in ({"top_k": 1}, {"top_p": 1e-6}):
+        spec = _spec(temperature=1.0, **options)
+        assert [s.ids for s in _write(_decoder(model, spec=spec), prompts)] == greedy
+
+
+class _Letters:
+    """Decodes each token as a word of its own."""
+
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        return "".join(f"<{token}>" for token in ids)
+
+
+def test_a_stop_string_ends_an_answer(llama: Any) -> None:
+    model, prompts, greedy = llama
+    word = f"<{greedy[0][6]}>"
+    spec = _spec(stop=(word,))
+    found = _write(_decoder(model, spec=spec, tokenizer=_Letters()), prompts)
+    for sequence, ids in zip(found, greedy, strict=True):
+        places = [place for place, token in enumerate(ids) if f"<{token}>" == word]
+        assert sequence.ids == (ids[: places[0] + 1] if places else ids)
+    assert found[0].finish == STOP
+
+
+def test_an_answer_that_is_no_number_fails_alone_and_leaves_nothing_behind(llama: Any) -> None:
+    model, prompts, alone = llama
+    poison = np.array([7, 7, 7, 7, 7], dtype=np.int32)
+    decoder = _decoder(model, at_once=4)
+    run = decoder._model
+
+    def spoil(*, input_ids: torch.Tensor, **options: Any) -> Any:
+        output = run(input_ids=input_ids, **options)
+        ends = options["logits_to_keep"]
+        output.logits[0, (input_ids[0][ends] == 7).nonzero()[:, 0]] = torch.nan
+        return output
+
+    decoder._model = spoil
+    found = _write(decoder, [prompts[0], poison, *prompts[1:]])
+    assert found[1].finish == BROKEN
+    assert [s.ids for s in (found[0], *found[2:]) if 7 not in (*s.prompt[-1:], *s.ids)] == [
+        ids for prompt, ids in zip(prompts, alone, strict=True) if 7 not in (*prompt[-1:], *ids)
+    ]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 900), st.booleans()), max_size=60))
+def test_slots_never_overlap(steps: list[tuple[int, bool]]) -> None:
+    arena, held = Arena(2048), []
+    for tokens, give in steps:
+        if give and held:
+            arena.give_back(held.pop(tokens % len(held)))
+        elif (slot := arena.take(tokens)) is not None:
+            assert slot.slab.capacity >= tokens
+            held.append(slot)
+        spans = sorted((slot.start, slot.start + slot.slab.capacity) for slot in held)
+        assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
+        assert all(start >= 0 and end <= arena.tokens for start, end in spans)
+    for slot in held:
+        arena.give_back(slot)
+    assert arena.fits(2048)
+    assert arena.take(2048) is not None
+    assert not arena.fits(2049)
