@@ -11,7 +11,7 @@ from jobs.plan import make_plan, take_samples
 from jobs.score import check_model
 from jobs.session import open_session
 from jobs.settings import Settings
-from jobs.sources import read_input
+from jobs.sources import explode_variants, read_input
 
 _SHOWN = 200  # characters of a text
 
@@ -25,7 +25,7 @@ def show_plan(settings: Settings, console: Console, *, spark_log: str | None = N
     check_model(settings)
     output = Output(settings)
     spark = open_session(settings.spark, spark_log=spark_log)
-    frame = read_input(spark, settings)
+    frame = explode_variants(read_input(spark, settings), settings)
     plan = make_plan(frame, settings)
     columns = ", ".join(f"{field.name} {field.dataType.simpleString()}" for field in frame.schema.fields)
     console.print(f"[bold]columns[/]  {escape(columns)}", soft_wrap=True)

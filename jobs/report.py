@@ -51,6 +51,7 @@ class RunReport:
     input_tokens: int
     output_tokens: int
     padded_tokens: int
+    cached_tokens: int
     scored_rows: int
     engines: dict[str, int]
     device: str | None
@@ -137,6 +138,7 @@ def _summary(report: RunReport) -> list[tuple[str, str]]:
     lines += [
         ("scored once for several rows", f"{max(0, report.succeeded - report.scored_rows):,}"),
         ("tokens", f"{report.input_tokens:,}"),
+        *_written(report),
         ("padding", f"{1 - report.input_tokens / report.padded_tokens:.1%}" if report.padded_tokens else "-"),
         ("rows/s", f"{report.rows / seconds:,.0f}"),
         ("tokens/s", f"{report.input_tokens / seconds:,.0f}"),
@@ -147,6 +149,16 @@ def _summary(report: RunReport) -> list[tuple[str, str]]:
     if report.usd is not None:
         lines.append(("cost", f"{report.usd:.4f} USD"))
     return lines
+
+
+def _written(report: RunReport) -> list[tuple[str, str]]:
+    """Of a model that writes."""
+    if not report.output_tokens:
+        return []
+    return [
+        ("tokens written", f"{report.output_tokens:,}"),
+        ("tokens read before, as a shared prefix", f"{report.cached_tokens:,}"),
+    ]
 
 
 def _joined(values: Any) -> str | None:
