@@ -139,7 +139,7 @@ def _summary(report: RunReport) -> list[tuple[str, str]]:
         ("scored once for several rows", f"{max(0, report.succeeded - report.scored_rows):,}"),
         ("tokens", f"{report.input_tokens:,}"),
         *_written(report),
-        ("padding", f"{1 - report.input_tokens / report.padded_tokens:.1%}" if report.padded_tokens else "-"),
+        ("padding", f"{1 - _computed(report) / report.padded_tokens:.1%}" if report.padded_tokens else "-"),
         ("rows/s", f"{report.rows / seconds:,.0f}"),
         ("tokens/s", f"{report.input_tokens / seconds:,.0f}"),
         ("engine loads", f"{len(report.engines)}"),
@@ -157,8 +157,14 @@ def _written(report: RunReport) -> list[tuple[str, str]]:
         return []
     return [
         ("tokens written", f"{report.output_tokens:,}"),
-        ("tokens read before, as a shared prefix", f"{report.cached_tokens:,}"),
+        ("tokens written/s", f"{report.output_tokens / max(report.scoring_s, 1e-9):,.0f}"),
+        ("tokens of shared prefixes", f"{report.cached_tokens:,}"),
     ]
+
+
+def _computed(report: RunReport) -> int:
+    """Tokens that went through the model and were no padding."""
+    return report.input_tokens + report.output_tokens - report.cached_tokens
 
 
 def _joined(values: Any) -> str | None:
