@@ -24,7 +24,8 @@ from jobs.errors import InputError, UserError
 from jobs.plan import Plan, score_frame
 from jobs.session import open_session
 from jobs.settings import Settings
-from jobs.sources import read_input
+from jobs.sources import explode_variants, read_input
+from udfs.asking import make_asker
 from udfs.engine.local import LocalEngine
 from udfs.executor import usable_cores
 from udfs.models import ModelFiles, open_model
@@ -101,12 +102,12 @@ def _take_texts(settings: Settings, texts: str, rows: int) -> list[str]:
         raise UserError(f"--texts {texts}: choose one of input, docstrings, short")
     from pyspark.sql import functions as F
 
-    frame = read_input(open_session(settings.spark), settings)
+    frame = explode_variants(read_input(open_session(settings.spark), settings), settings)
     columns = [F.col(f"`{name}`") for name in settings.text_columns()]
-    template = settings.spec().template
+    template = settings.is_templated()
     taken = frame.select((F.struct(*columns) if template else columns[0].cast("string")).alias("t")).limit(rows)
     window = taken.toArrow().column("t").combine_chunks()
-    found = read_texts(window, template).texts.drop_null().to_pylist()
+    found = read_texts(window, make_asker(settings.spec())).texts.drop_null().to_pylist()
     if not found:
         raise InputError("the input holds no text to score")
     return found

@@ -11,9 +11,11 @@ from jobs.plan import make_plan, take_samples
 from jobs.score import check_model
 from jobs.session import open_session
 from jobs.settings import Settings
-from jobs.sources import read_input
+from jobs.sources import explode_variants, read_input
+from udfs.spec import GENERATING
 
 _SHOWN = 200  # characters of a text
+_SHOWN_OF_PROMPTS = 1_000  # an instruction may stand at their end
 
 
 def show_plan(settings: Settings, console: Console, *, spark_log: str | None = None) -> None:
@@ -25,13 +27,14 @@ def show_plan(settings: Settings, console: Console, *, spark_log: str | None = N
     check_model(settings)
     output = Output(settings)
     spark = open_session(settings.spark, spark_log=spark_log)
-    frame = read_input(spark, settings)
+    frame = explode_variants(read_input(spark, settings), settings)
     plan = make_plan(frame, settings)
     columns = ", ".join(f"{field.name} {field.dataType.simpleString()}" for field in frame.schema.fields)
     console.print(f"[bold]columns[/]  {escape(columns)}", soft_wrap=True)
     texts = Table("tokens", "text", title="the first rows", title_justify="left")
+    limit = _SHOWN_OF_PROMPTS if settings.score.task in GENERATING else _SHOWN
     for sample in take_samples(frame, settings):
-        shown = (sample.text or "")[:_SHOWN] + ("…" if len(sample.text or "") > _SHOWN else "")
+        shown = (sample.text or "")[:limit] + ("…" if len(sample.text or "") > limit else "")
         cut = ", cut" if sample.truncated else ""
         texts.add_row(f"{sample.tokens}{cut}", escape(shown) if sample.text else f"[red]{sample.error}[/]")
     console.print(texts)

@@ -28,7 +28,7 @@ from jobs.plan import Plan, count_slots, plan_partitions, score_frame
 from jobs.progress import Listener
 from jobs.settings import Settings
 from jobs.sizing import bytes_per_s, choose_bytes, is_off
-from jobs.sources import FILE, FILE_SIZE, Kind, read_files, read_stream
+from jobs.sources import FILE, FILE_SIZE, Kind, explode_variants, read_files, read_stream
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -276,7 +276,7 @@ def score_once(frame: DataFrame, settings: Settings, run: Run, *, listener: List
     """Score an input that cannot be read increment by increment."""
     work = ScoreIncrement(settings, run, kind="once", listener=listener)
     try:
-        work.commit(frame, 0)
+        work.commit(explode_variants(frame, settings), 0)
     except SPARK_ERRORS as error:
         raise JobError(explain(error)) from error
 

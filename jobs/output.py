@@ -16,6 +16,7 @@ from jobs.errors import OutputError
 from jobs.lock import hold_lock
 from jobs.settings import Settings
 from udfs.models import open_model
+from udfs.results import USAGE
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -47,7 +48,7 @@ class Committed:
         rows, succeeded, failed: Rows, all of them and by outcome.
         failed_by_code: Failed rows by error code.
         scored_rows: Rows that went through the model; the others failed before or repeat such a row.
-        input_tokens, output_tokens, padded_tokens: Sums of `usage`.
+        input_tokens, output_tokens, padded_tokens, cached_tokens: Sums of `usage`.
         engines: Rows scored by each engine; their number is the number of model loads.
     """
 
@@ -59,6 +60,7 @@ class Committed:
     input_tokens: int = 0
     output_tokens: int = 0
     padded_tokens: int = 0
+    cached_tokens: int = 0
     engines: dict[str, int] = field(default_factory=dict)
 
 
@@ -320,6 +322,8 @@ def describe(settings: Settings) -> dict[str, Any]:
     """Whose output it is: what decides a row's answer, which rows there are, and how they are written."""
     source = settings.input.model_dump(mode="json", include={"path", "format", "options", "table", "query"})
     layout = {"output.columns": settings.output.columns, "output.name": settings.output.name}
+    if exploded := settings.exploded():
+        layout["score.variants"] = list(exploded[1])
     return {**fingerprint(settings), **{f"input.{key}": value for key, value in source.items()}, **layout}
 
 
@@ -327,7 +331,12 @@ def fingerprint(settings: Settings) -> dict[str, Any]:
     """What decides a row's answer: the spec, the text and the model's very files."""
     spec = settings.spec()
     hashes = open_model(spec.model, spec.revision).hashes()
-    return {**spec.decides_answers(), "template": settings.score.text, "model_files": hashes, "gristmill": _MAJOR}
+    return {
+        **spec.decides_answers(),
+        "template": settings.score.text or settings.score.prompt,
+        "model_files": hashes,
+        "gristmill": _MAJOR,
+    }
 
 
 def count_outcomes(results: DataFrame, name: str) -> Committed:
@@ -339,7 +348,7 @@ def count_outcomes(results: DataFrame, name: str) -> Committed:
     """
     from pyspark.sql import functions as F
 
-    usage, tokens = F.col(f"`{name}`.usage"), ("input_tokens", "output_tokens", "padded_tokens")
+    usage, tokens = F.col(f"`{name}`.usage"), USAGE
     groups = results.groupBy(
         "outcome", F.col(f"`{name}`.error.code").alias("code"), F.col(f"`{name}`.engine").alias("engine")
     ).agg(

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 
 from jobs.errors import SPARK_ERRORS, InputError, explain
 from jobs.settings import Settings
+from udfs.asking import make_asker
 from udfs.factory import make_starter, make_udf
 from udfs.models import open_model
 from udfs.tasks import make_task
+from udfs.tasks.text_generation import TextGeneration
 from udfs.templating import make_renderer
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Sample:
-    """One row as it would be sent: its text, or why it has none, and its tokens."""
+    """One row as it would be sent: its text, or why it has none, and its tokens. A model that writes sees prompts."""
 
     text: str | None
     error: str | None
@@ -104,7 +106,7 @@ def score_frame(
 
     name, kept = settings.output.name, kept_columns(frame, settings)
     columns = [F.col(f"`{column}`") for column in settings.text_columns()]
-    text = F.struct(*columns) if settings.spec().template else columns[0].cast("string")
+    text = F.struct(*columns) if settings.is_templated() else columns[0].cast("string")
     hashed = [c for c in settings.text_columns() if not isinstance(frame.schema[_spelt(frame, c)].dataType, MapType)]
     spread = frame.repartition(plan.partitions, *(F.col(f"`{column}`") for column in hashed))
     scored = spread.select(
@@ -117,7 +119,7 @@ def score_frame(
 
 def kept_columns(frame: DataFrame, settings: Settings) -> list[str]:
     """Columns of the input that are in the output: those that the settings name, or all but our own."""
-    return settings.output.columns or [column for column in frame.columns if not column.startswith(OWN)]
+    return settings.output_columns() or [column for column in frame.columns if not column.startswith(OWN)]
 
 
 def take_samples(frame: DataFrame, settings: Settings, count: int = 3) -> list[Sample]:
@@ -126,14 +128,15 @@ def take_samples(frame: DataFrame, settings: Settings, count: int = 3) -> list[S
 
     spec, columns = settings.spec(), settings.text_columns()
     rows = frame.select(*(F.col(f"`{column}`") for column in columns)).limit(count).collect()
-    render = make_renderer(spec.template or f"{{{{ {columns[0]} }}}}")
+    render = make_asker(spec) or make_renderer(f"{{{{ {columns[0]} }}}}")
     task = make_task(spec, open_model(spec.model, spec.revision))
     samples = []
     for row in rows:
         text, error = render(row.asDict(recursive=True))
         tokenized = task.tokenize([text] if text else [])
         tokens, truncated = int(tokenized.items.lengths.sum()), bool(tokenized.truncated.any())
-        samples.append(Sample(text, error.code if error else None, tokens, truncated))
+        shown = "\n\n".join(task.show(tokenized.items)) if isinstance(task, TextGeneration) and text else text
+        samples.append(Sample(shown, error.code if error else None, tokens, truncated))
     return samples
 
 

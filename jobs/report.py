@@ -51,6 +51,7 @@ class RunReport:
     input_tokens: int
     output_tokens: int
     padded_tokens: int
+    cached_tokens: int
     scored_rows: int
     engines: dict[str, int]
     device: str | None
@@ -137,7 +138,8 @@ def _summary(report: RunReport) -> list[tuple[str, str]]:
     lines += [
         ("scored once for several rows", f"{max(0, report.succeeded - report.scored_rows):,}"),
         ("tokens", f"{report.input_tokens:,}"),
-        ("padding", f"{1 - report.input_tokens / report.padded_tokens:.1%}" if report.padded_tokens else "-"),
+        *_written(report),
+        ("padding", f"{1 - _computed(report) / report.padded_tokens:.1%}" if report.padded_tokens else "-"),
         ("rows/s", f"{report.rows / seconds:,.0f}"),
         ("tokens/s", f"{report.input_tokens / seconds:,.0f}"),
         ("engine loads", f"{len(report.engines)}"),
@@ -147,6 +149,22 @@ def _summary(report: RunReport) -> list[tuple[str, str]]:
     if report.usd is not None:
         lines.append(("cost", f"{report.usd:.4f} USD"))
     return lines
+
+
+def _written(report: RunReport) -> list[tuple[str, str]]:
+    """Of a model that writes."""
+    if not report.output_tokens:
+        return []
+    return [
+        ("tokens written", f"{report.output_tokens:,}"),
+        ("tokens written/s", f"{report.output_tokens / max(report.scoring_s, 1e-9):,.0f}"),
+        ("tokens of shared prefixes", f"{report.cached_tokens:,}"),
+    ]
+
+
+def _computed(report: RunReport) -> int:
+    """Tokens that went through the model and were no padding."""
+    return report.input_tokens + report.output_tokens - report.cached_tokens
 
 
 def _joined(values: Any) -> str | None:

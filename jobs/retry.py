@@ -21,7 +21,7 @@ from jobs.plan import OWN, Plan, count_slots, plan_partitions, score_frame
 from jobs.progress import Listener
 from jobs.settings import Settings
 from jobs.sizing import TARGET_S
-from jobs.sources import read_input
+from jobs.sources import explode_variants, read_input
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -154,13 +154,13 @@ def _look_up(failed: DataFrame, spark: SparkSession, settings: Settings, output:
     """Failed rows with their texts, out of the input."""
     from pyspark.sql import functions as F
 
-    key = settings.input.key
+    key = settings.key()
     if not key or not {k.lower() for k in key} <= {c.lower() for c in failed.columns}:
         raise InputError(
             "the output does not hold the columns of score.text, so failed rows can be found in the input by its key "
             "alone; name it in input.key, and keep it in output.columns"
         )
-    source = read_input(spark, settings, output.schema())
+    source = explode_variants(read_input(spark, settings, output.schema()), settings)
     by_key = [F.col(f"`{k}`") for k in key]
     absent = [c for c in settings.text_columns() if c.lower() not in {f.lower() for f in failed.columns}]
     texts = [F.col(f"`{c}`") for c in absent]

@@ -6,6 +6,7 @@ misspelt key costs more than a strict parser.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
@@ -24,6 +25,7 @@ from pydantic import (
 
 from jobs.deadlines import Deadline, parse_deadline
 from jobs.errors import SettingsError
+from udfs.asking import question_columns
 from udfs.errors import SpecError
 from udfs.spec import Aggregation, Overflow, Precision, ScoreSpec, TaskName
 from udfs.templating import is_template, template_columns
@@ -70,20 +72,65 @@ class OutputSettings(_Section):
     name: str = "prediction"
 
 
+class Message(_Section):
+    """One message of a chat; `content` is a template over columns."""
+
+    role: str
+    content: str
+
+
 class ScoreSettings(_Section):
     """What is computed, by which model, of which text."""
 
     task: TaskName
     model: str
     revision: str | None = None
-    text: str
+    text: str | None = None
+    prompt: str | None = None
+    messages: list[Message] = []
     labels: list[str] = []
     hypothesis_template: str | None = None
     multi_label: bool = False
     aggregation_strategy: Aggregation | None = None
+    variants: list[str] | dict[str, list[str]] = []
+    variants_as: Literal["map", "rows"] = "map"
+    max_new_tokens: PositiveInt = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+    stop: list[str] = []
+    num_beams: PositiveInt = 1
+    source_lang: str | None = None
+    target_lang: str | None = None
+    json_schema: dict[str, Any] | None = Field(default=None, alias="schema")
+    choices: list[str] = []
     max_tokens: PositiveInt | None = None
     overflow: Overflow = "truncate"
     precision: Precision = "auto"
+
+    @model_validator(mode="after")
+    def _one_question(self) -> ScoreSettings:
+        allowed = ("prompt", "messages") if self.task == "text-generation" else ("text",)
+        given = [name for name in ("text", "prompt", "messages") if getattr(self, name)]
+        if len(given) != 1 or given[0] not in allowed:
+            raise ValueError(f"{self.task} takes {' or '.join(allowed)}, not {' and '.join(given) or 'none'}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_variant_name(self) -> ScoreSettings:
+        if isinstance(self.variants, dict) and len(self.variants) != 1:
+            raise ValueError("variants takes a list, or one name with a list, as in {language: [de, fr]}")
+        name, values = self.named_variants()
+        if values and not name.isidentifier():
+            raise ValueError(f"variants has the name {name!r}; a template cannot read it")
+        return self
+
+    def named_variants(self) -> tuple[str, tuple[str, ...]]:
+        """What templates call a variant, and the variants."""
+        if isinstance(self.variants, dict):
+            return next((name, tuple(values)) for name, values in self.variants.items())
+        return "variant", tuple(self.variants)
 
 
 class BatchingSettings(_Section):
@@ -129,8 +176,9 @@ class Settings(_Section):
     @model_validator(mode="after")
     def _spec_holds(self) -> Settings:
         try:
-            self.spec()
-            self.text_columns()
+            columns = self.text_columns()
+            if (exploded := self.exploded()) and exploded[0] not in columns:
+                raise SpecError(f"variants ask each row once a value, but no template reads {{{{ {exploded[0]} }}}}")
         except SpecError as error:
             raise ValueError(error.message) from error
         return self
@@ -144,11 +192,20 @@ class Settings(_Section):
 
     def spec(self, *, deadline: float | None = None) -> ScoreSpec:
         """What goes to the executors; `deadline` in seconds since 1970."""
-        options = self.score.model_dump(exclude={"text"})
+        score = self.score
+        own = {"text", "prompt", "messages", "variants", "variants_as", "json_schema"}
+        told = score.model_dump(exclude=own).items()
+        options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in told}
+        asked = score.text or score.prompt
         budget = self.batching.max_batch_tokens
+        name, variants = score.named_variants()
         return ScoreSpec(
-            **{**options, "labels": tuple(self.score.labels)},
-            template=self.score.text if is_template(self.score.text) else None,
+            **options,
+            template=asked if asked and is_template(asked) else None,
+            messages=tuple((message.role, message.content) for message in score.messages),
+            variants=variants if score.variants_as == "map" else (),
+            variant_name=name if variants else None,
+            json_schema=None if score.json_schema is None else json.dumps(score.json_schema),
             max_batch_tokens=None if budget == "auto" else budget,
             batch_timeout_s=self.batching.batch_timeout_s,
             window_rows=self.batching.window_rows,
@@ -156,9 +213,44 @@ class Settings(_Section):
             deadline=deadline,
         )
 
+    def asked_by(self) -> str:
+        """The setting that says what is asked: `text`, `prompt` or `messages`."""
+        return next(name for name in ("text", "prompt", "messages") if getattr(self.score, name))
+
+    def is_templated(self) -> bool:
+        """The text is made of several columns, and not a column itself."""
+        spec = self.spec()
+        return bool(spec.template or spec.messages)
+
     def text_columns(self) -> tuple[str, ...]:
-        """The input columns that the text is made of."""
-        return template_columns(self.score.text) if is_template(self.score.text) else (self.score.text,)
+        """The columns that the text is made of, an exploded variant's among them."""
+        spec = self.spec()
+        if spec.asks_questions:
+            return question_columns(spec)
+        asked = self.score.text or self.score.prompt or ""
+        return template_columns(asked) if is_template(asked) else (asked,)
+
+    def input_columns(self) -> tuple[str, ...]:
+        """Those of the text's columns that come from the input."""
+        exploded = self.exploded()
+        return tuple(column for column in self.text_columns() if exploded is None or column != exploded[0])
+
+    def exploded(self) -> tuple[str, tuple[str, ...]] | None:
+        """Name and values of the column that makes each row several; None where rows stay as they are."""
+        name, values = self.score.named_variants()
+        return (name, values) if values and self.score.variants_as == "rows" else None
+
+    def output_columns(self) -> list[str] | None:
+        """The columns to keep, an exploded variant's among them; None for all."""
+        columns, exploded = self.output.columns, self.exploded()
+        if columns is None or exploded is None or exploded[0] in columns:
+            return columns
+        return [*columns, exploded[0]]
+
+    def key(self) -> list[str]:
+        """The columns that identify a row of the output; empty where the input's key is not known."""
+        exploded = self.exploded()
+        return [*self.input.key, exploded[0]] if self.input.key and exploded else self.input.key
 
 
 def load_settings(path: str | Path, overrides: list[str] | None = None) -> Settings:

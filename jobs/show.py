@@ -37,9 +37,13 @@ def _cell(value: Any) -> str:
     match value:
         case float():
             text = f"{value:.3f}"
+        case dict() if not all(isinstance(v, int | float) for v in value.values()):
+            text = ", ".join(f"{name}: {_cell(v)}" for name, v in value.items())
         case dict():
             best = sorted(value.items(), key=lambda item: -item[1])
             text = ", ".join(f"{label} {score:.2f}" for label, score in best)
+        case tuple():  # a Row
+            text = ", ".join(_cell(v) for v in value)
         case list():
             text = f"[{', '.join(_cell(v) for v in value[:3])}, …] ({len(value)})"
         case _:

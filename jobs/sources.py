@@ -92,13 +92,23 @@ def read_stream(spark: SparkSession, settings: Settings, schema: StructType, inc
 
 
 def select_needed(frame: DataFrame, settings: Settings, *more: Column) -> DataFrame:
-    """The columns that are kept, and those that the text is made of."""
+    """The columns that are kept, and those that the text is made of; each row once a variant, if so asked."""
     from pyspark.sql import functions as F
 
     kept = settings.output.columns or frame.columns
     lowered = {name.lower() for name in kept}
-    names = [*kept, *(name for name in settings.text_columns() if name.lower() not in lowered)]
-    return frame.select(*(F.col(f"`{name}`") for name in names), *more)
+    names = [*kept, *(name for name in settings.input_columns() if name.lower() not in lowered)]
+    return explode_variants(frame.select(*(F.col(f"`{name}`") for name in names), *more), settings)
+
+
+def explode_variants(frame: DataFrame, settings: Settings) -> DataFrame:
+    """Each row once a variant, where each is to be a row of its own."""
+    from pyspark.sql import functions as F
+
+    if (exploded := settings.exploded()) is None or exploded[0] in frame.columns:
+        return frame
+    name, values = exploded
+    return frame.withColumn(name, F.explode(F.array(*(F.lit(value) for value in values))))
 
 
 def check_columns(columns: list[str], settings: Settings) -> None:
@@ -108,10 +118,12 @@ def check_columns(columns: list[str], settings: Settings) -> None:
     if twice:
         raise InputError(f"the input has several columns named {', '.join(twice)}; rename them in a `query`")
     wanted = {
-        "score.text": settings.text_columns(),
+        f"score.{settings.asked_by()}": settings.input_columns(),
         "input.key": settings.input.key,
         "output.columns": settings.output.columns or [],
     }
+    if (exploded := settings.exploded()) and exploded[0].lower() in lowered:
+        raise InputError(f"score.variants adds a column {exploded[0]!r}, but the input has one; name it otherwise")
     for setting, names in wanted.items():
         absent = [name for name in names if name.lower() not in lowered]
         if absent:

@@ -122,6 +122,7 @@ def _lines(totals: Totals) -> list[tuple[str, str]]:
         *((f"  {code}", f"{count:,}") for code, count in totals.failed_by_code.items()),
         ("tokens in", f"{totals.counts.input_tokens:,}"),
         ("tokens out", f"{totals.counts.output_tokens:,}"),
+        ("tokens of shared prefixes", f"{totals.counts.cached_tokens:,}"),
         ("engine loads", f"{len(totals.counts.engines):,}"),
         ("rows/s", f"{totals.counts.rows / seconds:,.0f}"),
         ("tokens/s", f"{totals.counts.input_tokens / seconds:,.0f}"),

@@ -79,6 +79,7 @@ NOT_FINITE = RowError("not_finite", "the model's output holds NaN or infinity")
 OUT_OF_MEMORY = RowError("out_of_memory", "the text does not fit into the device's memory, not even alone")
 DEVICE_FAULT = RowError("device_fault", "the model fails on this text, or its process dies or hangs, even on it alone")
 
+INVALID_OUTPUT = RowError("invalid_output", "the answer is none of the choices, or does not match the schema")
 EXPIRED = RowError("expired", "the deadline passed before the row was scored; `gristmill retry` scores it")
 
 

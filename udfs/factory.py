@@ -7,9 +7,10 @@ and return the same struct.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -162,6 +163,148 @@ def find_entities(
             model=model,
             aggregation_strategy=aggregation_strategy,
             template=text,
+            revision=revision,
+            max_tokens=max_tokens,
+            overflow=overflow,
+            precision=precision,
+        )
+    )
+
+
+def generate(
+    model: str,
+    *,
+    prompt: str | None = None,
+    messages: Sequence[tuple[str, str]] = (),
+    variants: Sequence[str] = (),
+    variant_name: str = "variant",
+    schema: Mapping[str, Any] | None = None,
+    choices: Sequence[str] = (),
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    top_k: int = 0,
+    seed: int = 0,
+    stop: Sequence[str] = (),
+    num_beams: int = 1,
+    revision: str | None = None,
+    max_tokens: int | None = None,
+    overflow: Overflow = "truncate",
+    precision: Precision = "auto",
+) -> Any:
+    """A UDF that has a model write; other arguments as `embed`.
+
+    Args:
+        model: One that writes; for messages, one with a chat template.
+        prompt: Jinja2 template over the fields of a struct; without it and without messages, call the UDF on a string
+            column of prompts.
+        messages: Role (`system`, `user`, `assistant`) and Jinja2 template of each message of a chat.
+        variants: Ask each row once a value; templates read it as `variant_name`.
+        schema: JSON schema that the answer has to match.
+        choices: What the answer has to be one of.
+        max_new_tokens: Longest answer.
+        temperature: Above 0, draw tokens, among those that `top_p` and `top_k` leave, by `seed`.
+        stop: Strings that end an answer; they are cut off.
+        num_beams: Of an encoder-decoder: answers that are followed at once.
+        max_tokens: Longest prompt in tokens; None takes what the model reads beside an answer.
+        overflow: `truncate` the longest field of the struct, or `fail` the row.
+
+    Returns:
+        A UDF from string or struct to struct<text string, finish_reason string, error, usage, truncated, engine>, with
+        a schema `answer` after the first two. With variants they are maps by variant: `texts`, `finish_reasons`,
+        `answers`.
+    """
+    return make_udf(
+        ScoreSpec(
+            task="text-generation",
+            model=model,
+            template=prompt,
+            messages=tuple((role, content) for role, content in messages),
+            variants=variants if isinstance(variants, str) else tuple(variants),  # type: ignore[arg-type]  # refused there
+            variant_name=variant_name if variants else None,
+            json_schema=None if schema is None else json.dumps(schema),
+            choices=choices if isinstance(choices, str) else tuple(choices),  # type: ignore[arg-type]  # refused there
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            seed=seed,
+            stop=stop if isinstance(stop, str) else tuple(stop),  # type: ignore[arg-type]  # refused there
+            num_beams=num_beams,
+            revision=revision,
+            max_tokens=max_tokens,
+            overflow=overflow,
+            precision=precision,
+        )
+    )
+
+
+def summarize(
+    model: str,
+    *,
+    text: str | None = None,
+    max_new_tokens: int = 256,
+    num_beams: int = 1,
+    revision: str | None = None,
+    max_tokens: int | None = None,
+    overflow: Overflow = "truncate",
+    precision: Precision = "auto",
+) -> Any:
+    """A UDF that gives each text its summary, by an encoder-decoder or by a chat; other arguments as `generate`.
+
+    Args:
+        text: Jinja2 template over the fields of a struct; without it, call the UDF on a string column.
+
+    Returns:
+        A UDF from string or struct to struct<text string, finish_reason string, error, usage, truncated, engine>.
+    """
+    return make_udf(
+        ScoreSpec(
+            task="summarization",
+            model=model,
+            template=text,
+            max_new_tokens=max_new_tokens,
+            num_beams=num_beams,
+            revision=revision,
+            max_tokens=max_tokens,
+            overflow=overflow,
+            precision=precision,
+        )
+    )
+
+
+def translate(
+    model: str,
+    target_lang: str | None = None,
+    *,
+    source_lang: str | None = None,
+    text: str | None = None,
+    max_new_tokens: int = 256,
+    num_beams: int = 1,
+    revision: str | None = None,
+    max_tokens: int | None = None,
+    overflow: Overflow = "truncate",
+    precision: Precision = "auto",
+) -> Any:
+    """A UDF that gives each text in another language; other arguments as `summarize`.
+
+    Args:
+        target_lang: As the model calls it: `deu_Latn` of NLLB, `de_DE` of mBART, `de` of M2M; of T5 and of chats, `de`
+            or `German`. A Marian model for one pair needs none.
+        source_lang: Likewise; NLLB, mBART, M2M and T5 need it.
+
+    Returns:
+        A UDF as `summarize`.
+    """
+    return make_udf(
+        ScoreSpec(
+            task="translation",
+            model=model,
+            source_lang=source_lang,
+            target_lang=target_lang,
+            template=text,
+            max_new_tokens=max_new_tokens,
+            num_beams=num_beams,
             revision=revision,
             max_tokens=max_tokens,
             overflow=overflow,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +10,8 @@ import pyarrow as pa
 from udfs.errors import RowError
 
 _ERROR = pa.struct([pa.field("code", pa.string()), pa.field("message", pa.string())])
-_USAGE = pa.struct([pa.field(n, pa.int32()) for n in ("input_tokens", "output_tokens", "padded_tokens")])
+USAGE = ("input_tokens", "output_tokens", "padded_tokens", "cached_tokens")
+_USAGE = pa.struct([pa.field(n, pa.int32()) for n in USAGE])
 COMMON_FIELDS: tuple[pa.Field, ...] = (
     pa.field("error", _ERROR),
     pa.field("usage", _USAGE),
@@ -31,8 +32,7 @@ def join_result(
     text_of_row: np.ndarray,
     failures: dict[int, RowError],
     truncated: np.ndarray,
-    input_tokens: np.ndarray,
-    padded_tokens: np.ndarray,
+    usage: Mapping[str, np.ndarray],
     engines: Sequence[str],
     engine_of: np.ndarray,
 ) -> pa.StructArray:
@@ -43,7 +43,8 @@ def join_result(
         columns: One array of N distinct texts for each field.
         text_of_row: (R,) which text a row has, -1 for none.
         failures: Row number -> its error; such a row's task fields are null.
-        truncated, input_tokens, padded_tokens: (N,) of each distinct text.
+        truncated: (N,) of each distinct text.
+        usage: (N,) of each distinct text, for each of `USAGE`.
         engines: Who answered.
         engine_of: (N,) which of them answered each distinct text.
 
@@ -55,14 +56,14 @@ def join_result(
     failed[list(failures)] = True
     scored = text_of_row >= 0
     answers = pa.array(text_of_row, mask=failed | ~scored)
-    sent = _pick(input_tokens > 0, text_of_row, scored)
+    sent = _pick(usage["input_tokens"] > 0, text_of_row, scored)
     first = np.zeros(rows, dtype=bool)
     first[np.unique(text_of_row, return_index=True)[1]] = True
-    usage = [_cost(tokens, text_of_row, first & scored) for tokens in (input_tokens, padded_tokens)]
+    costs = [_cost(usage[name], text_of_row, first & scored) for name in USAGE]
     arrays = [
         *(column.take(answers).cast(field.type) for field, column in zip(fields, columns, strict=True)),
         _error_array(failures, failed),
-        pa.StructArray.from_arrays([usage[0], pa.array(np.zeros(rows, dtype=np.int32)), usage[1]], fields=list(_USAGE)),
+        pa.StructArray.from_arrays(costs, fields=list(_USAGE)),
         pa.array(_pick(truncated, text_of_row, scored), pa.bool_()),
         pa.array(engines, pa.string()).take(pa.array(_pick(engine_of, text_of_row, scored), mask=~sent)),
     ]

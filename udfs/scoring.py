@@ -15,15 +15,18 @@ from typing import Protocol, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from udfs.asking import make_asker
 from udfs.batching import Items, cut_windows, find_duplicates, mean_by_unit, sum_by_unit
 from udfs.engine.client import ERRORS, LATE, EngineClient, Outputs, Ticket
 from udfs.engine.home import EngineId
 from udfs.errors import EMPTY_INPUT, EXPIRED, INPUT_TOO_LONG, NOT_FINITE, EngineError, RowError
 from udfs.executor import Executor, executor_of
+from udfs.generation.written import BROKEN, Written
 from udfs.models import open_model
 from udfs.results import join_result, result_type
 from udfs.spec import ScoreSpec
 from udfs.tasks import Task, make_task
+from udfs.tasks.text_generation import TextGeneration
 from udfs.templating import read_texts
 from udfs.tokenizing import Spans
 
@@ -123,7 +126,7 @@ def prepare(window: pa.Array, spec: ScoreSpec, task: Task) -> Prepared:
     """Render, check, tell apart and tokenize the texts of a window; past the deadline, fail them unseen."""
     if spec.is_late():
         return _expire(window, task)
-    read = read_texts(window, spec.template)
+    read = read_texts(window, make_asker(spec))
     texts, text_of_row = find_duplicates(read.texts, dedupe=spec.dedupe)
     tokenized = task.tokenize(texts.to_pylist())
     truncated = np.logical_or.reduce(tokenized.truncated.reshape(len(texts), task.units_per_text), axis=1)
@@ -151,26 +154,61 @@ def finish(prepared: Prepared, outputs: Outputs, task: Task) -> pa.StructArray:
     if len(outputs.values) != expected:
         raise EngineError(f"{len(outputs.values)} outputs for {expected} items")
     text_errors = _text_errors(prepared, outputs, task)
-    failures = dict(prepared.failures)
-    if text_errors:
-        for row, text in enumerate(prepared.text_of_row.tolist()):
-            if text in text_errors:
-                failures[row] = text_errors[text]
-    fields = _columns(prepared, outputs, task) if answered else [pa.nulls(count, f.type) for f in task.fields]
+    written = _written_by_item(prepared, outputs) if task.generates else None
+    if written is not None and isinstance(task, TextGeneration):
+        answers = task.read(_by_unit(written, units))
+        fields, text_errors = answers.columns, {**answers.failures, **_broken(written, prepared, task), **text_errors}
+    else:
+        fields = _columns(prepared, outputs, task) if answered else [pa.nulls(count, f.type) for f in task.fields]
+    failures = {**prepared.failures, **_spread(text_errors, prepared.text_of_row)}
     sent = np.where(outputs.faults == LATE, 0, items.lengths)
-    per_text = [sum_by_unit(tokens, units) for tokens in (sent, outputs.padded_tokens)]
-    input_tokens, padded_tokens = (v.reshape(count, task.units_per_text).sum(axis=1) for v in per_text)
+    cost = {"input_tokens": sent, "padded_tokens": outputs.padded_tokens, **_written_tokens(written, len(items))}
+    per_text = {name: sum_by_unit(tokens, units) for name, tokens in cost.items()}
     return join_result(
         task.fields,
         fields,
         text_of_row=prepared.text_of_row,
         failures=failures,
         truncated=prepared.truncated,
-        input_tokens=input_tokens,
-        padded_tokens=padded_tokens,
+        usage={name: v.reshape(count, task.units_per_text).sum(axis=1) for name, v in per_text.items()},
         engines=outputs.engines,
         engine_of=_first_of_each_text(outputs.engine_of, prepared, task),
     )
+
+
+def _spread(errors: dict[int, RowError], text_of_row: np.ndarray) -> dict[int, RowError]:
+    """What is wrong with distinct texts, by the rows that have them."""
+    return {row: errors[text] for row, text in enumerate(text_of_row.tolist()) if text in errors} if errors else {}
+
+
+def _written_by_item(prepared: Prepared, outputs: Outputs) -> list[Written | None]:
+    """What was written to each item; nothing where it has a fault, or none was answered."""
+    written = outputs.written or [None] * len(prepared.items)
+    if len(written) != len(prepared.items):
+        raise EngineError(f"{len(written)} answers to {len(prepared.items)} items")
+    return [None if fault else answer for answer, fault in zip(written, outputs.faults.tolist(), strict=True)]
+
+
+def _by_unit(written: list[Written | None], units: np.ndarray) -> list[Written | None]:
+    """The answer to each unit's one item; none to a unit without."""
+    return [
+        written[start] if stop > start else None
+        for start, stop in zip(units[:-1].tolist(), units[1:].tolist(), strict=True)
+    ]
+
+
+def _broken(written: list[Written | None], prepared: Prepared, task: Task) -> dict[int, RowError]:
+    broken = np.array([item for item, answer in enumerate(written) if answer and answer.finish == BROKEN], dtype=int)
+    return {int(text): NOT_FINITE for text in _texts_of(broken, prepared, task.units_per_text)}
+
+
+def _written_tokens(written: list[Written | None] | None, items: int) -> dict[str, np.ndarray]:
+    """(N,) tokens that were written, and those that had been computed before, for each item."""
+    output, cached = np.zeros((2, items), dtype=np.int64)
+    for item, answer in enumerate(written or []):
+        if answer:
+            output[item], cached[item] = len(answer.ids), answer.cached_tokens
+    return {"output_tokens": output, "cached_tokens": cached}
 
 
 def _first_of_each_text(of_item: np.ndarray, prepared: Prepared, task: Task) -> np.ndarray:

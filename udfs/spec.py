@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from udfs.errors import SpecError
+from udfs.structured import find_schema_problems
 
 TaskName = Literal[
     "feature-extraction",
@@ -21,11 +22,14 @@ Aggregation = Literal["none", "simple", "first", "average", "max"]
 Overflow = Literal["truncate", "chunk", "fail"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
+GENERATING: tuple[TaskName, ...] = ("text-generation", "summarization", "translation")
+_TEXT_GENERATION = ("messages", "variants", "variant_name", "json_schema", "choices")
+_WRITING = frozenset({"max_new_tokens", "temperature", "top_p", "top_k", "seed", "stop", "num_beams"})
 # What a run may change without changing a row's answer.
 _TUNING = frozenset({"max_batch_tokens", "batch_timeout_s", "window_rows", "dedupe", "deadline"})
 # What an engine never hears of.
 _IN_WORKERS = frozenset(
-    {"template", "messages", "variants", "source_lang", "target_lang", "aggregation_strategy"}
+    {"template", "messages", "variants", "variant_name", "source_lang", "target_lang", "aggregation_strategy"}
     | {"window_rows", "dedupe", "deadline"}
 )
 
@@ -44,7 +48,9 @@ class ScoreSpec:
         multi_label: Each label on its own, instead of labels that share one unit of probability.
         aggregation_strategy: How token-classification makes entities of tokens; None is `simple`.
         messages: Role and Jinja2 template of each message of a chat; the model's own chat template joins them.
-        variants: Values of `variant` in the templates, for which each row is asked once.
+        variants: Values for which each row is asked once; the answers are maps by them.
+        variant_name: What the templates call the value. Without `variants` it is a column like others, but one that
+            does not count when a row is looked at for being empty.
         max_new_tokens: Longest answer.
         temperature: Divides the logits before an answer's token is drawn; 0 takes the likeliest.
         top_p: Draw among the likeliest tokens that have this much probability together.
@@ -78,6 +84,7 @@ class ScoreSpec:
     aggregation_strategy: Aggregation | None = None
     messages: tuple[tuple[str, str], ...] = ()
     variants: tuple[str, ...] = ()
+    variant_name: str | None = None
     max_new_tokens: int = 256
     temperature: float = 0.0
     top_p: float = 1.0
@@ -120,6 +127,60 @@ class ScoreSpec:
             yield from self._label_problems()
         elif self.labels or self.hypothesis_template or self.multi_label:
             yield f"labels, hypothesis_template and multi_label belong to zero-shot-classification, not to {self.task}"
+        if self.task in GENERATING:
+            yield from self._writing_problems()
+        else:
+            yield from self._strange_to_others()
+        if self.task == "text-generation":
+            yield from self._asking_problems()
+        elif strange := [name for name in _TEXT_GENERATION if getattr(self, name)]:
+            yield f"{', '.join(strange)} belong to text-generation, not to {self.task}"
+        if self.task != "translation" and (self.source_lang or self.target_lang):
+            yield f"source_lang and target_lang belong to translation, not to {self.task}"
+
+    def _strange_to_others(self) -> Any:
+        """Options of the tasks that write, given to one that does not."""
+        defaults = {f.name: f.default for f in fields(self) if f.name in _WRITING}
+        strange = [name for name, default in defaults.items() if getattr(self, name) != default]
+        if strange:
+            yield f"{', '.join(strange)} belong to {', '.join(GENERATING)}, not to {self.task}"
+
+    def _writing_problems(self) -> Any:
+        for name, least in (("max_new_tokens", 1), ("num_beams", 1), ("top_k", 0), ("temperature", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                yield f"{name} is {getattr(self, name)}; it must be {least} or more"
+        if not 0 < self.top_p <= 1:
+            yield f"top_p is {self.top_p}; it must be above 0 and at most 1"
+        if self.temperature == 0 and (self.top_p < 1 or self.top_k):
+            yield "top_p and top_k choose among tokens that are drawn; set a temperature above 0"
+        if self.num_beams > 1 and self.temperature > 0:
+            yield "num_beams follows the likeliest answers and temperature draws them; choose one"
+        if isinstance(self.stop, str) or any(not string for string in self.stop):
+            yield "stop needs a list of strings that are not empty"
+        if self.overflow == "chunk":
+            yield f"overflow is 'chunk', which {self.task} does not do; choose truncate or fail"
+
+    def _asking_problems(self) -> Any:
+        if self.template is not None and self.messages:
+            yield "give a template or messages, not both"
+        if strange := sorted({role for role, _ in self.messages} - {"system", "user", "assistant"}):
+            yield f"messages has the role {', '.join(map(repr, strange))}; roles are system, user and assistant"
+        if self.json_schema is not None and self.choices:
+            yield "schema and choices exclude each other: an answer is JSON or one of the choices"
+        for name in ("choices", "variants"):
+            values = getattr(self, name)
+            if isinstance(values, str) or any(not value.strip() for value in values):
+                yield f"{name} needs a list of values that are not blank"
+            elif len(set(values)) < len(values):
+                yield f"{name} holds a value more than once"
+        if any(choice != choice.strip() for choice in self.choices):
+            yield "choices holds a value that begins or ends with a space"
+        if self.variants and not (self.template or self.messages):
+            yield "variants need a prompt or messages that read them"
+        if self.variants and not self.variant_name:
+            yield "variants need a name by which the templates read them"
+        if self.json_schema is not None:
+            yield from find_schema_problems(self.json_schema)
 
     def _label_problems(self) -> Any:
         if isinstance(self.labels, str):
@@ -133,6 +194,11 @@ class ScoreSpec:
             yield "labels holds a blank label"
         if self.hypothesis_template is not None and "{}" not in self.hypothesis_template:
             yield "hypothesis_template needs a {} where the label goes, as in 'This text is about {}.'"
+
+    @property
+    def asks_questions(self) -> bool:
+        """A row's text is one string of several parts or questions, as `udfs.asking` writes it."""
+        return self.task == "text-generation" and bool(self.template or self.messages)
 
     def is_late(self) -> bool:
         """The deadline has passed, by this machine's clock."""

@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 
 from udfs.errors import EMPTY_INPUT, RowError, SpecError, bad_template
 
+Renderer = Callable[[Mapping[str, Any]], tuple[str | None, RowError | None]]
+
 
 def is_template(text: str) -> bool:
     """Whether `text` is a template and not a column's name."""
@@ -24,15 +26,29 @@ def template_columns(template: str) -> tuple[str, ...]:
     Raises:
         SpecError: It is no Jinja2, or reads no column at all.
     """
-    from jinja2 import TemplateSyntaxError, meta
-
-    try:
-        names = tuple(sorted(meta.find_undeclared_variables(_environment().parse(template))))
-    except TemplateSyntaxError as error:
-        raise SpecError(f"the template does not parse, line {error.lineno}: {error.message}") from error
+    names = template_names(template)
     if not names:
         raise SpecError(f"the template {template!r} reads no column; write one as {{{{ name }}}}")
     return names
+
+
+def template_names(template: str) -> tuple[str, ...]:
+    """The names that a template reads, sorted; none of a constant text.
+
+    Raises:
+        SpecError: It is no Jinja2.
+    """
+    from jinja2 import TemplateSyntaxError, meta
+
+    try:
+        return tuple(sorted(meta.find_undeclared_variables(_environment().parse(template))))
+    except TemplateSyntaxError as error:
+        raise SpecError(f"the template does not parse, line {error.lineno}: {error.message}") from error
+
+
+def compile_template(template: str) -> Callable[[Mapping[str, Any]], str]:
+    """A function from values to a text, in the sandbox."""
+    return _environment().from_string(template).render
 
 
 @dataclass(frozen=True)
@@ -48,21 +64,20 @@ class Texts:
     failures: dict[int, RowError]
 
 
-def read_texts(window: pa.Array, template: str | None) -> Texts:
+def read_texts(window: pa.Array, render: Renderer | None) -> Texts:
     """Take or render the text of every row; rows that are null, blank or break the template fail alone.
 
     Args:
         window: Strings, or with a template structs of the columns that it reads.
-        template: Jinja2, or None.
+        render: What makes a row's text of its columns; None where the window is the texts.
 
     Raises:
         SpecError: The window's type does not fit.
     """
-    if template is None:
+    if render is None:
         return _blank_out(_as_strings(window), {})
     if not pa.types.is_struct(window.type):
         raise SpecError(f"a template needs a struct of its columns, as in F.struct('title'), not {window.type}")
-    render = make_renderer(template)
     failures: dict[int, RowError] = {}
     texts: list[str | None] = []
     for number, row in enumerate(window.to_pylist()):
@@ -73,25 +88,40 @@ def read_texts(window: pa.Array, template: str | None) -> Texts:
     return _blank_out(pa.array(texts, pa.string()), failures)
 
 
-def make_renderer(template: str) -> Callable[[Mapping[str, Any]], tuple[str | None, RowError | None]]:
+def make_renderer(template: str) -> Renderer:
     """A function from a row's columns to its text, or to what is wrong with it.
 
     A null column renders as nothing. A row whose columns are all null or blank is empty, whatever the template adds.
     """
-    names = template_columns(template)
-    compiled = _environment().from_string(template)
+    return render_rows(compile_template(template), template_columns(template))
+
+
+def render_rows(
+    write: Callable[[Mapping[str, Any]], str], names: tuple[str, ...], *, beside: str | None = None
+) -> Renderer:
+    """A function from a row's columns to what `write` makes of them, or to what is wrong with the row.
+
+    Args:
+        write: Gets a value for each name, an empty text for null. It may raise anything.
+        names: Columns that it reads.
+        beside: One of them, which does not save a row from being empty.
+    """
 
     def render(row: Mapping[str, Any]) -> tuple[str | None, RowError | None]:
         values = {name: row.get(name) for name in names}
-        if all(value is None or (isinstance(value, str) and not value.strip()) for value in values.values()):
+        if all(is_blank(value) for name, value in values.items() if name != beside):
             return None, EMPTY_INPUT
         try:
             # null as an empty text, so that it is nothing to filters and to ~ too
-            return compiled.render({name: "" if value is None else value for name, value in values.items()}), None
+            return write({name: "" if value is None else value for name, value in values.items()}), None
         except Exception as error:  # noqa: BLE001 - a template can raise anything, and it is the row that fails
             return None, bad_template(error)
 
     return render
+
+
+def is_blank(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 @functools.cache

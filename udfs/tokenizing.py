@@ -36,7 +36,7 @@ _OFFSET_POSITIONS = {
 }
 _SENTENCE_CONFIGS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 _VOCABULARIES = ("vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
-_NO_LIMIT = 1_000_000  # transformers writes about 1e30 for "none"
+NO_LIMIT = 1_000_000  # transformers writes about 1e30 for "none"
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Tokenizer:
         self._overflow, self._files = overflow, files
         self._lowercase, self._with_spans = lowercase, with_spans
         self._direction = files.read_json("tokenizer_config.json").get("truncation_side") or "right"
-        self._backend = _load_backend(files)
+        self._backend = load_backend(files)
         self._backend.no_padding()
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tokenized:
@@ -183,14 +183,14 @@ def resolve_max_tokens(files: ModelFiles, asked: int | None) -> int:
     Raises:
         ModelError: More was asked for than the model can read.
     """
-    limit = _position_limit(files)
+    limit = position_limit(files)
     if asked is not None:
         if asked > limit:
             raise ModelError(f"max_tokens is {asked}, but model {files.name!r} reads at most {limit} tokens")
         return asked
     sentence = read_sentence_config(files).get("max_seq_length")
     told = sentence or files.read_json("tokenizer_config.json").get("model_max_length") or limit
-    return int(min(told, limit)) if min(told, limit) < _NO_LIMIT else 512
+    return int(min(told, limit)) if min(told, limit) < NO_LIMIT else 512
 
 
 def read_sentence_config(files: ModelFiles) -> dict[str, Any]:
@@ -199,11 +199,12 @@ def read_sentence_config(files: ModelFiles) -> dict[str, Any]:
     return next((config for config in found if config), {})
 
 
-def _position_limit(files: ModelFiles) -> int:
+def position_limit(files: ModelFiles) -> int:
+    """Tokens that the model has places for; a million where it has no table of them."""
     config = files.config.get("text_config") or files.config
-    positions = config.get("max_position_embeddings") or config.get("n_positions") or _NO_LIMIT
+    positions = config.get("max_position_embeddings") or config.get("n_positions") or NO_LIMIT
     positions -= first_position(config)
-    return int(positions) if positions > 0 else _NO_LIMIT
+    return int(positions) if positions > 0 else NO_LIMIT
 
 
 def first_position(config: dict[str, Any]) -> int:
@@ -214,7 +215,8 @@ def first_position(config: dict[str, Any]) -> int:
     return (1 if pad_id is None else int(pad_id)) + 1
 
 
-def _load_backend(files: ModelFiles) -> Any:
+def load_backend(files: ModelFiles) -> Any:
+    """The model's fast tokenizer, as its own settings leave it."""
     os.environ.setdefault("RAYON_NUM_THREADS", str(task_cores()))
     from tokenizers import Tokenizer as Backend
 
@@ -240,14 +242,19 @@ def _convert_backend(files: ModelFiles) -> Any:
         ) from error
 
 
-def _make_items(kept: list[list[Any]], *, with_types: bool) -> Items:
-    ids = [encoding.ids for encodings in kept for encoding in encodings]
+def join_ids(ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Lists of token ids as (T,) int32, one after the other, and (N + 1,) int64, where each begins."""
     offsets = np.concatenate([[0], np.cumsum([len(i) for i in ids], dtype=np.int64)])
+    return _flatten(ids, offsets), offsets
+
+
+def _make_items(kept: list[list[Any]], *, with_types: bool) -> Items:
+    flat, offsets = join_ids([encoding.ids for encodings in kept for encoding in encodings])
     types = None
     if with_types:
         types = _flatten([e.type_ids for encodings in kept for e in encodings], offsets)
         types = types if types.any() else None
-    return Items(_flatten(ids, offsets), offsets, types)
+    return Items(flat, offsets, types)
 
 
 def _make_spans(kept: list[list[Any]], items: Items, units: np.ndarray, texts: Sequence[str]) -> Spans:
@@ -259,7 +266,7 @@ def _make_spans(kept: list[list[Any]], items: Items, units: np.ndarray, texts: S
     return Spans(offsets[:, 0], offsets[:, 1], special, items.ids, item, text, texts)
 
 
-def _flatten(lists: list[list[int]], offsets: np.ndarray) -> np.ndarray:
+def _flatten(lists: Sequence[Sequence[int]], offsets: np.ndarray) -> np.ndarray:
     flat = np.empty(int(offsets[-1]), dtype=np.int32)
     for values, start, stop in zip(lists, offsets[:-1], offsets[1:], strict=True):
         flat[start:stop] = values

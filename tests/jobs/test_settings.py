@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from jobs.errors import SettingsError
-from jobs.settings import load_settings
+from jobs.settings import Settings, load_settings
 from tests.conftest import ROOT
+from udfs.spec import ScoreSpec
 
 JOB = """
 input: {path: in.parquet}
@@ -119,5 +124,68 @@ def test_the_jobs_that_come_along_hold_and_name_their_command(path: Path) -> Non
     settings = load_settings(path)
     assert path.read_text().startswith(f"# gristmill score conf/{path.name}\n")
     assert (ROOT / str(settings.input.path)).exists()
-    if "/" in settings.score.model and not settings.score.model.startswith("package:"):
+    if "/" in settings.score.model and not settings.score.model.startswith(("package:", "./")):
         assert len(settings.score.revision or "") == 40
+
+
+def _writing(score: dict[str, Any], **output: Any) -> Settings:
+    told = {"task": "text-generation", "model": "m", **score}
+    return Settings.model_validate(
+        {"input": {"path": "in", "key": ["id"]}, "output": {"path": "o", **output}, "score": told}
+    )
+
+
+def test_messages_and_variants_reach_the_spec_and_name_their_columns() -> None:
+    messages = [{"role": "system", "content": "Brief."}, {"role": "user", "content": "{{ title }} in {{ language }}"}]
+    settings = _writing({"messages": messages, "variants": {"language": ["de", "fr"]}, "schema": {"type": "string"}})
+    spec = settings.spec()
+    assert spec.messages == (("system", "Brief."), ("user", "{{ title }} in {{ language }}"))
+    assert (spec.variants, spec.variant_name) == (("de", "fr"), "language")
+    assert spec.json_schema == '{"type": "string"}'
+    assert settings.text_columns() == ("title",)
+    assert settings.exploded() is None
+    assert ScoreSpec.from_json(json.loads(json.dumps(spec.for_engine()))).max_new_tokens == 256
+
+
+def test_variants_as_rows_are_a_column_of_the_input_the_output_and_the_key() -> None:
+    asked = {"prompt": "{{ title }} in {{ variant }}", "variants": ["de", "fr"], "variants_as": "rows"}
+    settings = _writing(asked, columns=["id"])
+    assert settings.spec().variants == ()
+    assert settings.exploded() == ("variant", ("de", "fr"))
+    assert settings.text_columns() == ("title", "variant")
+    assert settings.input_columns() == ("title",)
+    assert settings.output_columns() == ["id", "variant"]
+    assert settings.key() == ["id", "variant"]
+
+
+@pytest.mark.parametrize(
+    ("score", "told"),
+    [
+        ({}, "takes prompt or messages, not none"),
+        ({"text": "a"}, "takes prompt or messages, not text"),
+        ({"prompt": "a", "messages": [{"role": "user", "content": "{{ a }}"}]}, "not prompt and messages"),
+        ({"task": "translation", "prompt": "a"}, "takes text, not prompt"),
+        ({"task": "feature-extraction", "text": "a", "max_new_tokens": 9}, "max_new_tokens belong to text-generation"),
+        ({"task": "summarization", "text": "a", "choices": ["b"]}, "choices belong to text-generation"),
+        ({"prompt": "a", "target_lang": "de"}, "belong to translation"),
+        ({"prompt": "a", "choices": ["b"], "schema": {"type": "string"}}, "exclude each other"),
+        ({"prompt": "a", "schema": {"type": "text"}}, "no JSON schema"),
+        ({"prompt": "a", "temperature": 1, "num_beams": 2}, "choose one"),
+        ({"prompt": "a", "top_k": 2}, "set a temperature above 0"),
+        ({"prompt": "a", "top_p": 0}, "above 0 and at most 1"),
+        ({"prompt": "a", "stop": [""]}, "not empty"),
+        ({"prompt": "a", "overflow": "chunk"}, "text-generation does not do"),
+        ({"prompt": "{{ a }}", "variants": ["de"]}, "no template reads {{ variant }}"),
+        ({"prompt": "{{ a }}", "variants": ["de"], "variants_as": "rows"}, "no template reads {{ variant }}"),
+        ({"prompt": "{{ variant }}", "variants": ["de"]}, "reads a column"),
+        ({"prompt": "{{ a }} {{ variant }}", "variants": ["de", "de"]}, "more than once"),
+        ({"prompt": "{{ a }}", "variants": {"x": ["de"], "y": []}}, "one name with a list"),
+        ({"prompt": "{{ a }}", "variants": {"no name": ["de"]}}, "a template cannot read it"),
+        ({"prompt": "{{ a }}", "variants": [False]}, "valid string"),
+        ({"messages": [{"role": "robot", "content": "{{ a }}"}]}, "has the role 'robot'"),
+        ({"messages": [{"role": "user", "content": "hello"}]}, "reads a column"),
+    ],
+)
+def test_what_does_not_fit_a_model_that_writes_is_told(score: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(told)):
+        _writing(score)

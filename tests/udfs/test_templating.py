@@ -12,7 +12,7 @@ from udfs.templating import is_template, make_renderer, read_texts, template_col
 def _texts(
     template: str | None, rows: list[Any], kind: pa.DataType | None = None
 ) -> tuple[list[str | None], dict[int, str]]:
-    read = read_texts(pa.array(rows, kind), template)
+    read = read_texts(pa.array(rows, kind), make_renderer(template) if template else None)
     return read.texts.to_pylist(), {row: error.code for row, error in read.failures.items()}
 
 
@@ -41,7 +41,9 @@ def test_null_and_blank_texts_fail_alone() -> None:
 
 
 def test_a_template_that_breaks_fails_its_row_without_quoting_it() -> None:
-    read = read_texts(pa.array([{"s": "secret", "n": 0}, {"s": "plain", "n": 2}]), "{{ s }} {{ 4 // n }}")
+    read = read_texts(
+        pa.array([{"s": "secret", "n": 0}, {"s": "plain", "n": 2}]), make_renderer("{{ s }} {{ 4 // n }}")
+    )
     assert read.texts.to_pylist() == [None, "plain 2"]
     assert read.failures[0].code == "bad_template"
     assert "ZeroDivisionError" in read.failures[0].message
@@ -91,4 +93,4 @@ def test_a_column_of_another_type_is_refused() -> None:
     with pytest.raises(SpecError, match="cast it"):
         read_texts(pa.array([1, 2]), None)
     with pytest.raises(SpecError, match="struct"):
-        read_texts(pa.array(["a"]), "{{ a }}")
+        read_texts(pa.array(["a"]), make_renderer("{{ a }}"))

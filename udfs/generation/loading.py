@@ -22,7 +22,7 @@ from udfs.models import ModelFiles, open_model
 from udfs.precision import DevicePlan
 from udfs.prepacking import prepack
 from udfs.spec import ScoreSpec
-from udfs.tokenizing import resolve_max_tokens
+from udfs.tasks.text_generation import resolve_prompt_tokens
 
 # What a CPU's matrix units, or a GPU's, are filled by; sequences of all lanes together.
 _CPU_SEQUENCES, _CUDA_SEQUENCES = 128, 256
@@ -72,7 +72,7 @@ def _load_decoders(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan, lanes: 
         prepack(model)
     on_cuda = plan.device.startswith("cuda")
     sequences = max(1, (_CUDA_SEQUENCES if on_cuda else _CPU_SEQUENCES) // lanes)
-    longest = resolve_max_tokens(files, spec.max_tokens) + spec.max_new_tokens
+    longest = resolve_prompt_tokens(files, spec) + spec.max_new_tokens
     make = functools.partial(Decoder, model, device=plan.device, max_new_tokens=spec.max_new_tokens)
     step_tokens = spec.max_batch_tokens or (_CUDA_STEP_TOKENS if on_cuda else _CPU_STEP_TOKENS)
     _check_cache(files, model, plan, wanted)

@@ -41,7 +41,7 @@ class Task(Protocol):
         ...
 
     def load(self, device: str, precision: str, make_batch: BatchMaker) -> Forward:
-        """Engine: load the model for packed or padded micro-batches, as `make_batch` makes them.
+        """Engine: load the model, if it does not write, for packed or padded micro-batches, as `make_batch` makes them.
 
         Returns:
             A function from micro-batch to (B, D) outputs on the device, in the batch's order; (t, D), a row a real
@@ -52,7 +52,8 @@ class Task(Protocol):
     def columns(self, outputs: np.ndarray, spans: Spans | None = None) -> list[pa.Array]:
         """Worker: (N, units_per_text, D) float32 of N texts to one array of N rows for each of `fields`.
 
-        Of a task that answers by token, `outputs` is (T, D), and `spans` says where each token stands.
+        Of a task that answers by token, `outputs` is (T, D), and `spans` says where each token stands. A task that
+        generates has `TextGeneration.read` instead.
         """
         ...
 
@@ -65,8 +66,11 @@ def make_task(spec: ScoreSpec, files: ModelFiles) -> Task:
         SpecError: There is no such task.
     """
     from udfs.tasks.feature_extraction import FeatureExtraction
+    from udfs.tasks.summarization import Summarization
     from udfs.tasks.text_classification import TextClassification
+    from udfs.tasks.text_generation import TextGeneration
     from udfs.tasks.token_classification import TokenClassification
+    from udfs.tasks.translation import Translation
     from udfs.tasks.zero_shot_classification import make_zero_shot
 
     match spec.task:
@@ -78,4 +82,10 @@ def make_task(spec: ScoreSpec, files: ModelFiles) -> Task:
             return make_zero_shot(spec, files)
         case "token-classification":
             return TokenClassification(spec, files)
+        case "text-generation":
+            return TextGeneration(spec, files)
+        case "summarization":
+            return Summarization(spec, files)
+        case "translation":
+            return Translation(spec, files)
     raise SpecError(f"there is no task {spec.task!r}")

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.writers import DECODERS, END, make_prompts, make_writer, write_alone
+from tests.random_writers import DECODERS, END, make_prompts, make_writer, write_alone
 from udfs.generation.attention import CACHED, register_cached
 from udfs.generation.cache import Arena
 from udfs.generation.decoding import Decoder

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.writers import ENCODER_DECODERS, END, make_prompts, make_writer, write_alone
+from tests.random_writers import ENCODER_DECODERS, END, make_prompts, make_writer, write_alone
 from udfs.batching import Items
 from udfs.generation.encoder_decoder import EncoderDecoder
 from udfs.generation.picking import Picker

@@ -1,0 +1,236 @@
+"""A prompt or a chat to what the model writes next."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from udfs.asking import Question, read_questions
+from udfs.batching import Items
+from udfs.chat import has_chat, make_chat
+from udfs.codec import Codec, load_codec
+from udfs.errors import INVALID_OUTPUT, EngineError, ModelError, RowError
+from udfs.generation.written import FINISH_REASONS, STOP, Written
+from udfs.models import ModelFiles
+from udfs.spec import ScoreSpec
+from udfs.structured import InvalidAnswerError, answer_type, parse_answer
+from udfs.tokenizing import NO_LIMIT, Spans, Tokenized, join_ids, position_limit, resolve_max_tokens
+
+if TYPE_CHECKING:
+    from udfs.engine.batch import BatchMaker
+    from udfs.tasks import Forward
+
+_WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel")
+_DEFAULT_TOKENS = 2048  # of a model without a table of positions
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was written to N texts.
+
+    Args:
+        columns: An array of N for each of the task's fields.
+        failures: Text number -> why its answer is none.
+    """
+
+    columns: list[pa.Array]
+    failures: dict[int, RowError]
+
+
+class TextGeneration:
+    """What a model writes to a prompt, or as the next message of a chat; once for each variant.
+
+    An answer that must be one of `choices` or match `json_schema` and does not is no answer.
+    """
+
+    per_token = False
+    generates = True
+
+    def __init__(self, spec: ScoreSpec, files: ModelFiles) -> None:
+        check_writes(files, spec.task)
+        self._spec, self._files = spec, files
+        self.units_per_text = max(1, len(spec.variants))
+        self.max_tokens = resolve_prompt_tokens(files, spec)
+        self.fields = _make_fields(spec)
+        if self._is_chat:
+            self.chat = make_chat(files)
+
+    @property
+    def encodes(self) -> bool:
+        """The model reads with an encoder and writes with a decoder."""
+        return bool(self._files.config.get("is_encoder_decoder"))
+
+    @cached_property
+    def codec(self) -> Codec:
+        return load_codec(self._files)
+
+    @property
+    def forced(self) -> Sequence[int]:
+        """Tokens that the decoder begins with, beyond its start token."""
+        return ()
+
+    def questions(self, text: str) -> list[Question]:
+        """What the model is asked about a text."""
+        return read_questions(text, self._spec)
+
+    def tokenize(self, texts: list[str]) -> Tokenized:
+        questions = [question for text in texts for question in self.questions(text)]
+        ids = self._encode(questions)
+        truncated = np.array([len(i) > self.max_tokens for i in ids], dtype=bool)
+        for number in np.flatnonzero(truncated).tolist():
+            ids[number] = self._shorten(questions[number], ids[number])
+        units = np.concatenate([[0], np.cumsum([bool(i) for i in ids], dtype=np.int64)])
+        return Tokenized(self._make_items([i for i in ids if i]), units, truncated)
+
+    def show(self, items: Items) -> list[str]:
+        """Items as the model reads them, special tokens included."""
+        return [self.codec.show(part) for part in np.split(items.ids, items.offsets[1:-1])] if len(items) else []
+
+    def load(self, device: str, precision: str, make_batch: BatchMaker) -> Forward:
+        raise EngineError(f"{self._spec.task} has no micro-batches of vectors; the engine writes for it")
+
+    def columns(self, outputs: np.ndarray, spans: Spans | None = None) -> list[pa.Array]:
+        raise EngineError(f"{self._spec.task} gives no vectors; its answers are read with `read`")
+
+    def read(self, written: Sequence[Written | None]) -> Answers:
+        """Worker: what was written to N texts, unit by unit, to columns and failures.
+
+        Args:
+            written: (N * units_per_text); None where a unit has no answer, so that its text has failed before.
+        """
+        texts = iter(self.codec.decode([w.ids for w in written if w]))
+        told = [(next(texts), w.finish) if w else None for w in written]
+        cut = [_cut_at(*t, self._spec.stop) if t else None for t in told]
+        values: list[Any] = [None] * len(cut)
+        failures: dict[int, RowError] = {}
+        for unit, answer in enumerate(cut):
+            try:
+                values[unit] = self._check(answer[0]) if answer else None
+            except InvalidAnswerError:
+                failures[unit // self.units_per_text] = INVALID_OUTPUT
+        return Answers(self._make_columns(cut, values), failures)
+
+    @property
+    def _is_chat(self) -> bool:
+        return bool(self._spec.messages)
+
+    def _render(self, question: Question) -> str:
+        return self.chat(question.parts) if question.is_chat else question.parts[0][1]
+
+    def _encode(self, questions: Sequence[Question]) -> list[list[int]]:
+        # a chat template writes special tokens itself
+        return self.codec.encode([self._render(q) for q in questions], special=not self._is_chat)
+
+    def _shorten(self, question: Question, ids: list[int]) -> list[int]:
+        """A prompt whose document is cut until the whole fits; nothing under `fail`, or where the rest is too long."""
+        if self._spec.overflow == "fail":
+            return []
+        ends = self.codec.token_ends(question.document)
+        kept = len(ends) - (len(ids) - self.max_tokens)
+        while kept > 0:
+            ids = self._encode([question.cut(ends[kept - 1])])[0]
+            if len(ids) <= self.max_tokens:
+                return ids
+            kept -= len(ids) - self.max_tokens
+        return []
+
+    def _make_items(self, ids: list[list[int]]) -> Items:
+        forced = list(self.forced)
+        flat, offsets = join_ids([i + forced for i in ids] if forced else ids)
+        if not forced:
+            return Items(flat, offsets)
+        types = np.zeros(len(flat), dtype=np.int32)
+        for place in range(1, len(forced) + 1):
+            types[offsets[1:] - place] = 1
+        return Items(flat, offsets, types)
+
+    def _check(self, text: str) -> Any:
+        if self._spec.choices and text.strip() not in self._spec.choices:
+            raise InvalidAnswerError("none of the choices")
+        return parse_answer(text, self._spec.json_schema) if self._spec.json_schema else None
+
+    def _make_columns(self, answers: list[tuple[str, int] | None], values: list[Any]) -> list[pa.Array]:
+        texts: list[Any] = [answer and (answer[0].strip() if self._spec.choices else answer[0]) for answer in answers]
+        reasons = [answer and FINISH_REASONS[min(answer[1], len(FINISH_REASONS) - 1)] for answer in answers]
+        columns = [texts, reasons, values][: len(self.fields)]
+        if not self._spec.variants:
+            return [pa.array(column, field.type) for column, field in zip(columns, self.fields, strict=True)]
+        names, size = self._spec.variants, self.units_per_text
+        return [
+            pa.array(
+                [list(zip(names, column[i : i + size], strict=True)) for i in range(0, len(column), size)], field.type
+            )
+            for column, field in zip(columns, self.fields, strict=True)
+        ]
+
+
+def check_writes(files: ModelFiles, task: str) -> None:
+    """Refuse a model that cannot write.
+
+    Raises:
+        ModelError: Its architecture has no head for it.
+    """
+    kinds = files.config.get("architectures") or ["an unnamed architecture"]
+    if not any(kind.endswith(_WRITERS) for kind in kinds):
+        raise ModelError(
+            f"model {files.name!r} is {', '.join(kinds)}, which cannot write; {task} needs a …ForCausalLM or a "
+            "…ForConditionalGeneration"
+        )
+
+
+def check_has_chat(files: ModelFiles, task: str) -> None:
+    """Refuse a decoder that cannot be told what to do.
+
+    Raises:
+        ModelError: It has no chat template.
+    """
+    if not has_chat(files):
+        raise ModelError(
+            f"model {files.name!r} has no chat template, and {task} by a decoder is asked in a chat; take an instruct "
+            "model, or text-generation with a prompt of your own"
+        )
+
+
+def resolve_prompt_tokens(files: ModelFiles, spec: ScoreSpec) -> int:
+    """Longest prompt: what was asked for, or what the model reads beside an answer.
+
+    Raises:
+        ModelError: The model has no room for prompt and answer.
+    """
+    limit = position_limit(files)
+    if files.config.get("is_encoder_decoder"):
+        return resolve_max_tokens(files, spec.max_tokens)
+    if limit >= NO_LIMIT:
+        return spec.max_tokens or _DEFAULT_TOKENS
+    if spec.max_new_tokens >= limit or (spec.max_tokens or 0) + spec.max_new_tokens > limit:
+        raise ModelError(
+            f"model {files.name!r} has room for {limit} tokens, prompt and answer together, but max_tokens is "
+            f"{spec.max_tokens or 'open'} and max_new_tokens {spec.max_new_tokens}"
+        )
+    return spec.max_tokens or limit - spec.max_new_tokens
+
+
+def _make_fields(spec: ScoreSpec) -> tuple[pa.Field, ...]:
+    kinds: list[tuple[str, str, pa.DataType]] = [
+        ("text", "texts", pa.string()),
+        ("finish_reason", "finish_reasons", pa.string()),
+    ]
+    if spec.json_schema is not None:
+        kinds.append(("answer", "answers", answer_type(json.loads(spec.json_schema))))
+    if spec.variants:
+        return tuple(pa.field(several, pa.map_(pa.string(), kind)) for _, several, kind in kinds)
+    return tuple(pa.field(one, kind) for one, _, kind in kinds)
+
+
+def _cut_at(text: str, finish: int, stop: Sequence[str]) -> tuple[str, int]:
+    """A text up to the first stop string, without the one space that a tokenizer puts before."""
+    places = [place for string in stop if (place := text.find(string)) >= 0]
+    if places:
+        text, finish = text[: min(places)], STOP
+    return text.removeprefix(" "), finish
