@@ -71,7 +71,7 @@ def run_bench(
         UserError: There is nothing to score.
     """
     spec = replace(settings.spec(), template=None, dedupe=False)  # duplicates would come on top
-    rows_of_text = _take_texts(settings, texts, rows)
+    rows_of_text = take_texts(settings, texts, rows)
     files = open_model(spec.model, spec.revision)
     task = make_task(spec, files)
     lengths = task.tokenize(rows_of_text).items.lengths
@@ -95,7 +95,12 @@ def run_bench(
     return figures
 
 
-def _take_texts(settings: Settings, texts: str, rows: int) -> list[str]:
+def take_texts(settings: Settings, texts: str, rows: int) -> list[str]:
+    """The texts that a benchmark scores: the job's own, or docstrings of the installed packages.
+
+    Raises:
+        UserError: There are none.
+    """
     if texts in ("docstrings", "short"):
         return docstrings(rows, first_line=texts == "short")
     if texts != "input":

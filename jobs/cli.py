@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from jobs.errors import JobError
 from udfs.errors import GristmillError
+from udfs.spec import GENERATING
 
 app = typer.Typer(
     name="gristmill",
@@ -142,6 +143,7 @@ def bench(
 ) -> None:
     """Time gristmill side by side with a row at a time, the Hugging Face pipeline and sentence-transformers.
 
+    A job that writes: its engine, side by side with transformers' generate and its continuous batching.
     With --engine: no Spark and no Java; how near the model's time comes to what the device can multiply.
     """
     from jobs.settings import load_settings
@@ -153,6 +155,11 @@ def bench(
         run_engine_bench(
             settings, rows=rows, rounds=rounds, texts=texts, shape=shape, json_path=json_path, console=console
         )
+        return
+    if settings.score.task in GENERATING:
+        from jobs.bench_writing import run_writing_bench
+
+        run_writing_bench(settings, rows=rows, rounds=rounds, texts=texts, json_path=json_path, console=console)
         return
     from jobs.bench import run_bench
 

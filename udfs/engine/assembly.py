@@ -20,10 +20,8 @@ from udfs.errors import EngineError
 from udfs.generation.encoder_decoder import EncoderDecoder
 from udfs.generation.loading import load_writer
 from udfs.generation.written import Written
-from udfs.models import open_model
 from udfs.precision import plan_device
-from udfs.spec import ScoreSpec
-from udfs.tasks import make_task
+from udfs.spec import GENERATING, ScoreSpec
 
 _WRITING_TOKENS = (2048, 16384)  # of an encoder-decoder's micro-batch, on a CPU and on a GPU
 _PARCEL_ITEMS_TOKENS = 16384  # of a parcel for a model that writes
@@ -81,7 +79,7 @@ def assemble(
         ModelError: The model does not load, or is not of the task's kind.
         EngineError: Spark gave a GPU, but torch sees none.
     """
-    if model is None and make_task(spec, open_model(spec.model, spec.revision)).generates:
+    if model is None and spec.task in GENERATING:
         return _assemble_writer(spec, cores=cores, gpu=gpu, start_at=start_at, make_journal=make_journal)
     per_token, threads = False, 1
     if model is None:

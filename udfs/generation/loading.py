@@ -86,13 +86,18 @@ def _load_decoders(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan, lanes: 
 def _make_picker(spec: ScoreSpec, files: ModelFiles, model: Any, *, penalty: float) -> Picker:
     needs_tokenizer = spec.stop or spec.json_schema or spec.choices
     tokenizer = load_tokenizer(files) if needs_tokenizer else None
-    told = model.generation_config.eos_token_id
-    if told is None:
-        told = model.config.get_text_config().eos_token_id
-    ends = frozenset([told] if isinstance(told, int) else told or ())
+    ends = find_ends(model)
     if not ends:
         print(f"gristmill: model {files.name!r} names no end token; its answers have full length", file=sys.stderr)
     return Picker(spec, ends=ends, tokenizer=tokenizer, penalty=penalty)
+
+
+def find_ends(model: Any) -> frozenset[int]:
+    """Token ids that end a model's answer."""
+    told = model.generation_config.eos_token_id
+    if told is None:
+        told = model.config.get_text_config().eos_token_id
+    return frozenset([told] if isinstance(told, int) else told or ())
 
 
 @functools.lru_cache(maxsize=4)
