@@ -206,7 +206,7 @@ class ScoreSpec:
 
     def for_engine(self) -> dict[str, Any]:
         """The fields that an engine is started with, ready for JSON."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if k not in _IN_WORKERS}
+        return {name: _thaw(value) for name, value in asdict(self).items() if name not in _IN_WORKERS}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ScoreSpec:
@@ -215,7 +215,11 @@ class ScoreSpec:
 
     def decides_answers(self) -> dict[str, Any]:
         """The fields that decide a row's answer, ready for JSON."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items() if k not in _TUNING}
+        return {name: _thaw(value) for name, value in asdict(self).items() if name not in _TUNING}
+
+
+def _thaw(value: Any) -> Any:
+    return list(map(_thaw, value)) if isinstance(value, tuple) else value
 
 
 def _freeze(value: Any) -> Any:

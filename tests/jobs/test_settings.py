@@ -144,6 +144,8 @@ def test_messages_and_variants_reach_the_spec_and_name_their_columns() -> None:
     assert spec.json_schema == '{"type": "string"}'
     assert settings.text_columns() == ("title",)
     assert settings.exploded() is None
+    assert json.loads(json.dumps(spec.decides_answers())) == spec.decides_answers()
+    assert ScoreSpec.from_json(json.loads(json.dumps(spec.decides_answers()))) == spec
     assert ScoreSpec.from_json(json.loads(json.dumps(spec.for_engine()))).max_new_tokens == 256
 
 
