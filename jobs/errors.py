@@ -5,7 +5,7 @@ JobError                 exit 1: unexpected
 │   ├── SettingsError    the YAML or --set
 │   ├── InputError       the table, its columns
 │   ├── OutputError      the place for the result
-│   │   └── BusyError    another driver works on it
+│   │   └── BusyError    another driver works on it, or has taken it over
 │   ├── JavaError        no Java, or one that Spark cannot use
 │   └── SessionError     Spark does not start
 ├── TooManyFailed        exit 3: over max_error_rate; what was committed stays
@@ -93,7 +93,7 @@ class Interrupted(JobError):
 
 _MARK = "[gristmill job] "
 _ACROSS: dict[str, type[JobError]] = {
-    kind.__name__: kind for kind in (JobError, InputError, OutputError, TooManyFailed, DeadlineReached)
+    kind.__name__: kind for kind in (JobError, InputError, OutputError, BusyError, TooManyFailed, DeadlineReached)
 }
 
 
