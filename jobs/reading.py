@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from jobs.checkpoint import SeenFile, path_of
-from jobs.errors import SPARK_ERRORS, InputError, explain, unreadable_file
+from jobs.errors import SPARK_ERRORS, unreadable_file, unreadable_input
 from jobs.input_files import find_gone
 from jobs.settings import Settings
 from jobs.sources import FILE, FILE_SIZE, read_files
@@ -56,7 +56,7 @@ def read_frame(frame: DataFrame) -> Readable:
     try:
         return Readable(frame, count(frame))
     except SPARK_ERRORS as error:
-        raise InputError(f"cannot read the input: {explain(error)}") from error
+        raise unreadable_input(error) from error
 
 
 def read_planned(spark: SparkSession, settings: Settings, schema: StructType, planned: Sequence[SeenFile]) -> Readable:
@@ -126,5 +126,5 @@ def _to_ignore(error: Exception, settings: Settings, left: dict[str, SeenFile]) 
     file = left.get(path_of(broken)) if broken and settings.input.ignore_corrupt else None
     if file is None:
         advice = "; mend it or take it away, or set input.ignore_corrupt" if broken else ""
-        raise InputError(f"cannot read the input: {explain(error)}{advice}") from error
+        raise unreadable_input(error, advice) from error
     return file

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
-from jobs.errors import SPARK_ERRORS, InputError, explain
+from jobs.errors import SPARK_ERRORS, InputError, unreadable_input
 from jobs.files import Folder
 from jobs.settings import InputSettings, Settings
 
@@ -53,7 +53,7 @@ def read_input(spark: SparkSession, settings: Settings, schema: StructType | Non
         frame = _load(spark, settings.input, schema)
         columns = frame.columns
     except SPARK_ERRORS as error:
-        raise InputError(f"cannot read the input: {explain(error)}") from error
+        raise unreadable_input(error) from error
     check_columns(columns, settings)
     return frame
 
