@@ -139,7 +139,8 @@ class ScoreIncrement:
         began = time.monotonic()
         slots = count_slots(frame.sparkSession)
         with spark_conf(frame.sparkSession, {"spark.sql.shuffle.partitions": str(min(slots, 200))}):
-            read = self._read(frame, output.checkpoint(), number)
+            checkpoint = output.checkpoint()
+            read = self._read(frame, checkpoint, number)
             plan = Plan(read.counts.rows, plan_partitions(read.counts.rows, slots, self._settings))
             self._listener.begins(number, plan)
             deadline = self._run.deadline.timestamp() if self._run.deadline else None
@@ -151,6 +152,7 @@ class ScoreIncrement:
                 began=began,
                 input_files=read.counts.files,
                 input_bytes=read.counts.bytes,
+                input_offset=checkpoint.offset_of(number) if self._kind == "files" else None,
                 ignored_files=read.ignored,
                 gone_files=read.gone,
             )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import posixpath
 import re
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from jobs.checkpoint import SeenFile, path_of
@@ -95,11 +96,24 @@ def tell_unread(files: InputFiles, *, path: str, filtered: bool) -> list[str]:
     return warnings
 
 
-def tell_replaced(files: InputFiles, seen: Iterable[SeenFile]) -> list[str]:
-    """Warnings about files that were written anew after they had been scored."""
-    replaced = sorted(
-        file.path for file in seen if file.path in files.found and _is_newer(files.found[file.path], file)
-    )
+def tell_replaced(files: InputFiles, seen: Iterable[SeenFile], read: Sequence[tuple[int, float]]) -> list[str]:
+    """Warnings about files that were written anew after they had been scored.
+
+    Args:
+        files: What is there.
+        seen: What is in an increment, committed or planned.
+        read: Of each committed increment, where its files end in the source's log, and when it was first looked at, in
+            milliseconds since 1970; in order.
+    """
+
+    def is_replaced(file: SeenFile) -> bool:
+        at = bisect_left(read, file.offset, key=lambda increment: increment[0])
+        if at == len(read) or file.path not in files.found:
+            return False
+        found = files.found[file.path]  # one that was mended before it was read is newer than it was planned
+        return _differs(found, file) and not file.changed_ms < found.changed_ns / 1e6 <= read[at][1]
+
+    replaced = sorted(file.path for file in seen if is_replaced(file))
     if not replaced:
         return []
     return [
@@ -130,7 +144,7 @@ def name_some(paths: list[str]) -> str:
     return ", ".join(paths[:_SHOWN]) + more
 
 
-def _is_newer(found: FileInfo, seen: SeenFile) -> bool:
+def _differs(found: FileInfo, seen: SeenFile) -> bool:
     if found.changed_ns % 1_000_000_000 == 0:  # a store that tells whole seconds alone
         return found.changed_ns // 1_000_000_000 != seen.changed_ms // 1000
     return found.changed_ns // 1_000_000 != seen.changed_ms

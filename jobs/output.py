@@ -88,6 +88,7 @@ class Increment:
         seconds: What it took, from its first look at the input on.
         counts: Sums over its rows. Those of a retry include the rows that failed again, which are in no output.
         input_files, input_bytes: What it was made of; null where the source does not tell.
+        input_offset: Where its files end in the source's log; null where there is none.
         ignored_files: Files of it that could not be read.
         gone_files: Files of it that were there as it was planned, and not as it was scored.
         mended: Of a retry: rows that succeeded now, by the code that they had failed with.
@@ -100,6 +101,7 @@ class Increment:
     counts: Committed
     input_files: int | None = None
     input_bytes: int | None = None
+    input_offset: int | None = None
     ignored_files: tuple[str, ...] = ()
     gone_files: tuple[str, ...] = ()
     mended: dict[str, int] = field(default_factory=dict)
@@ -107,6 +109,11 @@ class Increment:
     @property
     def is_retry(self) -> bool:
         return self.number >= RETRIES
+
+    @property
+    def began_ms(self) -> float:
+        """When it was first looked at, in milliseconds since 1970."""
+        return 1000 * (datetime.fromisoformat(self.committed_at).timestamp() - self.seconds)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Increment:

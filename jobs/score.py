@@ -24,6 +24,7 @@ if __name__ == "__main__":  # spark-submit put jobs/ first on the path, where it
 from rich.console import Console
 from rich.markup import escape
 
+from jobs.checkpoint import path_of
 from jobs.deadlines import deadline_at
 from jobs.errors import DeadlineReached, Interrupted, JobError, OutputError, TooManyFailed
 from jobs.increments import Run, check_failed, score_once, score_stream
@@ -228,7 +229,7 @@ class Job:
             if stop.is_set():
                 return "interrupted", Interrupted(f"interrupted; {self._what_stays()}", by=stop.by)
             told = self._run.claim.fault() or error  # one that has lost its output was cancelled
-            return "failed", type(told)(f"{told}. {self._what_stays()}") if type(told) is JobError else told
+            return "failed", type(told)(f"{told}; {self._what_stays()}") if type(told) is JobError else told
         return ("expired" if counts.failed_by_code.get("expired") else "completed"), None
 
     def _score_stream(self, bar: Listener, stop: Stop, left_bytes: int | None) -> None:
@@ -271,9 +272,11 @@ class Job:
             error=str(error) if error else None,
         )
         if report.ignored_files:
-            self._show_warning(f"not readable, and left out: {name_some(report.ignored_files)}")
+            ignored = name_some([path_of(uri) for uri in report.ignored_files])
+            self._show_warning(f"not readable, and left out: {ignored}")
         if report.gone_files:
-            self._show_warning(f"gone before they were scored, and left out: {name_some(report.gone_files)}")
+            gone = name_some([path_of(uri) for uri in report.gone_files])
+            self._show_warning(f"gone before they were scored, and left out: {gone}")
         return report
 
     def _look_at_files(self) -> None:
@@ -282,10 +285,12 @@ class Job:
             return
         source = self._settings.input
         filtered = any(key.lower() in _FILTERS for key in source.options)
-        gone = [uri for increment in self._output.increments() for uri in increment.gone_files]
+        known = self._output.increments()
+        gone = [uri for increment in known for uri in increment.gone_files]
+        read = sorted((i.input_offset, i.began_ms) for i in known if i.input_offset is not None)
         for warning in (
             *tell_unread(self._files, path=str(source.path), filtered=filtered),
-            *tell_replaced(self._files, self._output.checkpoint().seen()),
+            *tell_replaced(self._files, self._output.checkpoint().seen(), read),
             *tell_back(self._files, gone),
         ):
             self._warn(warning)

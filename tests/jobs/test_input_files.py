@@ -7,7 +7,7 @@ import pytest
 
 from jobs.checkpoint import SeenFile
 from jobs.errors import InputError
-from jobs.input_files import find_gone, list_input, tell_back, tell_unread
+from jobs.input_files import find_gone, list_input, tell_back, tell_replaced, tell_unread
 
 
 @pytest.fixture
@@ -71,3 +71,15 @@ def test_an_input_without_any_file_is_not_taken_for_one_whose_files_are_gone(fol
         os.remove(file)
     with pytest.raises(InputError, match="holds no file any more"):
         find_gone(str(folder), planned)
+
+
+def test_a_file_is_replaced_only_if_it_was_written_anew_after_it_had_been_read(folder: Path) -> None:
+    (folder / "a b.json").unlink()
+    files, uri = list_input("in", ()), (folder / "c.json").as_uri()
+    written_ms = files.found[str(folder / "c.json")].changed_ns // 1_000_000
+    planned_before, planned_so = SeenFile(uri, written_ms - 9000, 3), SeenFile(uri, written_ms, 3)
+    assert tell_replaced(files, [planned_before], [(2, 0.0)]) == []  # it is planned, and not read yet
+    assert tell_replaced(files, [planned_before], [(2, 0.0), (4, written_ms + 5000)]) == []  # mended, then read
+    assert tell_replaced(files, [planned_so], [(4, written_ms - 5000)]) == []
+    (told,) = tell_replaced(files, [planned_before], [(2, 0.0), (4, written_ms - 5000), (5, written_ms + 5000)])
+    assert f"not scored again: {folder / 'c.json'};" in told
