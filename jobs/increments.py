@@ -251,6 +251,8 @@ def score_once(frame: DataFrame, settings: Settings, run: Run, *, listener: List
         work.commit(frame, 0)
     except SPARK_ERRORS as error:
         raise JobError(explain(error)) from error
+    except OSError as error:
+        raise JobError(f"increment 0 cannot be committed: {error}") from error
 
 
 def _run_query(stream: DataFrame, work: ScoreIncrement, settings: Settings, stop: Stop) -> bool:

@@ -297,9 +297,16 @@ class Output:
         return made
 
     def write_report(self, run_id: str, report: dict[str, Any]) -> str:
-        """Keep a run's report; returns its path."""
+        """Keep a run's report; returns its path.
+
+        Raises:
+            JobError: It cannot be written; what is committed stays.
+        """
         name = f"{RUNS}/{run_id}.json"
-        self.folder.write_json(name, report)
+        try:
+            self.folder.write_json(name, report)
+        except OSError as error:
+            raise JobError(f"all is committed but the run's report, which cannot be written: {error}") from error
         return self.folder / name
 
     def _check_ours(self) -> None:

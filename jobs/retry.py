@@ -85,6 +85,8 @@ def retry_all(
                     _retry(found, settings, run, listener)
     except SPARK_ERRORS as error:
         raise JobError(explain(error)) from error
+    except OSError as error:
+        raise JobError(f"what was retried cannot be committed: {error}") from error
     return lost
 
 

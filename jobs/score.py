@@ -122,7 +122,7 @@ def retry(
         except JobError as error:
             interrupted = Interrupted(f"interrupted: {error}", by=stop.by) if stop.is_set() else None
             told = interrupted or run.claim.fault() or error
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(JobError):
                 report_on("interrupted" if interrupted else "failed", error=str(told))
             raise told from error
         if lost:
@@ -206,7 +206,7 @@ class Job:
         status, error = self._score(stop)
         report = self._report(status, error)
         if isinstance(error, JobError) and status != "expired" and not isinstance(error, TooManyFailed):
-            with contextlib.suppress(OSError):  # a full disk has no room for a report either
+            with contextlib.suppress(JobError):  # a full disk has no room for a report either
                 self._output.write_report(self._run.run_id, report.as_dict())
             raise error
         self._output.write_report(self._run.run_id, report.as_dict())
