@@ -5,7 +5,7 @@ JobError                 exit 1: unexpected
 │   ├── SettingsError    the YAML or --set
 │   ├── InputError       the table, its columns
 │   ├── OutputError      the place for the result
-│   │   └── BusyError    another driver works on it
+│   │   └── BusyError    another driver works on it, or has taken it over
 │   ├── JavaError        no Java, or one that Spark cannot use
 │   └── SessionError     Spark does not start
 ├── TooManyFailed        exit 3: over max_error_rate; what was committed stays
@@ -37,8 +37,17 @@ def _spark_errors() -> tuple[type[Exception], ...]:
     return tuple(found)
 
 
+def _lost_errors() -> tuple[type[Exception], ...]:
+    with contextlib.suppress(ImportError):
+        from py4j.protocol import Py4JNetworkError
+
+        return (Py4JNetworkError,)
+    return ()
+
+
 # What Spark raises: its own errors, and Java's that it did not convert.
 SPARK_ERRORS = _spark_errors()
+_LOST_ERRORS = _lost_errors()  # its process is gone
 
 
 class JobError(Exception):
@@ -93,7 +102,7 @@ class Interrupted(JobError):
 
 _MARK = "[gristmill job] "
 _ACROSS: dict[str, type[JobError]] = {
-    kind.__name__: kind for kind in (JobError, InputError, OutputError, TooManyFailed, DeadlineReached)
+    kind.__name__: kind for kind in (JobError, InputError, OutputError, BusyError, TooManyFailed, DeadlineReached)
 }
 
 
@@ -119,6 +128,13 @@ def unreadable_file(error: Exception) -> str | None:
     """The file that Spark could not read, as it names it; None if something else went wrong."""
     found = _UNREADABLE.search(str(error))
     return found.group(1) if found else None
+
+
+def unreadable_input(error: Exception, advice: str = "") -> JobError:
+    """What to raise where Spark fails to read the input: the input is not to blame for a Spark that was killed."""
+    if isinstance(error, _LOST_ERRORS):
+        return JobError(f"Spark's process ended while the input was read ({explain(error)})")
+    return InputError(f"cannot read the input: {explain(error)}{advice}")
 
 
 def explain(error: Exception) -> str:

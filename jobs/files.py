@@ -87,7 +87,13 @@ class Folder:
     def read_all_json(self, names: list[str]) -> list[Any]:
         """Many small files, None for those that are not there."""
         with ThreadPoolExecutor(_READERS) as pool:
-            return list(pool.map(lambda name: self.read_json(name) if self.exists(name) else None, names))
+            return list(pool.map(self._read_json_if_there, names))
+
+    def _read_json_if_there(self, name: str) -> Any:
+        try:
+            return self.read_json(name)
+        except FileNotFoundError:
+            return None
 
     def write_json(self, name: str, value: Any) -> None:
         """Write a file whole: under another name first, so that no reader ever sees half of it."""
@@ -153,7 +159,7 @@ def check_scheme(spark: SparkSession, path: str) -> None:
 
 def _open(path: str) -> tuple[pafs.FileSystem, str]:
     scheme, colon, rest = path.partition(":")
-    if not colon or len(scheme) < 2:
+    if not colon or len(scheme) < 2 or "/" in scheme:  # a time of the day in a name is no scheme
         return pafs.LocalFileSystem(), path
     if scheme == "dbfs":
         return pafs.LocalFileSystem(), f"/dbfs/{rest.lstrip('/')}"

@@ -7,28 +7,29 @@ with the same rows under the same number. An increment that is committed already
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from jobs.checkpoint import Checkpoint
 from jobs.errors import (
     SPARK_ERRORS,
     DeadlineReached,
-    InputError,
     JobError,
     TooManyFailed,
     explain,
     pack_error,
     unpack_error,
-    unreadable_file,
 )
 from jobs.interrupts import Stop
+from jobs.lock import Claim
 from jobs.output import CHECKPOINT, Committed, Increment, Output, add_up, spark_conf
 from jobs.plan import Plan, count_slots, plan_partitions, score_frame
 from jobs.progress import Listener
+from jobs.reading import Readable, read_frame, read_planned
 from jobs.settings import Settings
 from jobs.sizing import bytes_per_s, choose_bytes, is_off
-from jobs.sources import FILE, FILE_SIZE, Kind, explode_variants, read_files, read_stream
+from jobs.sources import Kind, explode_variants, read_stream
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -47,11 +48,13 @@ class Run:
         run_id: Its name.
         started_at: When the command began.
         deadline: When it has to end.
+        claim: That the output is its own.
     """
 
     run_id: str
     started_at: datetime
     deadline: datetime | None = None
+    claim: Claim = field(default_factory=Claim)
 
     def left_s(self) -> float | None:
         """Seconds until the deadline; negative once it has passed."""
@@ -59,13 +62,6 @@ class Run:
 
     def is_late(self) -> bool:
         return self.deadline is not None and datetime.now(UTC) >= self.deadline
-
-
-@dataclass(frozen=True)
-class _Measured:
-    rows: int
-    files: int | None = None
-    bytes: int | None = None
 
 
 class ResizeError(Exception):
@@ -130,33 +126,43 @@ class ScoreIncrement:
 
         Raises:
             DeadlineReached: Before anything of it was done.
+            BusyError: Another driver has taken over; it is not committed.
             TooManyFailed: It is committed.
             ResizeError: It is committed, and the next ones are to have another size.
         """
-        output = Output(self._settings)
+        output = Output(self._settings, self._run.claim)
         if output.is_committed(number):
             return
         if self._run.is_late():
             raise DeadlineReached("the deadline has passed")
+        self._run.claim.check()
         began = time.monotonic()
         slots = count_slots(frame.sparkSession)
         with spark_conf(frame.sparkSession, {"spark.sql.shuffle.partitions": str(min(slots, 200))}):
-            frame, measured, ignored = self._measure(frame, number, output)
-            partitions = plan_partitions(measured.rows, slots, self._settings)
-            self._listener.begins(number, Plan(measured.rows, partitions))
+            checkpoint = output.checkpoint()
+            read = self._read(frame, checkpoint, number)
+            plan = Plan(read.counts.rows, plan_partitions(read.counts.rows, slots, self._settings))
+            self._listener.begins(number, plan)
             deadline = self._run.deadline.timestamp() if self._run.deadline else None
-            scored = score_frame(frame, self._settings, Plan(measured.rows, partitions), deadline=deadline)
             made = output.write(
-                scored,
+                score_frame(read.frame, self._settings, plan, deadline=deadline),
                 number,
                 run_id=self._run.run_id,
+                rows=None if self._kind == "once" else plan.rows,
                 began=began,
-                input_files=measured.files,
-                input_bytes=measured.bytes,
-                ignored_files=tuple(ignored),
+                input_files=read.counts.files,
+                input_bytes=read.counts.bytes,
+                input_offset=checkpoint.offset_of(number) if self._kind == "files" else None,
+                ignored_files=read.ignored,
+                gone_files=read.gone,
             )
         self._listener.commits(made)
         self._go_on(made)
+
+    def _read(self, frame: DataFrame, checkpoint: Checkpoint, number: int) -> Readable:
+        if self._kind != "files" or self._schema is None:
+            return read_frame(frame)
+        return read_planned(frame.sparkSession, self._settings, self._schema, checkpoint.files_of(number))
 
     def _go_on(self, made: Increment) -> None:
         """Decide what becomes of the increments after this one."""
@@ -172,40 +178,6 @@ class ScoreIncrement:
         wanted = choose_bytes(bytes_per_s(self._done, self._run.run_id), left_s=self._run.left_s())
         if is_off(self._size, wanted=wanted, left=self._left):
             raise ResizeError
-
-    def _measure(self, frame: DataFrame, number: int, output: Output) -> tuple[DataFrame, _Measured, list[str]]:
-        """Read an increment through once: count it, and find files that cannot be read before anything is scored."""
-        ignored: list[str] = []
-        while True:
-            try:
-                return frame, measure(frame), ignored
-            except SPARK_ERRORS as error:
-                broken = unreadable_file(error)
-                if broken is None or not self._settings.input.ignore_corrupt or self._schema is None:
-                    advice = "; mend it or take it away, or set input.ignore_corrupt" if broken else ""
-                    raise InputError(f"cannot read the input: {explain(error)}{advice}") from error
-            files = [file.uri for file in output.checkpoint().files_of(number)]
-            ignored += [uri for uri in files if uri == broken] or [broken]
-            whole = [uri for uri in files if uri not in ignored]
-            frame = read_files(frame.sparkSession, self._settings, self._schema, whole)
-
-
-def measure(frame: DataFrame) -> _Measured:
-    """Rows, files and bytes of an increment; every column is read."""
-    from pyspark.sql import functions as F
-
-    read = F.max(
-        F.xxhash64(
-            F.lit(0), *(F.col(f"`{c}`") for c, kind in frame.dtypes if "map<" not in kind and "variant" not in kind)
-        )
-    )
-    if FILE not in frame.columns:
-        row = frame.agg(F.count(F.lit(1)).alias("rows"), read).collect()[0]
-        return _Measured(row["rows"])
-    by_file = frame.groupBy(FILE, FILE_SIZE).agg(F.count(F.lit(1)).alias("rows"), read)
-    row = by_file.agg(F.sum("rows").alias("rows"), F.count(F.lit(1)).alias("files"), F.sum(FILE_SIZE).alias("bytes"))
-    found = row.collect()[0]
-    return _Measured(found["rows"] or 0, found["files"], found["bytes"] or 0)
 
 
 def check_failed(counts: Committed, settings: Settings) -> None:
@@ -279,6 +251,8 @@ def score_once(frame: DataFrame, settings: Settings, run: Run, *, listener: List
         work.commit(explode_variants(frame, settings), 0)
     except SPARK_ERRORS as error:
         raise JobError(explain(error)) from error
+    except OSError as error:
+        raise JobError(f"increment 0 cannot be committed: {error}") from error
 
 
 def _run_query(stream: DataFrame, work: ScoreIncrement, settings: Settings, stop: Stop) -> bool:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from jobs import files
 from jobs.checkpoint import Checkpoint
-from jobs.errors import OutputError
-from jobs.lock import hold_lock
+from jobs.errors import JobError, OutputError
+from jobs.lock import Claim, hold_lock
 from jobs.settings import Settings
 from udfs.models import open_model
 from udfs.results import USAGE
@@ -66,11 +66,16 @@ class Committed:
 
 def add_up(parts: Iterable[Committed]) -> Committed:
     """The sums of sums."""
-    total: dict[str, Any] = asdict(Committed())
+    total: dict[str, Any] = {
+        name: Counter[str]() if isinstance(zero, dict) else zero for name, zero in vars(Committed()).items()
+    }
     for part in parts:
-        for name, value in asdict(part).items():
-            total[name] = Counter(total[name]) + Counter(value) if isinstance(value, dict) else total[name] + value
-    plain: dict[str, Any] = {k: dict(sorted(v.items())) if isinstance(v, dict) else v for k, v in total.items()}
+        for name, value in vars(part).items():
+            if isinstance(value, dict):
+                total[name].update(value)
+            else:
+                total[name] += value
+    plain: dict[str, Any] = {k: dict(sorted(v.items())) if isinstance(v, Counter) else v for k, v in total.items()}
     return Committed(**plain)
 
 
@@ -85,7 +90,9 @@ class Increment:
         seconds: What it took, from its first look at the input on.
         counts: Sums over its rows. Those of a retry include the rows that failed again, which are in no output.
         input_files, input_bytes: What it was made of; null where the source does not tell.
+        input_offset: Where its files end in the source's log; null where there is none.
         ignored_files: Files of it that could not be read.
+        gone_files: Files of it that were there as it was planned, and not as it was scored.
         mended: Of a retry: rows that succeeded now, by the code that they had failed with.
     """
 
@@ -96,17 +103,24 @@ class Increment:
     counts: Committed
     input_files: int | None = None
     input_bytes: int | None = None
+    input_offset: int | None = None
     ignored_files: tuple[str, ...] = ()
+    gone_files: tuple[str, ...] = ()
     mended: dict[str, int] = field(default_factory=dict)
 
     @property
     def is_retry(self) -> bool:
         return self.number >= RETRIES
 
+    @property
+    def began_ms(self) -> float:
+        """When it was first looked at, in milliseconds since 1970."""
+        return 1000 * (datetime.fromisoformat(self.committed_at).timestamp() - self.seconds)
+
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Increment:
-        counts = Committed(**value["counts"])
-        return cls(**{**value, "counts": counts, "ignored_files": tuple(value["ignored_files"])})
+        files = {name: tuple(value.get(name, ())) for name in ("ignored_files", "gone_files")}
+        return cls(**{**value, "counts": Committed(**value["counts"]), **files})
 
 
 class Output:
@@ -121,20 +135,27 @@ class Output:
             retries/        the rows of each retry, those that failed again among them
             runs/           a report of each run that ended
 
+    Args:
+        settings: The job.
+        claim: That the output is this driver's, where something is to be committed; `lock` makes one.
+
     Raises:
         OutputError: It is a file, or its scheme cannot be reached.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, claim: Claim | None = None) -> None:
+        self._settings, self._claim = settings, claim or Claim()
         self.path = settings.output.path
         self.folder = files.Folder(self.path)
         if self.folder.is_file():
             raise OutputError(f"output.path {self.path} is a file; name a directory")
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self, on_lost: Callable[[], None] = lambda: None) -> Iterator[Claim]:
         """Be the only driver here while the body runs. An empty directory that this makes goes away again.
+
+        Args:
+            on_lost: Is called, again and again, once another driver has taken over.
 
         Raises:
             BusyError: Another driver works here.
@@ -143,11 +164,11 @@ class Output:
         self._check_ours()
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(hold_lock(self.folder, _LOCK))
+                self._claim = stack.enter_context(hold_lock(self.folder, _LOCK, on_lost))
             except OSError as error:
                 raise OutputError(f"cannot write to output.path {self.path}: {error}") from error
             stack.callback(self._tidy)
-            yield
+            yield self._claim
 
     def check(self, spark: SparkSession, *, overwrite: bool) -> None:
         """Refuse a directory that holds something else, before anything is written.
@@ -177,7 +198,11 @@ class Output:
         Args:
             schema: The input's; later runs read files by it.
             overwrite: Throw away what is there.
+
+        Raises:
+            OutputError: It cannot be written to, or is another driver's by now.
         """
+        self._claim.check()
         try:
             if overwrite or not self.is_begun():
                 self._throw_away()
@@ -204,7 +229,9 @@ class Output:
     def checkpoint(self) -> Checkpoint:
         return Checkpoint(self.folder, CHECKPOINT)
 
-    def write(self, scored: DataFrame, number: int = 0, *, run_id: str = "run", **about: Any) -> Increment:
+    def write(
+        self, scored: DataFrame, number: int = 0, *, run_id: str = "run", rows: int | None = None, **about: Any
+    ) -> Increment:
         """Write one increment, count what was written, and commit it; readers see all of it or nothing.
 
         Where a directory can be renamed, the increment is written aside and put in its place in one step. An object
@@ -214,12 +241,22 @@ class Output:
             scored: Its rows, with their outcome.
             number: Its number; what is there under it, uncommitted, is replaced.
             run_id: Who writes.
+            rows: How many there must be; None where the input may change while it is read.
             about: More of what `Increment` holds; `began` (of time.monotonic) instead of `seconds`.
+
+        Raises:
+            JobError: There are more rows or fewer.
+            BusyError: The output is another driver's by now.
         """
         name = name_of(number)
         draft = f"{_WRITING}/{run_id}/{name}" if self.folder.renames else name
         self.write_rows(scored, draft)
         counts = count_outcomes(self.read(scored.sparkSession, draft), self._settings.output.name)
+        if rows is not None and counts.rows != rows:
+            raise JobError(
+                f"increment {number} was read as {rows:,} rows and written as {counts.rows:,}, and is not committed: "
+                "its input, or what was written of it, was changed meanwhile"
+            )
         return self.commit(draft, number, counts=counts, run_id=run_id, **about)
 
     def write_rows(self, scored: DataFrame, name: str) -> None:
@@ -248,7 +285,11 @@ class Output:
             draft: Where they are written.
             made: What they are.
             name: Their place; None takes the one where readers look for it.
+
+        Raises:
+            BusyError: The output is another driver's by now.
         """
+        self._claim.check()
         made = replace(made, committed_at=datetime.now(UTC).isoformat(timespec="milliseconds"))
         name = name or name_of(made.number)
         self.folder.write_json(f"{draft}/{_MARK}", asdict(made))
@@ -258,9 +299,16 @@ class Output:
         return made
 
     def write_report(self, run_id: str, report: dict[str, Any]) -> str:
-        """Keep a run's report; returns its path."""
+        """Keep a run's report; returns its path.
+
+        Raises:
+            JobError: It cannot be written; what is committed stays.
+        """
         name = f"{RUNS}/{run_id}.json"
-        self.folder.write_json(name, report)
+        try:
+            self.folder.write_json(name, report)
+        except OSError as error:
+            raise JobError(f"all is committed but the run's report, which cannot be written: {error}") from error
         return self.folder / name
 
     def _check_ours(self) -> None:
@@ -299,7 +347,7 @@ class Output:
 
     def _tidy(self) -> None:
         """Leave nothing where nothing was begun."""
-        if not self.folder.exists(_JOB):
+        if not self.folder.exists(_JOB) and not self._claim.fault():
             with contextlib.suppress(OSError):
                 self.folder.delete(_HOME)
                 if not self.folder.entries():

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jobs.errors import SPARK_ERRORS, InputError, explain
+from jobs.errors import SPARK_ERRORS, unreadable_input
 from jobs.settings import Settings
 from udfs.asking import make_asker
 from udfs.factory import make_starter, make_udf
@@ -57,7 +57,7 @@ def make_plan(frame: DataFrame, settings: Settings) -> Plan:
     try:
         rows = frame.count()
     except SPARK_ERRORS as error:
-        raise InputError(f"cannot read the input: {explain(error)}") from error
+        raise unreadable_input(error) from error
     return Plan(rows, plan_partitions(rows, count_slots(frame.sparkSession), settings))
 
 

@@ -50,7 +50,7 @@ class ProgressBar(Listener):
     Args:
         spark: Whose tasks are counted.
         console: Where it is shown, if that is a terminal.
-        told: Is called with each increment that is committed; what it returns is shown as a line, terminal or not.
+        told: Is called with each increment that is committed.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ProgressBar(Listener):
         spark: SparkSession,
         console: Console,
         *,
-        told: Callable[[Increment], str | None] = lambda _: None,
+        told: Callable[[Increment], None] = lambda _: None,
         every_s: float = 0.5,
     ) -> None:
         columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _RowsColumn(), TimeRemainingColumn()]
@@ -77,8 +77,7 @@ class ProgressBar(Listener):
     def commits(self, increment: Increment) -> None:
         self._plan, self._committed = None, self._committed + 1
         self._bar.reset(self._task, total=None, description=f"{self._committed} increments done; reading")
-        if line := self._told(increment):
-            self._console.print(line, style="dim", soft_wrap=True)
+        self._told(increment)
 
     def __enter__(self) -> ProgressBar:
         self._bar.start()

@@ -28,7 +28,8 @@ class RunReport:
         input_files, input_bytes: What they were made of.
         left: What is left for the next run, by `files`, `bytes` and `expired_rows`; what is not known is not there.
         ignored_files: Files that could not be read, as input.ignore_corrupt asks.
-        warnings: Files that were not read, or not again, and why.
+        gone_files: Files that were taken away after they had been planned and before they were scored.
+        warnings: Files that were not read, or not again, or that are too large, and why.
         batches: `packed`, or `padded` where the model's architecture cannot be packed.
         usd: wall_s times the price of an executor times the number of hosts that scored.
     """
@@ -61,6 +62,7 @@ class RunReport:
     revision: str | None
     left: dict[str, int] = field(default_factory=dict)
     ignored_files: list[str] = field(default_factory=list)
+    gone_files: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     usd: float | None = None
@@ -104,6 +106,7 @@ def make_report(
         input_bytes=sum(increment.input_bytes or 0 for increment in increments),
         left=left or {},
         ignored_files=[path for increment in increments for path in increment.ignored_files],
+        gone_files=[path for increment in increments for path in increment.gone_files],
         warnings=warnings or [],
         device=_joined(kind.split("/")[0] for kind in kinds),
         precision=_joined(kind.split("/")[1] for kind in kinds),

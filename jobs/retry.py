@@ -85,12 +85,14 @@ def retry_all(
                     _retry(found, settings, run, listener)
     except SPARK_ERRORS as error:
         raise JobError(explain(error)) from error
+    except OSError as error:
+        raise JobError(f"what was retried cannot be committed: {error}") from error
     return lost
 
 
-def publish_retries(spark: SparkSession, settings: Settings) -> None:
+def publish_retries(spark: SparkSession, settings: Settings, run: Run) -> None:
     """Show readers what committed retries have scored, where a kill kept it from them."""
-    output = Output(settings)
+    output = Output(settings, run.claim)
     for name in output.folder.entries(KEPT):
         number = int(name.partition("=")[2])
         if not output.is_committed(number) and output.folder.exists(f"{KEPT}/{name}/_increment.json"):
@@ -175,7 +177,7 @@ def _retry(found: Found, settings: Settings, run: Run, listener: Listener) -> No
     """Score rows again and commit what came of it."""
     from pyspark.sql import functions as F
 
-    spark, output, name = found.frame.sparkSession, Output(settings), settings.output.name
+    spark, output, name = found.frame.sparkSession, Output(settings, run.claim), settings.output.name
     number, began = _next_number(output), time.monotonic()
     plan = Plan(found.rows, plan_partitions(found.rows, count_slots(spark), settings))
     listener.begins(number, plan)

@@ -10,7 +10,8 @@ import contextlib
 import functools
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,11 +24,13 @@ if __name__ == "__main__":  # spark-submit put jobs/ first on the path, where it
 from rich.console import Console
 from rich.markup import escape
 
+from jobs.checkpoint import path_of
 from jobs.deadlines import deadline_at
 from jobs.errors import DeadlineReached, Interrupted, JobError, OutputError, TooManyFailed
 from jobs.increments import Run, check_failed, score_once, score_stream
-from jobs.input_files import list_input, name_some, tell_replaced, tell_unread
-from jobs.interrupts import Stop
+from jobs.input_files import list_input, name_some, tell_back, tell_replaced, tell_unread
+from jobs.interrupts import Stop, cancel_all
+from jobs.outlook import Outlook
 from jobs.output import Increment, Output, add_up
 from jobs.plan import start_engines
 from jobs.progress import Listener, ProgressBar
@@ -35,7 +38,6 @@ from jobs.report import RunReport, Status, make_report
 from jobs.retry import publish_retries, retry_all
 from jobs.session import open_session
 from jobs.settings import Settings
-from jobs.sizing import bytes_per_s, forecast
 from jobs.sources import Kind, find_kind, read_input
 from udfs.models import open_model
 from udfs.tasks import make_task
@@ -71,15 +73,8 @@ def score(
         Interrupted: The run was told to end.
         JobError: Spark gave up. Here as above, what was committed before stays, and the next run goes on from there.
     """
-    run = start_run(settings)
-    console, stop = console or Console(stderr=True), stop or Stop()
-    check_model(settings)
-    output = Output(settings)
-    spark = open_session(settings.spark, spark_log=spark_log)
-    stop.check("interrupted; nothing was written")
-    with output.lock():
-        output.check(spark, overwrite=overwrite)
-        start_engines(spark, settings)
+    console, stop, output = console or Console(stderr=True), stop or Stop(), Output(settings)
+    with _begin(settings, output, stop, overwrite=overwrite, spark_log=spark_log) as (spark, run):
         schema = None if overwrite else output.schema()
         frame = read_input(spark, settings, schema)
         kind = find_kind(spark, settings.input)
@@ -88,7 +83,7 @@ def score(
                 f"output.path {output.path} already holds this job's results; score them again with --overwrite"
             )
         output.begin(frame.schema if kind == "files" else None, overwrite=overwrite)
-        publish_retries(spark, settings)
+        publish_retries(spark, settings, run)
         job = Job(spark, settings, run, kind, output, frame, console)
         return job.carry_out(stop)
 
@@ -113,18 +108,12 @@ def retry(
     Raises:
         The same errors as `score`.
     """
-    run = start_run(settings)
-    console, stop = console or Console(stderr=True), stop or Stop()
-    check_model(settings)
-    output = Output(settings)
+    console, stop, output = console or Console(stderr=True), stop or Stop(), Output(settings)
     if not output.is_begun():
         raise OutputError(f"output.path {output.path} holds no results yet; `gristmill score` comes first")
-    spark = open_session(settings.spark, spark_log=spark_log)
-    with output.lock():
-        output.check(spark, overwrite=False)
-        start_engines(spark, settings)
+    with _begin(settings, output, stop, spark_log=spark_log) as (spark, run):
         output.begin()
-        publish_retries(spark, settings)
+        publish_retries(spark, settings, run)
         report_on = functools.partial(_report_retry, settings, output, run)
         try:
             with ProgressBar(spark, console) as bar:
@@ -132,9 +121,10 @@ def retry(
             stop.check("interrupted; what was retried before is committed")
         except JobError as error:
             interrupted = Interrupted(f"interrupted: {error}", by=stop.by) if stop.is_set() else None
-            with contextlib.suppress(OSError):
-                report_on("interrupted" if interrupted else "failed", error=str(error))
-            raise interrupted or error from error
+            told = interrupted or run.claim.fault() or error
+            with contextlib.suppress(JobError):
+                report_on("interrupted" if interrupted else "failed", error=str(told))
+            raise told from error
         if lost:
             console.print(
                 f"[yellow]warning:[/] {lost:,} failed rows are left as they are: input.key is null, is not alone or is "
@@ -142,6 +132,21 @@ def retry(
                 soft_wrap=True,
             )
         return report_on("expired" if run.is_late() else "completed")
+
+
+@contextlib.contextmanager
+def _begin(
+    settings: Settings, output: Output, stop: Stop, *, overwrite: bool = False, spark_log: str | None = None
+) -> Iterator[tuple[SparkSession, Run]]:
+    """A session, and a run on an output that is this driver's while the body runs; engines start meanwhile."""
+    run = start_run(settings)
+    check_model(settings)
+    spark = open_session(settings.spark, spark_log=spark_log)
+    stop.check("interrupted; nothing was written")
+    with output.lock(on_lost=cancel_all) as claim:
+        output.check(spark, overwrite=overwrite)
+        start_engines(spark, settings)
+        yield spark, replace(run, claim=claim)
 
 
 def _report_retry(
@@ -189,7 +194,7 @@ class Job:
         self._spark, self._settings, self._run, self._kind = spark, settings, run, kind
         self._output, self._frame, self._console = output, frame, console
         self._files = list_input(str(settings.input.path), frame.inputFiles()) if kind == "files" else None
-        self._in_time: bool | None = None
+        self._warnings: list[str] = []
 
     def carry_out(self, stop: Stop) -> RunReport:
         """Score, and keep a report.
@@ -197,26 +202,24 @@ class Job:
         Raises:
             JobError: What ended it before its time, but for the deadline and a model that fails too often.
         """
-        warnings = self._look_at_files()
-        for warning in warnings:
-            self._console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
-        self._say_forecast(None)
+        self._look_at_files()
         status, error = self._score(stop)
-        report = self._report(status, warnings, error)
+        report = self._report(status, error)
         if isinstance(error, JobError) and status != "expired" and not isinstance(error, TooManyFailed):
-            with contextlib.suppress(OSError):  # a full disk has no room for a report either
+            with contextlib.suppress(JobError):  # a full disk has no room for a report either
                 self._output.write_report(self._run.run_id, report.as_dict())
             raise error
         self._output.write_report(self._run.run_id, report.as_dict())
         return report
 
     def _score(self, stop: Stop) -> tuple[Status, JobError | None]:
+        outlook = self._look_ahead()
         try:
-            with ProgressBar(self._spark, self._console, told=self._say_forecast) as bar:
+            with ProgressBar(self._spark, self._console, told=outlook.go_on) as bar:
                 if self._kind == "once":
                     score_once(self._frame, self._settings, self._run, listener=bar)
                 else:
-                    self._score_stream(bar, stop)
+                    self._score_stream(bar, stop, outlook.left_bytes)
             stop.check("interrupted")
             counts = add_up(increment.counts for increment in self._own())
             check_failed(counts, self._settings)
@@ -225,21 +228,26 @@ class Job:
         except JobError as error:
             if stop.is_set():
                 return "interrupted", Interrupted(f"interrupted; {self._what_stays()}", by=stop.by)
-            told = type(error)(f"{error}. {self._what_stays()}") if type(error) is JobError else error
-            return "failed", told
+            told = self._run.claim.fault() or error  # one that has lost its output was cancelled
+            return "failed", type(told)(f"{told}; {self._what_stays()}") if type(told) is JobError else told
         return ("expired" if counts.failed_by_code.get("expired") else "completed"), None
 
-    def _score_stream(self, bar: Listener, stop: Stop) -> None:
+    def _score_stream(self, bar: Listener, stop: Stop, left_bytes: int | None) -> None:
         score_stream(
             self._spark,
             self._settings,
             self._run,
             kind=self._kind,
             schema=self._frame.schema,
-            left=self._left_bytes(),
+            left=left_bytes,
             listener=bar,
             stop=stop,
         )
+
+    def _look_ahead(self) -> Outlook:
+        known = [increment for increment in self._output.increments() if not increment.is_retry]
+        left = self._unscored if self._files is not None else None
+        return Outlook(self._run.run_id, self._run.deadline, known, left, say=self._say, warn=self._warn)
 
     def _own(self) -> list[Increment]:
         return [increment for increment in self._output.increments() if increment.run_id == self._run.run_id]
@@ -251,64 +259,69 @@ class Job:
         rows = sum(increment.counts.rows for increment in own)
         return f"{len(own)} increments with {rows:,} rows are committed; the same command goes on from there"
 
-    def _report(self, status: Status, warnings: list[str], error: JobError | None) -> RunReport:
+    def _report(self, status: Status, error: JobError | None) -> RunReport:
         own = self._own()
-        ignored = [path for increment in own for path in increment.ignored_files]
-        if ignored:
-            self._console.print(f"[yellow]warning:[/] not readable, and left out: {name_some(ignored)}", soft_wrap=True)
-        return make_report(
+        report = make_report(
             self._settings,
             own,
             run_id=self._run.run_id,
             started_at=self._run.started_at,
             status=status,
             left=self._left(own),
-            warnings=warnings,
+            warnings=self._warnings,
             error=str(error) if error else None,
         )
+        if report.ignored_files:
+            ignored = name_some([path_of(uri) for uri in report.ignored_files])
+            self._show_warning(f"not readable, and left out: {ignored}")
+        if report.gone_files:
+            gone = name_some([path_of(uri) for uri in report.gone_files])
+            self._show_warning(f"gone before they were scored, and left out: {gone}")
+        return report
 
-    def _look_at_files(self) -> list[str]:
+    def _look_at_files(self) -> None:
+        """Warn of files that are not read, or not again."""
         if self._files is None:
-            return []
+            return
         source = self._settings.input
         filtered = any(key.lower() in _FILTERS for key in source.options)
-        unread = tell_unread(self._files, path=str(source.path), filtered=filtered)
-        return unread + tell_replaced(self._files, self._output.checkpoint().seen())
+        known = self._output.increments()
+        gone = [uri for increment in known for uri in increment.gone_files]
+        read = sorted((i.input_offset, i.began_ms) for i in known if i.input_offset is not None)
+        for warning in (
+            *tell_unread(self._files, path=str(source.path), filtered=filtered),
+            *tell_replaced(self._files, self._output.checkpoint().seen(), read),
+            *tell_back(self._files, gone),
+        ):
+            self._warn(warning)
 
     def _left(self, own: list[Increment]) -> dict[str, int]:
         """What is left for the next run."""
         left = {"expired_rows": sum(i.counts.failed_by_code.get("expired", 0) for i in own)}
         if self._files is not None:
-            files = self._unscored()
-            left |= {"files": len(files), "bytes": self._files.bytes_of(files)}
+            sizes = self._unscored()
+            left |= {"files": len(sizes), "bytes": sum(sizes.values())}
         return {name: value for name, value in left.items() if value}
 
-    def _left_bytes(self) -> int | None:
-        return None if self._files is None else self._files.bytes_of(self._unscored())
-
-    def _unscored(self) -> list[str]:
-        """Files in no committed increment."""
+    def _unscored(self) -> dict[str, int]:
+        """Sizes of the files in no committed increment."""
         if self._files is None:
-            return []
+            return {}
         checkpoint = self._output.checkpoint()
         scored = {i.number for i in self._output.increments() if not i.is_retry}
         over = checkpoint.offset_of(max(scored, default=-1))
         return self._files.left(file for file in checkpoint.seen() if file.offset <= over)
 
-    def _say_forecast(self, increment: Increment | None) -> str | None:
-        """Say whether the job will make its deadline, at the start and whenever that changes."""
-        left, deadline = self._left_bytes(), self._run.deadline
-        rate = bytes_per_s([i for i in self._output.increments() if not i.is_retry], self._run.run_id)
-        line = forecast(rate, left=left, now=datetime.now(UTC), deadline=deadline)
-        if line is None or deadline is None:
-            return None
-        in_time = "in time" in line
-        if in_time == self._in_time:
-            return None
-        self._in_time = in_time
-        if increment is None:
-            self._console.print(line, style="dim", soft_wrap=True)
-        return line
+    def _say(self, line: str) -> None:
+        self._console.print(escape(line), style="dim", soft_wrap=True)
+
+    def _warn(self, warning: str) -> None:
+        """Show a warning, and keep it for the report."""
+        self._warnings.append(warning)
+        self._show_warning(warning)
+
+    def _show_warning(self, warning: str) -> None:
+        self._console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
 
 
 _FILTERS = {"pathglobfilter", "modifiedbefore", "modifiedafter"}

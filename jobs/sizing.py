@@ -6,15 +6,18 @@ seconds, are far apart. How many bytes that is, earlier increments tell; the fir
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from jobs.input_files import name_some
 from jobs.output import Increment
 
 TARGET_S = 600.0
 SAMPLE_BYTES = 1 << 20
-_LEAST_S = 30.0  # less is not worth the ends of an increment, not even before a deadline
+LEAST_S = 30.0  # less is not worth the ends of an increment, not even before a deadline
 _RECENT = 3  # increments that tell today's rate
+_HUGE_BYTES = 1 << 30  # of text, this takes longer on any device
 
 
 def bytes_per_s(increments: Sequence[Increment], run_id: str | None = None) -> float | None:
@@ -42,7 +45,7 @@ def choose_bytes(rate: float | None, *, left_s: float | None) -> int:
     """
     if rate is None:
         return SAMPLE_BYTES
-    target_s = TARGET_S if left_s is None else max(_LEAST_S, min(TARGET_S, 0.8 * left_s))
+    target_s = TARGET_S if left_s is None else max(LEAST_S, min(TARGET_S, 0.8 * left_s))
     return max(1, int(rate * target_s))
 
 
@@ -71,6 +74,26 @@ def forecast(rate: float | None, *, left: int | None, now: datetime, deadline: d
     if need_s <= left_s:
         return f"{line}: in time for the deadline, {by}"
     return f"{line}: too long for the deadline, {by}; about {max(0.0, left_s) / need_s:.0%} of it will be scored"
+
+
+def tell_huge(sizes: Mapping[str, int], rate: float | None) -> str | None:
+    """A warning about files that are more than twice what an increment should hold, each alone; None if there is none.
+
+    Args:
+        sizes: Of the files that are still to be scored, in bytes.
+        rate: Bytes a second; where it is not known, only files that are too large for any device are told.
+    """
+    holds = rate * TARGET_S if rate else _HUGE_BYTES
+    huge = sorted((path for path, size in sizes.items() if size > 2 * holds), key=lambda path: -sizes[path])
+    if not huge:
+        return None
+    largest = sizes[huge[0]]
+    takes = f", about {_duration(largest / rate)} at the rate so far" if rate else ""
+    return (
+        f"too large for an increment of ten minutes: {name_some(huge)} (the largest: {largest / 1e6:,.1f} MB{takes}). "
+        "A file is never split, and a kill costs all that was scored of it; write it as "
+        f"{math.ceil(largest / holds):,} files or more, say by Spark's `repartition`"
+    )
 
 
 def _scored_share(increment: Increment) -> float:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
-from jobs.checkpoint import path_of
-from jobs.errors import SPARK_ERRORS, InputError, explain
+from jobs.errors import SPARK_ERRORS, InputError, unreadable_input
 from jobs.files import Folder
 from jobs.settings import InputSettings, Settings
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 FILE, FILE_SIZE = "_gristmill_file", "_gristmill_file_size"
 _STREAMING = ("delta", "iceberg")
 _FOREVER = "36500d"  # Spark leaves out files that are a week older than the newest, unless told otherwise
+_TELL_ALL = {"ignoreCorruptFiles": "false", "ignoreMissingFiles": "false"}  # whatever the session says
 _TABLE_BYTES = 1 << 30  # of an increment of a table, whose bytes nothing tells
 
 _GLOB = re.compile(r"[*?\[\]{}\\]")
@@ -53,25 +53,29 @@ def read_input(spark: SparkSession, settings: Settings, schema: StructType | Non
         frame = _load(spark, settings.input, schema)
         columns = frame.columns
     except SPARK_ERRORS as error:
-        raise InputError(f"cannot read the input: {explain(error)}") from error
+        raise unreadable_input(error) from error
     check_columns(columns, settings)
     return frame
 
 
 def read_files(spark: SparkSession, settings: Settings, schema: StructType, uris: list[str]) -> DataFrame:
-    """Some of the input's files, as `read_stream` reads them."""
-    source = settings.input
-    reader = spark.read.format(source.format).schema(schema).options(**source.options)
+    """Some of the input's files, by their URIs, with the columns that the job needs and where rows come from."""
+    from pyspark.sql import functions as F
+
     if not uris:
         return select_needed(spark.createDataFrame([], schema), settings)
-    if all("/" in path_of(uri)[len(str(source.path)) :] for uri in uris):  # else the path is the file itself
-        reader = reader.option("basePath", str(source.path))
+    reader = spark.read.format(settings.input.format).schema(schema).options(**_file_options(settings.input))
     paths = [_GLOB.sub(r"\\\g<0>", unquote(uri)) for uri in uris]  # to `load` a name is a pattern, and not encoded
-    return _with_file(reader.load(paths), settings)
+    return select_needed(
+        reader.load(paths),
+        settings,
+        F.col("_metadata.file_path").alias(FILE),
+        F.col("_metadata.file_size").alias(FILE_SIZE),
+    )
 
 
 def read_stream(spark: SparkSession, settings: Settings, schema: StructType, increment_bytes: int | None) -> DataFrame:
-    """The input as a stream of increments, with the columns that the job needs.
+    """The input as a stream of increments; of files, it only tells which they are (see `jobs.reading`).
 
     Args:
         spark: The session.
@@ -81,14 +85,13 @@ def read_stream(spark: SparkSession, settings: Settings, schema: StructType, inc
     """
     source = settings.input
     reader = spark.readStream.option("maxBytesPerTrigger", str(increment_bytes or _TABLE_BYTES))
-    reader = reader.options(**source.options)
+    reader = reader.options(**(_file_options(source) if source.is_files() else source.options))
     if source.table:
         return select_needed(reader.table(source.table), settings)
     reader = reader.format(source.format)
     if not source.is_files():
         return select_needed(reader.load(source.path), settings)
-    stream = reader.schema(schema).option("maxFileAge", _FOREVER).load(_as_directory(str(source.path)))
-    return _with_file(stream, settings)
+    return reader.schema(schema).option("maxFileAge", _FOREVER).load(_as_directory(str(source.path)))
 
 
 def select_needed(frame: DataFrame, settings: Settings, *more: Column) -> DataFrame:
@@ -139,17 +142,20 @@ def check_columns(columns: list[str], settings: Settings) -> None:
         )
 
 
+def _file_options(source: InputSettings) -> dict[str, Any]:
+    """Options of whatever reads the input's files.
+
+    Partitions are the directories below the path; of a pattern or a single file there are none, unless `basePath` is
+    among the options.
+    """
+    path = str(source.path)
+    below = {} if _GLOB.search(path) or Folder(path).is_file() else {"basePath": path}
+    return {**below, **source.options, **_TELL_ALL}
+
+
 def _as_directory(path: str) -> str:
     """A single file as a pattern that fits it alone: a stream is of a directory or of a pattern."""
     return f"{path[:-1]}[{path[-1]}]" if Folder(path).is_file() else path
-
-
-def _with_file(frame: DataFrame, settings: Settings) -> DataFrame:
-    from pyspark.sql import functions as F
-
-    return select_needed(
-        frame, settings, F.col("_metadata.file_path").alias(FILE), F.col("_metadata.file_size").alias(FILE_SIZE)
-    )
 
 
 def _provider(spark: SparkSession, table: str) -> str:

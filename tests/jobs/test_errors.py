@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from py4j.protocol import Py4JNetworkError
 
-from jobs.errors import explain
+from jobs.errors import BusyError, explain, pack_error, unpack_error, unreadable_input
 from udfs.errors import EngineError, ModelError, SpecError, UnsafeModelError
 
 
@@ -16,3 +17,14 @@ def test_an_executors_error_is_found_in_sparks_pages(kind: type[Exception]) -> N
 def test_the_deepest_cause_is_told() -> None:
     text = "Job aborted.\n\tat a\nCaused by: java.lang.Outer: x\n\tat b\nCaused by: java.io.IOException: No space left"
     assert explain(RuntimeError(text)) == "java.io.IOException: No space left"
+
+
+def test_an_error_keeps_its_exit_code_on_its_way_through_spark() -> None:
+    found = unpack_error(f"Traceback\n RuntimeError: {pack_error(BusyError('taken over'))}\n at org.apache")
+    assert isinstance(found, BusyError)
+    assert (found.exit_code, str(found)) == (2, "taken over")
+
+
+def test_an_input_is_not_to_blame_for_a_spark_that_was_killed() -> None:
+    assert unreadable_input(Py4JNetworkError("Answer from Java side is empty")).exit_code == 1
+    assert unreadable_input(ValueError("no such path")).exit_code == 2

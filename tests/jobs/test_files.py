@@ -10,11 +10,12 @@ from jobs.files import Folder, check_scheme
 
 @pytest.mark.parametrize("scheme", ["", "file:", "file://"])
 def test_a_file_is_written_whole_and_read_back(tmp_path: Path, scheme: str) -> None:
-    folder = Folder(f"{scheme}{tmp_path}/out")
+    folder = Folder(f"{scheme}{tmp_path}/06:00")  # a colon alone makes no scheme
     folder.write_json("a/b.json", {"x": "é"})
     assert folder.read_json("a/b.json") == {"x": "é"}
     assert folder.entries("a") == ["b.json"]
-    assert (tmp_path / "out" / "a" / "b.json").is_file()
+    assert (tmp_path / "06:00" / "a" / "b.json").is_file()
+    assert folder.read_all_json(["a/c.json", "a/b.json"]) == [None, {"x": "é"}]
 
 
 def test_delete_takes_files_and_directories_and_minds_nothing_that_is_gone(tmp_path: Path) -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs.errors import InputError, OutputError, TooManyFailed, UserError
+from jobs import reading
+from jobs.errors import BusyError, InputError, JobError, OutputError, TooManyFailed, UserError
+from jobs.files import Folder
+from jobs.lock import Lease
 from jobs.output import Output
 from jobs.retry import check_codes
 from jobs.score import check_report, retry, score
@@ -45,7 +50,7 @@ def _keys(spark: Any, out: Path, outcome: str = "succeeded") -> Counter[int]:
 def test_a_nightly_job_scores_what_is_new_and_tells_what_it_does_not_read(
     spark: Any, nightly: Callable[..., Settings], tmp_path: Path
 ) -> None:
-    _write(tmp_path / "in/one é%20.jsonl", (1, "a"), (2, "b"))
+    _write(tmp_path / "in/one {é}[1]%20.jsonl", (1, "a"), (2, "b"))
     _write(tmp_path / "in/two.jsonl", (3, "c"))
     os.utime(tmp_path / "in/two.jsonl", (86_400, 86_400))  # 1970
     first = score(nightly())
@@ -92,6 +97,47 @@ def test_a_file_that_cannot_be_read_fails_the_job_by_name_or_is_left_out_when_th
     assert [Path(name).name for name in report.ignored_files] == ["1%20x.parquet"]
     assert (report.rows, report.increments) == (2, 1)
     assert _keys(spark, tmp_path / "out") == Counter([0, 2])
+
+
+def test_a_file_that_is_taken_away_before_it_is_scored_is_told_and_the_others_are_scored(
+    spark: Any, nightly: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(3):
+        _write(tmp_path / f"in/{n}.jsonl", (n, "a"))
+    settings, count = nightly(input={"increment_bytes": 1 << 20}), reading.count
+    monkeypatch.setattr(reading, "count", lambda frame: replace(count(frame), rows=4))
+    with pytest.raises(JobError, match="increment 0 was read as 4 rows and written as 3, and is not committed"):
+        score(settings)  # it is planned, and not over
+    monkeypatch.undo()
+    (tmp_path / "in/1.jsonl").rename(tmp_path / "aside")
+    report = score(settings)
+    assert ([Path(name).name for name in report.gone_files], report.warnings) == (["1.jsonl"], [])
+    assert _keys(spark, tmp_path / "out") == Counter([0, 2])
+    (tmp_path / "aside").rename(tmp_path / "in/1.jsonl")
+    again = score(settings)
+    assert again.rows == 0
+    assert "1.jsonl; give them new names" in again.warnings[0]
+
+
+def test_a_driver_that_has_lost_its_output_to_another_one_commits_nothing_more(
+    nightly: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(3):
+        _write(tmp_path / f"in/{n}.jsonl", (n, "a"))
+    for name in ("is_local", "renames"):  # as on an object store
+        monkeypatch.setattr(Folder, name, property(lambda _: False))
+    monkeypatch.setattr("jobs.lock.Lease", functools.partial(Lease, settle_s=0, renew_s=60))
+    settings, write_rows = nightly(), Output.write_rows
+
+    def overtaken(self: Output, scored: Any, name: str) -> None:
+        write_rows(self, scored, name)
+        if name.endswith("1"):
+            Lease(self.folder, "_gristmill/lock")._renew()
+
+    monkeypatch.setattr(Output, "write_rows", overtaken)
+    with pytest.raises(BusyError, match="was taken over by process"):
+        score(settings)
+    assert [increment.number for increment in Output(settings).increments()] == [0]
 
 
 def test_a_broken_model_stops_the_job_after_the_increment_that_shows_it(

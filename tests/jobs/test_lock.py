@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -66,3 +67,33 @@ def test_of_two_drivers_that_find_a_lease_free_the_later_one_has_it(tmp_path: Pa
     first._renew()
     second._renew()
     assert [first.is_mine(), second.is_mine()] == [False, True]
+
+
+def test_a_driver_whose_lease_is_taken_over_is_told_at_once_and_may_not_commit(tmp_path: Path) -> None:
+    folder, told = Folder(str(tmp_path)), threading.Event()
+    with Lease(folder, "lock", told.set, renew_s=0.05, settle_s=0) as claim:
+        claim.check()
+        time.sleep(0.2)  # it is renewed
+        claim.check()
+        assert not told.is_set()
+        Lease(folder, "lock")._renew()
+        assert told.wait(5)
+        with pytest.raises(BusyError, match=r"was taken over by process \d+ on .* did not renew its lock in time"):
+            claim.check()
+    assert folder.exists("lock")  # it is the other driver's
+
+
+def test_a_lease_that_cannot_be_renewed_is_lost_when_it_ends_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, told = Folder(str(tmp_path)), threading.Event()
+    with Lease(folder, "lock", told.set, lease_s=0.6, renew_s=0.05, settle_s=0) as claim:
+        monkeypatch.setattr(folder, "read_json", _raise_os_error)  # a store that does not answer the renewer
+        assert not told.wait(0.3)
+        assert told.wait(5)
+        with pytest.raises(BusyError, match="could not be renewed"):
+            claim.check()
+
+
+def _raise_os_error(_: str) -> None:
+    raise OSError("no route to host")

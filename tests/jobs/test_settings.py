@@ -63,6 +63,7 @@ sparkk: {}
         ("score.text={{ 'x' }}", "reads no column"),
         ("input.table=t", "exactly one of path, table and query"),
         ("score.overflow=cut", "score.overflow"),
+        ("input.options={IgnoreMissingFiles: true}", "leaves files out in silence"),
     ],
 )
 def test_options_that_do_not_fit_together_are_refused(job: Path, override: str, told: str) -> None:

@@ -1,0 +1,74 @@
+"""What a run expects, kept up as increments are committed: whether it makes its deadline, which files are too large.
+
+It reads what was committed before once, and never again: a run of thousands of increments would do little else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from jobs.output import Increment
+from jobs.sizing import LEAST_S, bytes_per_s, forecast, tell_huge
+
+
+class Outlook:
+    """What can be said of the rest of a run.
+
+    Args:
+        run_id: The run.
+        deadline: Its deadline.
+        known: What was committed before, retries left out.
+        left: Sizes of the files that are in no committed increment now; None where nothing tells.
+        say, warn: Take a line for the user.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        deadline: datetime | None,
+        known: Sequence[Increment],
+        left: Callable[[], Mapping[str, int]] | None,
+        *,
+        say: Callable[[str], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._run_id, self._deadline, self._known, self._left = run_id, deadline, list(known), left
+        self._say, self._warn = say, warn
+        self._in_time: bool | None = None
+        self._judged_files = False
+        sizes = left() if left else {}
+        self.left_bytes = sum(sizes.values()) if left else None
+        self._judge_files(sizes)
+        self._judge_deadline()
+
+    def go_on(self, made: Increment) -> None:
+        """Take an increment into account that was committed."""
+        self._known.append(made)
+        if self.left_bytes is not None:
+            self.left_bytes = max(0, self.left_bytes - (made.input_bytes or 0))
+        if self._left and not self._judged_files and self._rate_of_long_ones():
+            self._judge_files(self._left())
+        self._judge_deadline()
+
+    def _rate_of_long_ones(self) -> float | None:
+        """By increments that say something about a large file: in a short one the model is loaded, above all."""
+        return bytes_per_s([i for i in self._known if i.seconds >= LEAST_S], self._run_id)
+
+    def _judge_files(self, sizes: Mapping[str, int]) -> None:
+        """Warn of files that are too large: at the start, and once more when the rate is known."""
+        rate = self._rate_of_long_ones()
+        self._judged_files = rate is not None
+        if warning := tell_huge(sizes, rate):
+            self._warn(warning)
+
+    def _judge_deadline(self) -> None:
+        """Say whether the deadline will be kept: as soon as it is known, and whenever that changes."""
+        if self._deadline is None:
+            return
+        rate = bytes_per_s(self._known, self._run_id)
+        line = forecast(rate, left=self.left_bytes, now=datetime.now(UTC), deadline=self._deadline)
+        if line is None or ("in time" in line) == self._in_time:
+            return
+        self._in_time = "in time" in line
+        self._say(line)
