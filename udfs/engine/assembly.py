@@ -104,7 +104,7 @@ def _assemble_writer(
     if isinstance(writer, EncoderDecoder):
         tokens = spec.max_batch_tokens or _WRITING_TOKENS[on_cuda]
         return _run(writer, Budget(tokens, tokens // 4), start_at, lanes, threads, make_journal)
-    shell = _Shell(f"{name}/packed")
+    shell = Shell(f"{name}/packed")
     budget = Budget(writer[0].max_sequences, 1)
     _start_at(budget, start_at)
     scheduler = Scheduler(budget, pad_multiple=0, lanes=len(writer), singly=True)
@@ -136,7 +136,7 @@ def _start_at(budget: Budget, tokens: int) -> None:
 
 
 @dataclass
-class _Shell:
+class Shell:
     """What a decoder's lane shows for a model; it steps, and runs no micro-batches."""
 
     name: str
