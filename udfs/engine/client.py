@@ -7,7 +7,7 @@ import itertools
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import numpy as np
@@ -20,6 +20,7 @@ from udfs.engine.scheduler import FAULTY, FINE, TOO_LARGE
 from udfs.engine.wire import Answer
 from udfs.errors import DEVICE_FAULT, EXPIRED, OUT_OF_MEMORY, EngineError, RowError
 from udfs.generation.written import Written
+from udfs.spec import GENERATING
 
 LATE = -1  # of an item that was not answered before the deadline
 ERRORS: dict[int, RowError] = {TOO_LARGE: OUT_OF_MEMORY, FAULTY: DEVICE_FAULT, LATE: EXPIRED}
@@ -97,11 +98,19 @@ class Ticket:
 
 @dataclass(frozen=True)
 class _Sent:
-    """A parcel that is not answered yet: whose window's, which of its items, and whether each is to run alone."""
+    """A parcel that is not answered yet.
+
+    Args:
+        ticket: Whose window's.
+        indices: Which of its items.
+        alone: Each is to run alone.
+        suspected: They were running when an engine died.
+    """
 
     ticket: Ticket
     indices: np.ndarray
     alone: bool = False
+    suspected: bool = False
 
 
 class LateError(Exception):
@@ -268,6 +277,8 @@ class EngineClient:
             rest = ~(known | running)
             sent.ticket.put_fault(sent.indices[known], FAULTY, dead.ready.name)
             if running.any():
-                self._remember(_Sent(sent.ticket, sent.indices[running], alone=True))
+                # Answers that are written one by one take many times as long: only where a second engine has died.
+                alone = sent.suspected or self._engine.spec.task not in GENERATING
+                self._remember(replace(sent, indices=sent.indices[running], alone=alone, suspected=True))
             if rest.any():
-                self._remember(_Sent(sent.ticket, sent.indices[rest], alone=sent.alone))
+                self._remember(replace(sent, indices=sent.indices[rest]))
