@@ -129,6 +129,7 @@ def attend_cached(
     sliding_window: int | None = None,
     softcap: float | None = None,
     step: Step | None = None,
+    s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Put new keys and values into the cache, and attend to all that each sequence has there.
@@ -141,6 +142,7 @@ def attend_cached(
         sliding_window: A token sees those before it at a distance below it; None sees all.
         softcap: Bounds the products by a tanh.
         step: Which sequences the tokens belong to.
+        s_aux: None; attention with sinks is not known here.
 
     Returns:
         (1, T, heads, D), and None for the weights, which nobody makes.
@@ -150,6 +152,8 @@ def attend_cached(
     """
     if step is None or attention_mask is not None or query.shape[0] != 1:
         raise ValueError("attention over the cache was given no step, or a padded batch")
+    if s_aux is not None:
+        raise ValueError("attention with sinks")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
     keys, values = step.arena.layer(module.layer_idx, k)  # type: ignore[arg-type]
