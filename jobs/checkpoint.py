@@ -64,8 +64,14 @@ class Checkpoint:
         return max((int(n) for n in self._folder.entries(f"{self._name}/commits") if n.isdigit()), default=-1)
 
     def files_of(self, batch: int) -> list[SeenFile]:
-        """The files of one batch."""
+        """The files of one batch that is planned.
+
+        Raises:
+            FileNotFoundError: The checkpoint does not tell; a guess would lose rows or score them twice.
+        """
         first, last = self.offset_of(batch - 1), self.offset_of(batch)
+        if last < 0 or (batch > 0 and first < 0):
+            raise FileNotFoundError(f"{self._folder / self._name} does not tell which files it is made of")
         return [file for file in self.seen() if first < file.offset <= last]
 
     def offset_of(self, batch: int) -> int:

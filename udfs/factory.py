@@ -345,7 +345,7 @@ def make_starter(spec: ScoreSpec) -> Any:
         threading.Thread(target=_start_quietly, args=(spec,), kwargs=_whereabouts(), daemon=True).start()
         return ""
 
-    return F.udf(start)
+    return F.udf(start, useArrow=False)  # unless told, Spark guesses by the type hints, and warns
 
 
 def _start_quietly(spec: ScoreSpec, *, gpu: str | None, executor: Executor) -> None:
