@@ -17,6 +17,8 @@ from udfs.engine.wire import make_answer
 from udfs.executor import usable_cores
 from udfs.spec import ScoreSpec
 
+_CLOSE_S = 30.0  # for the micro-batches that run
+
 
 class LocalEngine:
     """A loaded model with its lanes in this process, answering one caller.
@@ -44,6 +46,7 @@ class LocalEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._scheduler.close()
+        self.runner.join(_CLOSE_S)
 
     def submit(self, items: Items) -> Ticket:
         """Queue a window's items."""

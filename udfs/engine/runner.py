@@ -74,8 +74,18 @@ class Runner:
         self._widest = 0  # of what has gone through
         self._began: dict[int, float] = {}
         self._broke_at = math.inf
-        for lane in range(lanes):
-            threading.Thread(target=self._run_lane, args=(lane,), name=f"gristmill-lane-{lane}", daemon=True).start()
+        self._lanes = [
+            threading.Thread(target=self._run_lane, args=(lane,), name=f"gristmill-lane-{lane}", daemon=True)
+            for lane in range(lanes)
+        ]
+        for thread in self._lanes:
+            thread.start()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the lanes of a closed scheduler: one that computes as the process ends may abort it."""
+        until = time.monotonic() + timeout_s
+        for thread in self._lanes:
+            thread.join(max(0.0, until - time.monotonic()))
 
     def slowest_s(self) -> float:
         """Seconds since the oldest of the running micro-batches began; 0 when none runs."""

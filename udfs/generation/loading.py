@@ -51,6 +51,11 @@ def load_writer(spec: ScoreSpec, plan: DevicePlan, *, name: str, lanes: int) -> 
 
 def _load_encoder_decoder(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan, name: str) -> EncoderDecoder:
     model = load_transformer("AutoModelForSeq2SeqLM", files, device=plan.device, precision=plan.precision)
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions and spec.max_new_tokens >= positions:
+        raise ModelError(
+            f"max_new_tokens is {spec.max_new_tokens}, but model {files.name!r} writes at most {positions - 1} tokens"
+        )
     return EncoderDecoder(
         model,
         _make_picker(spec, files, model, penalty=1.0),  # its own processors penalize

@@ -15,7 +15,8 @@ from udfs.spec import ScoreSpec
 if TYPE_CHECKING:
     from torch import Tensor
 
-_TAIL_TOKENS = 8  # besides one for each character of a stop string
+_TAIL_TOKENS = 8
+_TOKENS_A_CHARACTER = 4  # at most: one for each of its bytes
 
 
 @dataclass(eq=False)
@@ -56,7 +57,7 @@ class Picker:
 
     def __init__(self, spec: ScoreSpec, *, ends: frozenset[int], tokenizer: Any, penalty: float = 1.0) -> None:
         self._spec, self._ends, self._tokenizer, self._penalty = spec, ends, tokenizer, penalty
-        self._tail = _TAIL_TOKENS + max(map(len, spec.stop), default=0)
+        self._tail = _TAIL_TOKENS + _TOKENS_A_CHARACTER * max(map(len, spec.stop), default=0)
         self._grammar = Grammar(spec, tokenizer, ends) if spec.json_schema or spec.choices else None
 
     def begin(self, owner: Any, prompt: np.ndarray) -> Sequence:
