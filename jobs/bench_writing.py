@@ -85,7 +85,7 @@ def run_writing_bench(
     with LocalEngine(spec) as engine:
         engine.forward(items.take(np.arange(min(8, len(items)))))
         precision = engine.model.name.split("/")[1]
-        ways = [Way("gristmill", lambda: _write(engine, items)), *_others(spec, files, items, precision, console)]
+        ways = [Way("gristmill", lambda: _write(engine, items)), *_others(spec, files, items, precision)]
         seconds, written = _time_rounds(ways, rounds, console)
     figures = _make_figures(seconds, written)
     console.print(_make_table(figures))
@@ -109,7 +109,7 @@ def _write(engine: LocalEngine, items: Items) -> list[int]:
     return [len(answer.ids) if answer else 0 for answer in engine.forward(items).written or []]
 
 
-def _others(spec: ScoreSpec, files: ModelFiles, items: Items, precision: str, console: Console) -> list[Way]:
+def _others(spec: ScoreSpec, files: ModelFiles, items: Items, precision: str) -> list[Way]:
     import torch
 
     device = "cuda:0" if torch.cuda.is_available() else "cpu"

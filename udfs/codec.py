@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from udfs.errors import ModelError
 from udfs.models import ModelFiles
 from udfs.tokenizing import load_backend
 
@@ -68,18 +67,9 @@ class TransformersCodec:
     """A translator's tokenizer, as transformers has it."""
 
     def __init__(self, files: ModelFiles, source_lang: str | None = None) -> None:
-        from udfs.loading import quiet_transformers
+        from udfs.loading import load_tokenizer
 
-        quiet_transformers()
-        from transformers import AutoTokenizer
-
-        try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(
-                files.transformer, local_files_only=True, trust_remote_code=False
-            )
-        except (OSError, ValueError, ImportError, AttributeError, KeyError, TypeError) as error:
-            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"model {files.name!r}: its tokenizer does not load: {first_line}") from error
+        self._tokenizer: Any = load_tokenizer(files)
         if source_lang is not None:
             self._tokenizer.src_lang = source_lang
 

@@ -73,6 +73,21 @@ def load_transformer(
     return prepack(model) if packed and (device, precision) == ("cpu", "bfloat16") else model
 
 
+def load_tokenizer(files: ModelFiles) -> Any:
+    """transformers' tokenizer of a checked model, without a network and without code of the model's own.
+
+    Raises:
+        ModelError: It does not load.
+    """
+    quiet_transformers()
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(files.transformer, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, ImportError, AttributeError, KeyError, TypeError) as error:
+        raise ModelError(f"model {files.name!r}: its tokenizer does not load: {_first_line(error)}") from error
+
+
 def choose_attention(files: ModelFiles, device: str) -> str:
     """The fastest attention: fused, but on a CPU with short items plain matrix products.
 

@@ -63,19 +63,25 @@ class Ticket:
 
     def put(self, indices: np.ndarray, answer: Answer, engine: str) -> None:
         """Items of the window are answered."""
-        per_token = answer.offsets is not None
-        if answer.written is not None:
-            self._written = self._written or [None] * len(self.items)
-            for place, written in zip(indices.tolist(), answer.written, strict=True):
-                self._written[place] = written
-        elif not self._values.shape[1]:
-            rows = len(self.items.ids) if per_token else len(self.items)
-            self._values = np.full((rows, answer.values.shape[1]), np.nan, dtype=np.float32)
         if answer.written is None:
-            self._values[token_places(self.items.offsets, indices)[0] if per_token else indices] = answer.values
+            self._put_values(indices, answer)
+        else:
+            self._put_written(indices, answer.written)
         self._padded[indices] = answer.padded
         self._faults[indices] = answer.faults
         self._settle(indices, engine)
+
+    def _put_values(self, indices: np.ndarray, answer: Answer) -> None:
+        per_token = answer.offsets is not None
+        if not self._values.shape[1]:
+            rows = len(self.items.ids) if per_token else len(self.items)
+            self._values = np.full((rows, answer.values.shape[1]), np.nan, dtype=np.float32)
+        self._values[token_places(self.items.offsets, indices)[0] if per_token else indices] = answer.values
+
+    def _put_written(self, indices: np.ndarray, written: list[Written | None]) -> None:
+        self._written = self._written or [None] * len(self.items)
+        for place, answer in zip(indices.tolist(), written, strict=True):
+            self._written[place] = answer
 
     def put_fault(self, indices: np.ndarray, fault: int, engine: str) -> None:
         """Items of the window have failed without an answer."""

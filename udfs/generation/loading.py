@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from typing import Any
 
@@ -17,7 +16,7 @@ from udfs.generation.cache import Arena
 from udfs.generation.decoding import Decoder
 from udfs.generation.encoder_decoder import EncoderDecoder
 from udfs.generation.picking import Picker
-from udfs.loading import load_transformer, quiet_transformers
+from udfs.loading import load_tokenizer, load_transformer
 from udfs.models import ModelFiles, open_model
 from udfs.precision import DevicePlan
 from udfs.prepacking import prepack
@@ -78,14 +77,24 @@ def _load_decoders(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan, lanes: 
     on_cuda = plan.device.startswith("cuda")
     sequences = max(1, (_CUDA_SEQUENCES if on_cuda else _CPU_SEQUENCES) // lanes)
     longest = resolve_prompt_tokens(files, spec) + spec.max_new_tokens
-    make = functools.partial(Decoder, model, device=plan.device, max_new_tokens=spec.max_new_tokens)
     step_tokens = spec.max_batch_tokens or (_CUDA_STEP_TOKENS if on_cuda else _CPU_STEP_TOKENS)
     _check_cache(files, model, plan, wanted)
     room = min(sequences * (longest + 64), _tokens_that_fit(model.config.get_text_config(), plan) // lanes)
     if room < longest:
         print(f"gristmill: the cache holds {room} tokens; a text of {longest} has no room in it", file=sys.stderr)
     picker = _make_picker(spec, files, model, penalty=model.generation_config.repetition_penalty or 1.0)
-    return [make(picker, Arena(room), max_sequences=sequences, step_tokens=step_tokens) for _ in range(lanes)]
+    return [
+        Decoder(
+            model,
+            picker,
+            Arena(room),
+            device=plan.device,
+            max_new_tokens=spec.max_new_tokens,
+            max_sequences=sequences,
+            step_tokens=step_tokens,
+        )
+        for _ in range(lanes)
+    ]
 
 
 def _make_picker(spec: ScoreSpec, files: ModelFiles, model: Any, *, penalty: float) -> Picker:
@@ -103,22 +112,6 @@ def find_ends(model: Any) -> frozenset[int]:
     if told is None:
         told = model.config.get_text_config().eos_token_id
     return frozenset([told] if isinstance(told, int) else told or ())
-
-
-@functools.lru_cache(maxsize=4)
-def load_tokenizer(files: ModelFiles) -> Any:
-    """transformers' tokenizer of a checked model, without a network and without code of the model's own.
-
-    Raises:
-        ModelError: It has none.
-    """
-    quiet_transformers()
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(files.transformer, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, ImportError, AttributeError, KeyError) as error:
-        raise ModelError(f"model {files.name!r} has no tokenizer that loads: {error}") from error
 
 
 def _tokens_that_fit(config: Any, plan: DevicePlan) -> int:

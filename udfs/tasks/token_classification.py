@@ -85,6 +85,7 @@ class TokenClassification:
         return self.tokenizer(texts)
 
     def load(self, device: str, precision: str, make_batch: BatchMaker) -> Forward:
+        """Returns a function to (t, labels) logits, a row a real token."""
         model = load_transformer(
             "AutoModelForTokenClassification",
             self._files,
