@@ -29,6 +29,7 @@ from jobs.errors import UserError
 from jobs.floor import Arithmetic, count_arithmetic, measure_peak
 from jobs.settings import Settings
 from jobs.shapes import make_shape
+from udfs.answering import answer_texts
 from udfs.batching import cut_windows
 from udfs.engine.local import LocalEngine
 from udfs.engine.runner import plan_lanes
@@ -171,7 +172,7 @@ def _run_job(engine: LocalEngine, windows: list[pa.Array], spec: ScoreSpec, task
         with clock.time("wait"):
             outputs = engine.collect(ticket)
         with clock.time("answer"):
-            finish(ready, outputs, task)
+            finish(ready, answer_texts(ready.tokenized, outputs, task), task)
 
     in_flight: deque[Any] = deque()
     with _timed_forward(engine, clock):

@@ -18,6 +18,7 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveInt,
     ValidationError,
     model_validator,
@@ -27,7 +28,7 @@ from jobs.deadlines import Deadline, parse_deadline
 from jobs.errors import SettingsError
 from udfs.asking import question_columns
 from udfs.errors import SpecError
-from udfs.spec import Aggregation, Overflow, Precision, ScoreSpec, TaskName
+from udfs.spec import Aggregation, ChunkPooling, Overflow, Precision, ScoreSpec, TaskName
 from udfs.templating import is_template, template_columns
 
 FILE_FORMATS = frozenset({"parquet", "json", "csv", "text", "orc", "avro", "xml", "binaryfile"})
@@ -110,6 +111,8 @@ class ScoreSettings(_Section):
     choices: list[str] = []
     max_tokens: PositiveInt | None = None
     overflow: Overflow = "truncate"
+    chunk_overlap: NonNegativeInt = 0
+    chunk_pooling: ChunkPooling = "mean"
     precision: Precision = "auto"
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -143,27 +144,34 @@ def token_places(offsets: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, 
     return np.repeat(offsets[indices] - taken[:-1], lengths) + np.arange(int(taken[-1])), taken
 
 
-def mean_by_unit(outputs: np.ndarray, weights: np.ndarray, units: np.ndarray) -> np.ndarray:
-    """Average the outputs of each unit's items, weighted by their tokens.
+def pool_by_unit(
+    outputs: np.ndarray, weights: np.ndarray, units: np.ndarray, *, how: Literal["mean", "max"] = "mean"
+) -> np.ndarray:
+    """One output a unit: the mean of its items' outputs, weighted by their tokens, or the largest of each number.
 
     Args:
         outputs: (N, D) float32, one row an item.
         weights: (N,) tokens an item.
         units: (U + 1,) where each unit's items begin.
+        how: `mean` or `max`.
 
     Returns:
-        (U, D) float32; NaN for a unit without items.
+        (U, D) float32; zeros for a unit without items.
     """
     counts = np.diff(units)
     if len(outputs) == len(counts) and (counts == 1).all():
         return outputs
-    means = np.full((len(counts), outputs.shape[1]), np.nan, dtype=np.float32)
+    pooled = np.zeros((len(counts), outputs.shape[1]), dtype=np.float32)
     filled = np.flatnonzero(counts)
-    if len(filled):
-        starts = units[:-1][filled]
+    if not len(filled):
+        return pooled
+    starts = units[:-1][filled]
+    if how == "max":
+        pooled[filled] = np.maximum.reduceat(outputs, starts, axis=0)
+    else:
         total = np.add.reduceat(outputs * weights[:, None], starts, axis=0)
-        means[filled] = total / np.add.reduceat(weights, starts)[:, None]
-    return means
+        pooled[filled] = total / np.add.reduceat(weights, starts)[:, None]
+    return pooled
 
 
 def sum_by_unit(values: np.ndarray, units: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from udfs.models import ModelFiles
+from udfs.splitting import Splitter
 from udfs.tokenizing import load_backend
 
 # Tokenizers of these wear a source language, or have a vocabulary for each side: only transformers' own know how.
@@ -28,6 +29,10 @@ class Codec(Protocol):
 
     def token_ends(self, text: str) -> list[int]:
         """Where each token of a text ends, in characters."""
+        ...
+
+    def make_splitter(self, room: int, *, overlap: int) -> Splitter:
+        """What cuts texts into chunks of so many tokens."""
         ...
 
     def show(self, ids: np.ndarray) -> str:
@@ -62,6 +67,9 @@ class FastCodec:
     def token_ends(self, text: str) -> list[int]:
         return [end for _, end in self._backend.encode(text, add_special_tokens=False).offsets]
 
+    def make_splitter(self, room: int, *, overlap: int) -> Splitter:
+        return Splitter(self._backend, room=room, overlap=overlap)
+
 
 class TransformersCodec:
     """A translator's tokenizer, as transformers has it."""
@@ -92,5 +100,11 @@ class TransformersCodec:
         if self._tokenizer.is_fast:
             told = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
             return [end for _, end in told]
-        count = len(self.encode([text], special=False)[0])
+        count = self._count(text)
         return [len(text) * (i + 1) // count for i in range(count)]
+
+    def make_splitter(self, room: int, *, overlap: int) -> Splitter:
+        return Splitter(self._count, room=room, overlap=overlap)
+
+    def _count(self, text: str) -> int:
+        return len(self.encode([text], special=False)[0])

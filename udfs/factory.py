@@ -23,7 +23,7 @@ from udfs.engine.process import reach_engine
 from udfs.errors import GristmillError
 from udfs.executor import Executor, executor_of, find_executor
 from udfs.scoring import output_type, score
-from udfs.spec import Aggregation, Overflow, Precision, ScoreSpec
+from udfs.spec import Aggregation, ChunkPooling, Overflow, Precision, ScoreSpec
 
 _HAS_ARROW_UDF = hasattr(F, "arrow_udf")
 
@@ -35,6 +35,7 @@ def embed(
     revision: str | None = None,
     max_tokens: int | None = None,
     overflow: Overflow = "truncate",
+    chunk_overlap: int = 0,
     precision: Precision = "auto",
 ) -> Any:
     """A UDF that gives each text its embedding.
@@ -44,7 +45,8 @@ def embed(
         text: Jinja2 template over the fields of a struct; without it, call the UDF on a string column.
         revision: Commit of a hub id.
         max_tokens: Longest text in tokens; None takes the model's own limit.
-        overflow: `truncate` a longer text, read it in chunks (`chunk`) and average, or `fail` its row.
+        overflow: `truncate` a longer text, `fail` its row, or average over `chunk`s that end where sentences do.
+        chunk_overlap: Tokens of a chunk that the next one may repeat.
         precision: `auto` takes the fastest that the hardware multiplies.
 
     Returns:
@@ -63,6 +65,7 @@ def embed(
             revision=revision,
             max_tokens=max_tokens,
             overflow=overflow,
+            chunk_overlap=chunk_overlap,
             precision=precision,
         )
     )
@@ -75,9 +78,14 @@ def classify(
     revision: str | None = None,
     max_tokens: int | None = None,
     overflow: Overflow = "truncate",
+    chunk_overlap: int = 0,
+    chunk_pooling: ChunkPooling = "mean",
     precision: Precision = "auto",
 ) -> Any:
-    """A UDF that gives each text one of the labels that a classifier was trained on; arguments as `embed`.
+    """A UDF that gives each text one of the labels that a classifier was trained on; other arguments as `embed`.
+
+    Args:
+        chunk_pooling: What counts of a text in chunks: each label's `mean` score, or its largest (`max`).
 
     Returns:
         A UDF from string or struct to struct<label string, score float, scores map<string,float>, error, usage,
@@ -91,6 +99,8 @@ def classify(
             revision=revision,
             max_tokens=max_tokens,
             overflow=overflow,
+            chunk_overlap=chunk_overlap,
+            chunk_pooling=chunk_pooling,
             precision=precision,
         )
     )
@@ -106,9 +116,11 @@ def zero_shot(
     revision: str | None = None,
     max_tokens: int | None = None,
     overflow: Overflow = "truncate",
+    chunk_overlap: int = 0,
+    chunk_pooling: ChunkPooling = "mean",
     precision: Precision = "auto",
 ) -> Any:
-    """A UDF that gives each text one of your labels; other arguments as `embed`.
+    """A UDF that gives each text one of your labels; other arguments as `classify`.
 
     Args:
         model: An NLI model, which weighs "This example is LABEL.", or a sentence-embedding model, which compares
@@ -131,6 +143,8 @@ def zero_shot(
             revision=revision,
             max_tokens=max_tokens,
             overflow=overflow,
+            chunk_overlap=chunk_overlap,
+            chunk_pooling=chunk_pooling,
             precision=precision,
         )
     )
@@ -248,12 +262,15 @@ def summarize(
     revision: str | None = None,
     max_tokens: int | None = None,
     overflow: Overflow = "truncate",
+    chunk_overlap: int = 0,
     precision: Precision = "auto",
 ) -> Any:
     """A UDF that gives each text its summary, by an encoder-decoder or by a chat; other arguments as `generate`.
 
     Args:
         text: Jinja2 template over the fields of a struct; without it, call the UDF on a string column.
+        overflow: With `chunk`, chunks of a longer text are summarized, and then their summaries.
+        chunk_overlap: Tokens of a chunk that the next one may repeat.
 
     Returns:
         A UDF from string or struct to struct<text string, finish_reason string, error, usage, truncated, engine>.
@@ -268,6 +285,7 @@ def summarize(
             revision=revision,
             max_tokens=max_tokens,
             overflow=overflow,
+            chunk_overlap=chunk_overlap,
             precision=precision,
         )
     )
@@ -292,6 +310,7 @@ def translate(
         target_lang: As the model calls it: `deu_Latn` of NLLB, `de_DE` of mBART, `de` of M2M; of T5 and of chats, `de`
             or `German`. A Marian model for one pair needs none.
         source_lang: Likewise; NLLB, mBART, M2M and T5 need it.
+        overflow: With `chunk`, the translations of a longer text's chunks are joined.
 
     Returns:
         A UDF as `summarize`.

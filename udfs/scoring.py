@@ -15,20 +15,20 @@ from typing import Protocol, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from udfs.answering import Answered, answer_texts
 from udfs.asking import make_asker
-from udfs.batching import Items, cut_windows, find_duplicates, mean_by_unit, sum_by_unit
-from udfs.engine.client import ERRORS, LATE, EngineClient, Outputs, Ticket
+from udfs.batching import Items, cut_windows, find_duplicates
+from udfs.engine.client import EngineClient, Outputs, Ticket
 from udfs.engine.home import EngineId
-from udfs.errors import EMPTY_INPUT, EXPIRED, INPUT_TOO_LONG, NOT_FINITE, EngineError, RowError
+from udfs.errors import EXPIRED, RowError
 from udfs.executor import Executor, executor_of
-from udfs.generation.written import BROKEN, Written
 from udfs.models import open_model
 from udfs.results import join_result, result_type
 from udfs.spec import ScoreSpec
 from udfs.tasks import Task, make_task
 from udfs.tasks.text_generation import TextGeneration
 from udfs.templating import read_texts
-from udfs.tokenizing import Spans
+from udfs.tokenizing import Tokenized
 
 T = TypeVar("T")
 _WINDOWS_IN_FLIGHT = 2  # the engine has the next one when it is done with one
@@ -50,19 +50,20 @@ class Prepared:
         rows: Number of rows.
         text_of_row: (R,) int64, which distinct text a row has; -1 where it failed before.
         failures: Row number -> what is wrong with it.
-        items: The distinct texts' tokens.
-        units: (U + 1,) where each unit's items begin; text t owns `units_per_text` units from t * units_per_text on.
+        tokenized: The distinct texts; text t owns `units_per_text` units from t * units_per_text on.
         truncated: (N,) bool for each distinct text.
-        spans: Where the tokens stand in the texts, for a task that answers by token.
     """
 
     rows: int
     text_of_row: np.ndarray
     failures: dict[int, RowError]
-    items: Items
-    units: np.ndarray
+    tokenized: Tokenized
     truncated: np.ndarray
-    spans: Spans | None = None
+
+    @property
+    def items(self) -> Items:
+        """What goes to the engine."""
+        return self.tokenized.items
 
 
 def score(
@@ -100,7 +101,16 @@ def score_with(client: Client, batches: Iterable[pa.Array], spec: ScoreSpec) -> 
 
 
 def _collect(client: Client, prepared: Prepared, ticket: Ticket, task: Task) -> pa.StructArray:
-    return finish(prepared, client.collect(ticket), task)
+    return finish(prepared, answer(client, prepared.tokenized, ticket, task), task)
+
+
+def answer(client: Client, tokenized: Tokenized, ticket: Ticket, task: Task) -> Answered:
+    """Wait for the answers to some texts, and ask on where the task has more to ask about them."""
+    answered = answer_texts(tokenized, client.collect(ticket), task)
+    more = task.ask_on(answered, tokenized) if isinstance(task, TextGeneration) else None
+    if more is None:
+        return answered
+    return answered.go_on(more.texts, answer(client, more.tokenized, client.submit(more.tokenized.items), task))
 
 
 def output_type(spec: ScoreSpec) -> pa.StructType:
@@ -130,117 +140,31 @@ def prepare(window: pa.Array, spec: ScoreSpec, task: Task) -> Prepared:
     texts, text_of_row = find_duplicates(read.texts, dedupe=spec.dedupe)
     tokenized = task.tokenize(texts.to_pylist())
     truncated = np.logical_or.reduce(tokenized.truncated.reshape(len(texts), task.units_per_text), axis=1)
-    return Prepared(
-        len(window), text_of_row, read.failures, tokenized.items, tokenized.units, truncated, tokenized.spans
-    )
+    return Prepared(len(window), text_of_row, read.failures, tokenized, truncated)
 
 
 def _expire(window: pa.Array, task: Task) -> Prepared:
     """A window that comes too late: all of its rows fail, nothing of it is for the engine."""
     none, rows = task.tokenize([]), len(window)
     failures = dict.fromkeys(range(rows), EXPIRED)
-    return Prepared(rows, np.full(rows, -1), failures, none.items, none.units, np.zeros(0, dtype=bool))
+    return Prepared(rows, np.full(rows, -1), failures, none, np.zeros(0, dtype=bool))
 
 
-def finish(prepared: Prepared, outputs: Outputs, task: Task) -> pa.StructArray:
-    """Bring the engine's outputs back into rows.
-
-    Raises:
-        EngineError: Outputs and items do not match, so that an answer could land in the wrong row.
-    """
-    items, units, count = prepared.items, prepared.units, len(prepared.truncated)
-    answered = outputs.values.shape[1] > 0
-    expected = len(items.ids) if task.per_token and answered else len(items)
-    if len(outputs.values) != expected:
-        raise EngineError(f"{len(outputs.values)} outputs for {expected} items")
-    text_errors = _text_errors(prepared, outputs, task)
-    written = _written_by_item(prepared, outputs) if task.generates else None
-    if written is not None and isinstance(task, TextGeneration):
-        answers = task.read(_by_unit(written, units))
-        fields, text_errors = answers.columns, {**answers.failures, **_broken(written, prepared, task), **text_errors}
-    else:
-        fields = _columns(prepared, outputs, task) if answered else [pa.nulls(count, f.type) for f in task.fields]
-    failures = {**prepared.failures, **_spread(text_errors, prepared.text_of_row)}
-    sent = np.where(outputs.faults == LATE, 0, items.lengths)
-    cost = {"input_tokens": sent, "padded_tokens": outputs.padded_tokens, **_written_tokens(written, len(items))}
-    per_text = {name: sum_by_unit(tokens, units) for name, tokens in cost.items()}
+def finish(prepared: Prepared, answered: Answered, task: Task) -> pa.StructArray:
+    """Spread what became of distinct texts over the rows that have them."""
+    failures = {**prepared.failures, **_spread(answered.errors, prepared.text_of_row)}
     return join_result(
         task.fields,
-        fields,
+        answered.columns,
         text_of_row=prepared.text_of_row,
         failures=failures,
         truncated=prepared.truncated,
-        usage={name: v.reshape(count, task.units_per_text).sum(axis=1) for name, v in per_text.items()},
-        engines=outputs.engines,
-        engine_of=_first_of_each_text(outputs.engine_of, prepared, task),
+        usage=answered.usage,
+        engines=answered.engines,
+        engine_of=answered.engine_of,
     )
 
 
 def _spread(errors: dict[int, RowError], text_of_row: np.ndarray) -> dict[int, RowError]:
     """What is wrong with distinct texts, by the rows that have them."""
     return {row: errors[text] for row, text in enumerate(text_of_row.tolist()) if text in errors} if errors else {}
-
-
-def _written_by_item(prepared: Prepared, outputs: Outputs) -> list[Written | None]:
-    """What was written to each item; nothing where it has a fault, or none was answered."""
-    written = outputs.written or [None] * len(prepared.items)
-    if len(written) != len(prepared.items):
-        raise EngineError(f"{len(written)} answers to {len(prepared.items)} items")
-    return [None if fault else answer for answer, fault in zip(written, outputs.faults.tolist(), strict=True)]
-
-
-def _by_unit(written: list[Written | None], units: np.ndarray) -> list[Written | None]:
-    """The answer to each unit's one item; none to a unit without."""
-    return [
-        written[start] if stop > start else None
-        for start, stop in zip(units[:-1].tolist(), units[1:].tolist(), strict=True)
-    ]
-
-
-def _broken(written: list[Written | None], prepared: Prepared, task: Task) -> dict[int, RowError]:
-    broken = np.array([item for item, answer in enumerate(written) if answer and answer.finish == BROKEN], dtype=int)
-    return {int(text): NOT_FINITE for text in _texts_of(broken, prepared, task.units_per_text)}
-
-
-def _written_tokens(written: list[Written | None] | None, items: int) -> dict[str, np.ndarray]:
-    """(N,) tokens that were written, and those that had been computed before, for each item."""
-    output, cached = np.zeros((2, items), dtype=np.int64)
-    for item, answer in enumerate(written or []):
-        if answer:
-            output[item], cached[item] = len(answer.ids), answer.cached_tokens
-    return {"output_tokens": output, "cached_tokens": cached}
-
-
-def _first_of_each_text(of_item: np.ndarray, prepared: Prepared, task: Task) -> np.ndarray:
-    """(N,) what holds for each distinct text's first item; 0 for a text without items."""
-    first = prepared.units[:: task.units_per_text][: len(prepared.truncated)]
-    return np.append(of_item, 0)[first]
-
-
-def _columns(prepared: Prepared, outputs: Outputs, task: Task) -> list[pa.Array]:
-    if task.per_token:
-        return task.columns(np.nan_to_num(outputs.values), prepared.spans)
-    by_unit = mean_by_unit(outputs.values, prepared.items.lengths, prepared.units)
-    values = by_unit.reshape(len(prepared.truncated), task.units_per_text, by_unit.shape[1])
-    return task.columns(np.nan_to_num(values))
-
-
-def _text_errors(prepared: Prepared, outputs: Outputs, task: Task) -> dict[int, RowError]:
-    """Distinct texts without an answer: nothing of them was sent, an item has a fault, or an output is not finite."""
-    per_text, faults = task.units_per_text, outputs.faults
-    without_item = (np.diff(prepared.units).reshape(-1, per_text) == 0).any(axis=1)
-    not_finite = np.flatnonzero(~np.isfinite(outputs.values).all(axis=1))
-    if task.per_token:
-        not_finite = np.searchsorted(prepared.items.offsets, not_finite, side="right") - 1
-    errors = {int(text): NOT_FINITE for text in _texts_of(not_finite, prepared, per_text)}
-    faulty = np.flatnonzero(faults)
-    for item, text in zip(faulty, _texts_of(faulty, prepared, per_text), strict=True):
-        errors[int(text)] = ERRORS[int(faults[item])]
-    for text in np.flatnonzero(without_item):
-        errors[int(text)] = INPUT_TOO_LONG if prepared.truncated[text] else EMPTY_INPUT
-    return errors
-
-
-def _texts_of(items: np.ndarray, prepared: Prepared, per_text: int) -> np.ndarray:
-    """The distinct text of each of some items."""
-    return np.searchsorted(prepared.units[::per_text], items, side="right") - 1

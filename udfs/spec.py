@@ -20,9 +20,12 @@ TaskName = Literal[
 ]
 Aggregation = Literal["none", "simple", "first", "average", "max"]
 Overflow = Literal["truncate", "chunk", "fail"]
+ChunkPooling = Literal["mean", "max"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 GENERATING: tuple[TaskName, ...] = ("text-generation", "summarization", "translation")
+_JOINING: tuple[TaskName, ...] = ("token-classification", "translation")
+_POOLING: tuple[TaskName, ...] = ("text-classification", "zero-shot-classification")
 _TEXT_GENERATION = ("messages", "variants", "variant_name", "json_schema", "choices")
 _WRITING = frozenset({"max_new_tokens", "temperature", "top_p", "top_k", "seed", "stop", "num_beams"})
 # What a run may change without changing a row's answer.
@@ -30,7 +33,7 @@ _TUNING = frozenset({"max_batch_tokens", "batch_timeout_s", "window_rows", "dedu
 # What an engine never hears of.
 _IN_WORKERS = frozenset(
     {"template", "messages", "variants", "variant_name", "source_lang", "target_lang", "aggregation_strategy"}
-    | {"window_rows", "dedupe", "deadline"}
+    | {"chunk_overlap", "chunk_pooling", "window_rows", "dedupe", "deadline"}
 )
 
 
@@ -62,7 +65,9 @@ class ScoreSpec:
         json_schema: JSON that the answer has to match, as text.
         choices: What the answer has to be one of.
         max_tokens: Longest item, special tokens included; None takes the model's own limit.
-        overflow: What becomes of a longer text: cut, read in chunks whose outputs are averaged, or failed.
+        overflow: What becomes of a longer text: cut, read in chunks, or failed.
+        chunk_overlap: Tokens of a chunk that the next one may repeat.
+        chunk_pooling: What a classifier says of a text in chunks: the mean of each label's scores, or the largest.
         precision: Floating-point type of weights and activations.
         max_batch_tokens: Token budget of a micro-batch, padding included; None lets the engine measure it.
         batch_timeout_s: A micro-batch that takes longer hangs: its engine is replaced.
@@ -98,6 +103,8 @@ class ScoreSpec:
     choices: tuple[str, ...] = ()
     max_tokens: int | None = None
     overflow: Overflow = "truncate"
+    chunk_overlap: int = 0
+    chunk_pooling: ChunkPooling = "mean"
     precision: Precision = "auto"
     max_batch_tokens: int | None = None
     batch_timeout_s: int = 600
@@ -111,7 +118,8 @@ class ScoreSpec:
             raise SpecError("; ".join(problems))
 
     def _problems(self) -> Any:
-        for name, choices in (("task", TaskName), ("overflow", Overflow), ("precision", Precision)):
+        literals = ("task", TaskName), ("overflow", Overflow), ("chunk_pooling", ChunkPooling), ("precision", Precision)
+        for name, choices in literals:
             if getattr(self, name) not in get_args(choices):
                 yield f"{name} is {getattr(self, name)!r}; choose one of {', '.join(get_args(choices))}"
         if self.aggregation_strategy not in (None, *get_args(Aggregation)):
@@ -123,6 +131,7 @@ class ScoreSpec:
             value = getattr(self, name)
             if value is not None and value < least:
                 yield f"{name} is {value}; it must be {least} or more"
+        yield from self._chunk_problems()
         if self.task == "zero-shot-classification":
             yield from self._label_problems()
         elif self.labels or self.hypothesis_template or self.multi_label:
@@ -137,6 +146,18 @@ class ScoreSpec:
             yield f"{', '.join(strange)} belong to text-generation, not to {self.task}"
         if self.task != "translation" and (self.source_lang or self.target_lang):
             yield f"source_lang and target_lang belong to translation, not to {self.task}"
+
+    def _chunk_problems(self) -> Any:
+        if self.overflow == "chunk" and self.task == "text-generation":
+            yield "overflow is 'chunk', which text-generation does not do; choose truncate or fail"
+        if self.chunk_overlap < 0:
+            yield f"chunk_overlap is {self.chunk_overlap}; it must be 0 or more"
+        if self.chunk_overlap > 0 and self.overflow != "chunk":
+            yield f"chunk_overlap belongs to overflow 'chunk', not to {self.overflow!r}"
+        if self.chunk_overlap > 0 and self.task in _JOINING:
+            yield f"{self.task} joins the answers to chunks; with chunk_overlap some would be there twice"
+        if self.chunk_pooling != "mean" and (self.task not in _POOLING or self.overflow != "chunk"):
+            yield f"chunk_pooling belongs to {' and '.join(_POOLING)} with overflow 'chunk'"
 
     def _strange_to_others(self) -> Any:
         """Options of the tasks that write, given to one that does not."""
@@ -157,8 +178,6 @@ class ScoreSpec:
             yield "num_beams follows the likeliest answers and temperature draws them; choose one"
         if isinstance(self.stop, str) or any(not string for string in self.stop):
             yield "stop needs a list of strings that are not empty"
-        if self.overflow == "chunk":
-            yield f"overflow is 'chunk', which {self.task} does not do; choose truncate or fail"
 
     def _asking_problems(self) -> Any:
         if self.template is not None and self.messages:

@@ -14,7 +14,8 @@ from udfs.batching import Items
 from udfs.errors import ModelError
 from udfs.executor import task_cores
 from udfs.models import ModelFiles
-from udfs.spec import Overflow
+from udfs.spec import Overflow, ScoreSpec
+from udfs.splitting import Splitter
 
 # Position tables of these begin at padding_idx + 1, so that they hold that many tokens fewer.
 _OFFSET_POSITIONS = {
@@ -71,12 +72,22 @@ class Tokenized:
             failed has none, a long text that is read in chunks has several.
         truncated: (U,) bool, the text has more tokens than one item may have.
         spans: Where the tokens stand; None where nobody asked.
+        gaps: (N,) what stands in a text before each item, since the one before; None where nobody asked.
     """
 
     items: Items
     units: np.ndarray
     truncated: np.ndarray
     spans: Spans | None = None
+    gaps: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A text, or a chunk of one that begins at character `start`, in tokens."""
+
+    encoding: Any
+    start: int = 0
 
 
 class Tokenizer:
@@ -85,12 +96,15 @@ class Tokenizer:
     Args:
         files: The model.
         max_tokens: Longest item, special tokens included; None takes the model's own limit.
-        overflow: `fail` and `chunk` are told apart from `truncate` here; all three set `truncated`.
+        overflow: What becomes of a longer text; `truncated` tells it in any case.
+        chunk_overlap: Tokens of a chunk that the next one may repeat.
+        before: What is put before each text, or chunk of one.
         lowercase: Lower-case texts first, as some sentence-transformers models ask for.
         with_spans: Tell where each token stands in its text.
 
     Raises:
         ModelError: No tokenizer among the files, or max_tokens above what the model can read.
+        SpecError: Chunks that would overlap by more than a half.
     """
 
     def __init__(
@@ -99,39 +113,77 @@ class Tokenizer:
         *,
         max_tokens: int | None,
         overflow: Overflow,
+        chunk_overlap: int = 0,
+        before: str = "",
         lowercase: bool = False,
         with_spans: bool = False,
     ) -> None:
         self.max_tokens = resolve_max_tokens(files, max_tokens)
-        self._overflow, self._files = overflow, files
-        self._lowercase, self._with_spans = lowercase, with_spans
+        self._overflow, self._chunk_overlap, self._files = overflow, chunk_overlap, files
+        self._before, self._lowercase, self._with_spans = before, lowercase, with_spans
+        self._splitters: dict[int, Splitter] = {}
         self._direction = files.read_json("tokenizer_config.json").get("truncation_side") or "right"
         self._backend = load_backend(files)
         self._backend.no_padding()
 
-    def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> Tokenized:
-        """Tokenize texts, each alone or with the second text of its pair; only the first is ever cut.
+    def __call__(self, texts: Sequence[str], pairs: Sequence[str] = ()) -> Tokenized:
+        """Tokenize texts, each alone or once with each of some second texts; only the first is ever cut.
 
         Returns:
-            One unit a text. It has no item where nothing is left of it: no token at all, or too long under `fail`.
+            One unit a text, or one for each of its pairs, text by text. It has no item where nothing is left of it: no
+            token at all, or too long under `fail`.
         """
-        strategy = "longest_first" if pairs is None else "only_first"
-        self._backend.enable_truncation(self.max_tokens, strategy=strategy, direction=self._direction)
         if self._lowercase:
             texts = [text.lower() for text in texts]
-        encode = self._backend.encode_batch if self._with_spans else self._backend.encode_batch_fast
-        encodings = encode(texts if pairs is None else list(zip(texts, pairs, strict=True)))
-        truncated = np.fromiter((bool(e.overflowing) for e in encodings), dtype=bool, count=len(encodings))
-        kept = [self._keep(encoding) for encoding in encodings]
+        encodings = self._encode(texts, pairs)
+        long = np.fromiter((bool(e.overflowing) for e in encodings), dtype=bool, count=len(encodings))
+        kept = [
+            [] if not e.ids or (cut and self._overflow == "fail") else [_Piece(e)]
+            for e, cut in zip(encodings, long.tolist(), strict=True)
+        ]
+        if self._overflow == "chunk" and long.any():
+            kept = self._chunk(kept, long, texts, pairs)
         units = np.concatenate([[0], np.cumsum([len(k) for k in kept], dtype=np.int64)])
-        items = _make_items(kept, with_types=pairs is not None)
+        items = _make_items(kept, with_types=len(pairs) > 0)
         spans = _make_spans(kept, items, units, texts) if self._with_spans else None
-        return Tokenized(items, units, truncated, spans)
+        return Tokenized(items, units, long, spans)
 
     def count_pairs(self, text: str, pairs: Sequence[str]) -> np.ndarray:
         """(N,) tokens of one text with each second text, nothing cut."""
         self._backend.no_truncation()
         return np.array([len(e.ids) for e in self._backend.encode_batch([(text, pair) for pair in pairs])])
+
+    def _encode(self, texts: Sequence[str], pairs: Sequence[str]) -> list[Any]:
+        """Encodings of each text, or of its pairs, text by text; what was cut off is their `overflowing`."""
+        strategy = "only_first" if pairs else "longest_first"
+        self._backend.enable_truncation(self.max_tokens, strategy=strategy, direction=self._direction)
+        encode = self._backend.encode_batch if self._with_spans else self._backend.encode_batch_fast
+        asked = [self._before + text for text in texts]
+        return encode([(text, pair) for text in asked for pair in pairs] if pairs else asked)
+
+    def _chunk(
+        self, kept: list[list[_Piece]], long: np.ndarray, texts: Sequence[str], pairs: Sequence[str]
+    ) -> list[list[_Piece]]:
+        """What is kept, with the chunks of each long text in the place of its beginning; the same for all its pairs."""
+        per_text = max(1, len(pairs))
+        numbers = np.flatnonzero(long.reshape(-1, per_text).any(axis=1)).tolist()
+        chunks = self._splitter(pairs)([texts[number] for number in numbers])
+        encodings = iter(self._encode([chunk.text for parts in chunks for chunk in parts], pairs))
+        chunked = [*kept]
+        for number, parts in zip(numbers, chunks, strict=True):
+            pieces = [[_Piece(next(encodings), chunk.start) for _ in range(per_text)] for chunk in parts]
+            for pair in range(per_text):
+                chunked[number * per_text + pair] = [row[pair] for row in pieces]
+        return chunked
+
+    def _splitter(self, pairs: Sequence[str]) -> Splitter:
+        """What cuts texts so that a chunk has room for special tokens and the longest second text."""
+        self._backend.no_truncation()
+        around = self.count_pairs(self._before, pairs).max() if pairs else len(self._backend.encode(self._before).ids)
+        room = self.max_tokens - int(around)
+        if room not in self._splitters:
+            self._splitters[room] = Splitter(self._backend, room=room, overlap=self._chunk_overlap)
+        return self._splitters[room]
 
     def continues(self, spans: Spans) -> np.ndarray:
         """(T,) bool, the token goes on with the word of the one before.
@@ -171,10 +223,20 @@ class Tokenizer:
         found = self._backend.token_to_id(token) if token else None
         return -1 if found is None else int(found)
 
-    def _keep(self, encoding: Any) -> list[Any]:
-        if not encoding.ids or (encoding.overflowing and self._overflow == "fail"):
-            return []
-        return [encoding, *encoding.overflowing] if self._overflow == "chunk" else [encoding]
+
+def make_tokenizer(
+    spec: ScoreSpec, files: ModelFiles, *, before: str = "", lowercase: bool = False, with_spans: bool = False
+) -> Tokenizer:
+    """The tokenizer that a spec asks for."""
+    return Tokenizer(
+        files,
+        max_tokens=spec.max_tokens,
+        overflow=spec.overflow,
+        chunk_overlap=spec.chunk_overlap,
+        before=before,
+        lowercase=lowercase,
+        with_spans=with_spans,
+    )
 
 
 def resolve_max_tokens(files: ModelFiles, asked: int | None) -> int:
@@ -248,20 +310,22 @@ def join_ids(ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     return _flatten(ids, offsets), offsets
 
 
-def _make_items(kept: list[list[Any]], *, with_types: bool) -> Items:
-    flat, offsets = join_ids([encoding.ids for encodings in kept for encoding in encodings])
+def _make_items(kept: list[list[_Piece]], *, with_types: bool) -> Items:
+    encodings = [piece.encoding for pieces in kept for piece in pieces]
+    flat, offsets = join_ids([e.ids for e in encodings])
     types = None
     if with_types:
-        types = _flatten([e.type_ids for encodings in kept for e in encodings], offsets)
+        types = _flatten([e.type_ids for e in encodings], offsets)
         types = types if types.any() else None
     return Items(flat, offsets, types)
 
 
-def _make_spans(kept: list[list[Any]], items: Items, units: np.ndarray, texts: Sequence[str]) -> Spans:
-    encodings = [encoding for encodings in kept for encoding in encodings]
-    offsets = np.array([pair for e in encodings for pair in e.offsets], dtype=np.int32).reshape(-1, 2)
-    special = np.array([mark for e in encodings for mark in e.special_tokens_mask], dtype=bool)
+def _make_spans(kept: list[list[_Piece]], items: Items, units: np.ndarray, texts: Sequence[str]) -> Spans:
+    pieces = [piece for pieces in kept for piece in pieces]
     item = np.repeat(np.arange(len(items)), items.lengths)
+    offsets = np.array([pair for p in pieces for pair in p.encoding.offsets], dtype=np.int32).reshape(-1, 2)
+    offsets += np.array([p.start for p in pieces], dtype=np.int32)[item, None]
+    special = np.array([mark for p in pieces for mark in p.encoding.special_tokens_mask], dtype=bool)
     text = np.repeat(np.arange(len(units) - 1), np.diff(units))[item]
     return Spans(offsets[:, 0], offsets[:, 1], special, items.ids, item, text, texts)
 

@@ -15,9 +15,9 @@ from udfs.batching import (
     find_duplicates,
     fit_batch,
     join_items,
-    mean_by_unit,
     pad,
     padded_length,
+    pool_by_unit,
     sum_by_unit,
 )
 
@@ -132,16 +132,19 @@ def test_each_row_finds_its_own_text(dedupe: bool, texts: list[str | None]) -> N
 
 
 @given(st.lists(st.integers(0, 4), max_size=30))
-def test_units_are_averaged_by_tokens(counts: list[int]) -> None:
+def test_units_are_pooled_by_their_tokens_or_their_largest(counts: list[int]) -> None:
     units = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
     rng = np.random.default_rng(0)
     outputs = rng.normal(size=(units[-1], 3)).astype(np.float32)
     weights = rng.integers(1, 9, size=units[-1])
-    means, sums = mean_by_unit(outputs, weights, units), sum_by_unit(weights, units)
+    means, sums = pool_by_unit(outputs, weights, units), sum_by_unit(weights, units)
+    largest = pool_by_unit(outputs, weights, units, how="max")
     for unit, (start, stop) in enumerate(itertools.pairwise(units)):
         assert sums[unit] == weights[start:stop].sum()
         if start == stop:
-            assert np.isnan(means[unit]).all()
+            assert not means[unit].any()
+            assert not largest[unit].any()
         else:
             expected = np.average(outputs[start:stop], axis=0, weights=weights[start:stop])
             np.testing.assert_allclose(means[unit], expected, rtol=1e-4, atol=1e-5)
+            assert (largest[unit] == outputs[start:stop].max(axis=0)).all()

@@ -16,11 +16,12 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import MINILM
 from tests.models import VOCABULARY, WORDS, make_classifier, make_encoder
+from udfs.answering import answer_texts
 from udfs.engine.client import Outputs
 from udfs.engine.local import LocalEngine
 from udfs.errors import EngineError, ModelError, UnsafeModelError
 from udfs.models import open_model
-from udfs.scoring import finish, output_type, prepare, score, score_with
+from udfs.scoring import output_type, prepare, score, score_with
 from udfs.spec import ScoreSpec
 from udfs.tasks import make_task
 
@@ -153,7 +154,7 @@ def test_outputs_that_do_not_match_their_items_are_an_error_not_a_wrong_answer(e
     none = np.zeros(1, dtype=np.int32)
     one_short = Outputs(np.zeros((1, 32), dtype=np.float32), none, none, ["here"], none)
     with pytest.raises(EngineError, match="1 outputs for 2 items"):
-        finish(prepared, one_short, task)
+        answer_texts(prepared.tokenized, one_short, task)
 
 
 def test_a_model_that_does_not_load_raises_with_its_reason(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -51,6 +52,32 @@ def test_text_classification_equals_the_pipeline(
         assert scores == pytest.approx({f["label"]: f["score"] for f in found}, abs=1e-4)
         assert row["score"] == pytest.approx(max(scores.values()))
         assert scores[row["label"]] == row["score"]
+
+
+CHUNKS = ["red tea is good!", "the soil is a bad dog!", "blue book!"]
+
+
+@pytest.mark.parametrize("problem_type", ["single_label_classification", "multi_label_classification", "regression"])
+def test_scores_of_chunks_are_averaged_or_the_largest(tmp_path: Path, problem_type: str) -> None:
+    path = make_classifier(tmp_path, ["bad", "fine"], problem_type=problem_type)
+    options = {"task": "text-classification", "model": path, "max_tokens": 9}
+    alone = np.array([list(dict(row["scores"]).values()) for row in _score(CHUNKS, **options)])
+    mean, largest = (
+        list(dict(_score([" ".join(CHUNKS)], overflow="chunk", chunk_pooling=how, **options)[0]["scores"]).values())
+        for how in ("mean", "max")
+    )
+    assert mean == pytest.approx(np.average(alone, axis=0, weights=[7, 9, 5]), abs=1e-5)
+    assert largest == pytest.approx(alone.max(axis=0), abs=1e-5)
+
+
+def test_entailment_is_found_in_one_chunk_of_many(tmp_path: Path) -> None:
+    path = make_classifier(tmp_path, ["contradiction", "neutral", "entailment"])
+    options = {"task": "zero-shot-classification", "model": path, "labels": ("tea", "a dog"), "multi_label": True}
+    options |= {"max_tokens": 13, "hypothesis_template": "{}."}
+    alone = np.array([list(dict(row["scores"]).values()) for row in _score(CHUNKS, **options)])
+    (row,) = _score([" ".join(CHUNKS)], overflow="chunk", chunk_pooling="max", **options)
+    assert list(dict(row["scores"]).values()) == pytest.approx(alone.max(axis=0), abs=1e-5)
+    assert row["truncated"]
 
 
 @pytest.mark.parametrize("multi_label", [False, True])

@@ -60,11 +60,52 @@ def test_chunks_hold_every_token_in_order(encoder: str, texts: list[list[str]], 
 
 def test_of_a_pair_only_the_first_text_is_cut(encoder: str) -> None:
     tokenizer = Tokenizer(open_model(encoder), max_tokens=8, overflow="truncate")
-    items = tokenizer(["red " * 10, "tea"], ["a good book", "a good book"]).items
+    items = tokenizer(["red " * 10, "tea"], ["a good book"]).items
     assert items.ids[:8].tolist() == [2, *[VOCABULARY["red"]] * 2, 3, *_ids("a good book")[1:]]
     assert items.type_ids is not None
     assert items.type_ids[:8].tolist() == [0] * 4 + [1] * 4
     assert tokenizer.count_pairs("", ["a good book", "tea"]).tolist() == [6, 4]
+
+
+def test_each_text_is_read_with_each_second_text_in_the_same_chunks(encoder: str) -> None:
+    tokenizer = Tokenizer(open_model(encoder), max_tokens=10, overflow="chunk")
+    tokenized = tokenizer(["red " * 8, "tea", "soil " * 5], ["a good book", "tea"])
+    assert tokenized.units.tolist() == [0, 2, 4, 5, 6, 8, 10]
+    assert tokenized.truncated.tolist() == [True, True, False, False, True, False]
+    assert tokenized.items.lengths.tolist() == [10, 10, 8, 8, 7, 5, 10, 7, 8, 5]
+    assert tokenized.items.ids[:10].tolist() == [*_ids("red red red red"), *_ids("a good book")[1:]]
+
+
+def test_what_stands_before_a_text_stands_before_each_of_its_chunks(encoder: str) -> None:
+    tokenizer = Tokenizer(open_model(encoder), max_tokens=6, overflow="chunk", before="the ")
+    items = tokenizer(["red blue tea soil"]).items
+    assert items.ids.tolist() == [*_ids("the red blue tea"), *_ids("the soil")]
+
+
+def test_chunks_end_where_sentences_do_and_may_repeat_one(encoder: str) -> None:
+    text = "red blue! tea soil! good book!"
+    apart, twice = (
+        Tokenizer(open_model(encoder), max_tokens=10, overflow="chunk", chunk_overlap=overlap)([text]).items
+        for overlap in (0, 4)
+    )
+    end = VOCABULARY["!"]
+    assert [i for i in apart.ids.tolist() if i > 3][-3:] == [VOCABULARY["good"], VOCABULARY["book"], end]
+    assert apart.lengths.tolist() == [8, 5]
+    assert twice.lengths.tolist() == [8, 8]
+
+
+def test_spans_of_chunks_are_places_in_the_text(encoder: str) -> None:
+    text = "red blue. tea soil. good book."
+    spans = Tokenizer(open_model(encoder), max_tokens=8, overflow="chunk", with_spans=True)([text]).spans
+    assert spans is not None
+    told = zip(spans.start.tolist(), spans.end.tolist(), strict=True)
+    assert " ".join(text[start:end] for start, end in told if end > start) == "red blue . tea soil . good book ."
+
+
+def test_a_text_of_a_megabyte_is_read_in_chunks(encoder: str) -> None:
+    tokenized = Tokenizer(open_model(encoder), max_tokens=60, overflow="chunk")(["red kettle. " * 80_000])
+    assert tokenized.items.lengths.max() <= 60
+    assert (tokenized.items.lengths - 2).sum() == 3 * 80_000
 
 
 def test_no_texts_make_no_items(encoder: str) -> None:

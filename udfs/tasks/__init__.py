@@ -11,7 +11,7 @@ import pyarrow as pa
 from udfs.errors import SpecError
 from udfs.models import ModelFiles
 from udfs.spec import ScoreSpec
-from udfs.tokenizing import Spans, Tokenized
+from udfs.tokenizing import Tokenized
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,11 +49,13 @@ class Task(Protocol):
         """
         ...
 
-    def columns(self, outputs: np.ndarray, spans: Spans | None = None) -> list[pa.Array]:
-        """Worker: (N, units_per_text, D) float32 of N texts to one array of N rows for each of `fields`.
+    def columns(self, outputs: np.ndarray, tokenized: Tokenized) -> list[pa.Array]:
+        """Worker: outputs of items to one array of N texts for each of `fields`.
 
-        Of a task that answers by token, `outputs` is (T, D), and `spans` says where each token stands. A task that
-        generates has `TextGeneration.read` instead.
+        Args:
+            outputs: (items, D) float32, finite, zeros where an item has no answer; (T, D) of a task that answers by
+                token. A task that generates has `TextGeneration.read` instead.
+            tokenized: What `tokenize` made: which items are whose, those of a long text's chunks side by side.
         """
         ...
 

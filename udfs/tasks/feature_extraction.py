@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from udfs.batching import pool_by_unit
 from udfs.loading import load_transformer
 from udfs.models import ModelFiles
 from udfs.pooling import pool, read_pooling
 from udfs.spec import ScoreSpec
-from udfs.tokenizing import Spans, Tokenized, Tokenizer
+from udfs.tokenizing import Tokenized, Tokenizer, make_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,16 +39,10 @@ class FeatureExtraction:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        return Tokenizer(
-            self._files,
-            max_tokens=self._spec.max_tokens,
-            overflow=self._spec.overflow,
-            lowercase=self._pooling.lowercase,
-        )
+        return make_tokenizer(self._spec, self._files, before=self._pooling.prompt, lowercase=self._pooling.lowercase)
 
     def tokenize(self, texts: list[str]) -> Tokenized:
-        prompt = self._pooling.prompt
-        return self.tokenizer([prompt + text for text in texts] if prompt else texts)
+        return self.tokenizer(texts)
 
     def load(self, device: str, precision: str, make_batch: BatchMaker) -> Forward:
         # of T5 and its kin, the encoder alone
@@ -61,8 +56,8 @@ class FeatureExtraction:
 
         return forward
 
-    def columns(self, outputs: np.ndarray, spans: Spans | None = None) -> list[pa.Array]:
-        vectors = outputs[:, 0]
+    def columns(self, outputs: np.ndarray, tokenized: Tokenized) -> list[pa.Array]:
+        vectors = pool_by_unit(outputs, tokenized.items.lengths, tokenized.units)
         if self._pooling.normalize and self._spec.overflow == "chunk":
             norms = np.linalg.norm(vectors, axis=1, keepdims=True)
             vectors = vectors / np.maximum(norms, 1e-12)

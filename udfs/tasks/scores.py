@@ -7,6 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from udfs.batching import pool_by_unit
+from udfs.spec import ScoreSpec
+from udfs.tokenizing import Tokenized
+
 SCORE_FIELDS: tuple[pa.Field, ...] = (
     pa.field("label", pa.string()),
     pa.field("score", pa.float32()),
@@ -23,6 +27,11 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """A probability for each logit on its own."""
     return 0.5 * (1 + np.tanh(0.5 * logits))  # the usual form overflows below -88
+
+
+def pool_chunks(scores: np.ndarray, tokenized: Tokenized, spec: ScoreSpec) -> np.ndarray:
+    """(items, L) scores of texts and of the chunks of long ones to (units, L), as the spec pools them."""
+    return pool_by_unit(scores, tokenized.items.lengths, tokenized.units, how=spec.chunk_pooling)
 
 
 def score_columns(scores: np.ndarray, labels: Sequence[str]) -> list[pa.Array]:

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
 from udfs.asking import Question, ask
 from udfs.models import ModelFiles
 from udfs.spec import ScoreSpec
-from udfs.tasks.text_generation import TextGeneration, check_has_chat
+from udfs.splitting import Chunk
+from udfs.tasks.text_generation import More, TextGeneration, check_has_chat
+from udfs.tokenizing import Tokenized
+
+if TYPE_CHECKING:
+    from udfs.answering import Answered
 
 _ASKED = "Summarize the following text in a few sentences. Answer with the summary alone.\n\n"
 _T5 = {"t5", "longt5"}
 
 
 class Summarization(TextGeneration):
-    """T5 wants a prefix, BART and its kin the text alone, a decoder is asked in a chat."""
+    """T5 wants a prefix, BART and its kin the text alone, a decoder is asked in a chat.
+
+    A text that is read in chunks has the summary of its chunks' summaries.
+    """
 
     def __init__(self, spec: ScoreSpec, files: ModelFiles) -> None:
         if not files.config.get("is_encoder_decoder"):
@@ -22,6 +37,25 @@ class Summarization(TextGeneration):
     @property
     def _is_chat(self) -> bool:
         return not self.encodes
+
+    def ask_on(self, answered: Answered, tokenized: Tokenized) -> More | None:
+        """Summarize the joined summaries of a long text's chunks, as long as they become fewer."""
+        chunks = np.diff(tokenized.units)
+        summaries = answered.columns[0].to_pylist()
+        texts = [int(text) for text in np.flatnonzero(chunks > 1) if text not in answered.errors and summaries[text]]
+        if not texts:
+            return None
+        asked = self.tokenize([summaries[text] for text in texts])
+        if (np.diff(asked.units) >= chunks[texts]).any():
+            asked = self._truncating.tokenize([summaries[text] for text in texts])
+        return More(np.array(texts), asked)
+
+    @cached_property
+    def _truncating(self) -> Summarization:
+        return Summarization(replace(self._spec, overflow="truncate", chunk_overlap=0), self._files)
+
+    def _gaps(self, document: str, chunks: Sequence[Chunk]) -> list[str]:
+        return ["\n\n"] * len(chunks)  # between summaries, wherever the chunks were cut
 
     def questions(self, text: str) -> list[Question]:
         if not self.encodes:

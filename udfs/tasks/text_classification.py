@@ -13,8 +13,8 @@ from udfs.errors import ModelError
 from udfs.loading import load_transformer
 from udfs.models import ModelFiles
 from udfs.spec import ScoreSpec
-from udfs.tasks.scores import SCORE_FIELDS, score_columns, sigmoid, softmax
-from udfs.tokenizing import Spans, Tokenized, Tokenizer
+from udfs.tasks.scores import SCORE_FIELDS, pool_chunks, score_columns, sigmoid, softmax
+from udfs.tokenizing import Tokenized, Tokenizer, make_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +44,7 @@ class TextClassification:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        return Tokenizer(self._files, max_tokens=self._spec.max_tokens, overflow=self._spec.overflow)
+        return make_tokenizer(self._spec, self._files)
 
     def tokenize(self, texts: list[str]) -> Tokenized:
         return self.tokenizer(texts)
@@ -52,14 +52,14 @@ class TextClassification:
     def load(self, device: str, precision: str, make_batch: BatchMaker) -> Forward:
         return load_classifier(self._files, device, precision, packed=make_batch.packed)
 
-    def columns(self, outputs: np.ndarray, spans: Spans | None = None) -> list[pa.Array]:
-        logits = outputs[:, 0]
+    def columns(self, outputs: np.ndarray, tokenized: Tokenized) -> list[pa.Array]:
+        return score_columns(pool_chunks(self._score(outputs), tokenized, self._spec), self.labels)
+
+    def _score(self, logits: np.ndarray) -> np.ndarray:
         kind = self._files.config.get("problem_type")
         if kind == "regression":
-            return score_columns(logits, self.labels)
-        if kind == "multi_label_classification" or len(self.labels) == 1:
-            return score_columns(sigmoid(logits), self.labels)
-        return score_columns(softmax(logits), self.labels)
+            return logits
+        return sigmoid(logits) if kind == "multi_label_classification" or len(self.labels) == 1 else softmax(logits)
 
 
 def load_classifier(files: ModelFiles, device: str, precision: str, *, packed: bool) -> Forward:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,13 +20,16 @@ from udfs.errors import INVALID_OUTPUT, EngineError, ModelError, RowError
 from udfs.generation.written import FINISH_REASONS, STOP, Written
 from udfs.models import ModelFiles
 from udfs.spec import ScoreSpec
+from udfs.splitting import Chunk, Splitter, find_gaps
 from udfs.structured import InvalidAnswerError, answer_type, parse_answer
-from udfs.tokenizing import NO_LIMIT, Spans, Tokenized, join_ids, position_limit, resolve_max_tokens
+from udfs.tokenizing import NO_LIMIT, Tokenized, join_ids, position_limit, resolve_max_tokens
 
 if TYPE_CHECKING:
+    from udfs.answering import Answered
     from udfs.engine.batch import BatchMaker
     from udfs.tasks import Forward
 
+_Told = tuple[str, int]  # a text, and how it ended
 _WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel")
 _DEFAULT_TOKENS = 2048  # of a model without a table of positions
 
@@ -43,6 +47,27 @@ class Answers:
     failures: dict[int, RowError]
 
 
+@dataclass(frozen=True)
+class More:
+    """What is to be asked about some texts when they have an answer each.
+
+    Args:
+        texts: (M,) which texts.
+        tokenized: What is asked; unit m is about texts[m].
+    """
+
+    texts: np.ndarray
+    tokenized: Tokenized
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """Token ids of a prompt, and what stands before its chunk in the document."""
+
+    ids: list[int]
+    gap: str = ""
+
+
 class TextGeneration:
     """What a model writes to a prompt, or as the next message of a chat; once for each variant.
 
@@ -58,6 +83,7 @@ class TextGeneration:
         self.units_per_text = max(1, len(spec.variants))
         self.max_tokens = resolve_prompt_tokens(files, spec)
         self.fields = _make_fields(spec)
+        self._splitters: dict[int, Splitter] = {}
         if self._is_chat:
             self.chat = make_chat(files)
 
@@ -82,11 +108,13 @@ class TextGeneration:
     def tokenize(self, texts: list[str]) -> Tokenized:
         questions = [question for text in texts for question in self.questions(text)]
         ids = self._encode(questions)
+        asked = [[_Prompt(i)] if i else [] for i in ids]
         truncated = np.array([len(i) > self.max_tokens for i in ids], dtype=bool)
         for number in np.flatnonzero(truncated).tolist():
-            ids[number] = self._shorten(questions[number], ids[number])
-        units = np.concatenate([[0], np.cumsum([bool(i) for i in ids], dtype=np.int64)])
-        return Tokenized(self._make_items([i for i in ids if i]), units, truncated)
+            asked[number] = self._fit(questions[number], ids[number])
+        units = np.concatenate([[0], np.cumsum([len(prompts) for prompts in asked], dtype=np.int64)])
+        flat = [prompt for prompts in asked for prompt in prompts]
+        return Tokenized(self._make_items([p.ids for p in flat]), units, truncated, gaps=[p.gap for p in flat])
 
     def show(self, items: Items) -> list[str]:
         """Items as the model reads them, special tokens included."""
@@ -95,26 +123,31 @@ class TextGeneration:
     def load(self, device: str, precision: str, make_batch: BatchMaker) -> Forward:
         raise EngineError(f"{self._spec.task} has no micro-batches of vectors; the engine writes for it")
 
-    def columns(self, outputs: np.ndarray, spans: Spans | None = None) -> list[pa.Array]:
+    def columns(self, outputs: np.ndarray, tokenized: Tokenized) -> list[pa.Array]:
         raise EngineError(f"{self._spec.task} gives no vectors; its answers are read with `read`")
 
-    def read(self, written: Sequence[Written | None]) -> Answers:
-        """Worker: what was written to N texts, unit by unit, to columns and failures.
+    def read(self, written: Sequence[Written | None], tokenized: Tokenized) -> Answers:
+        """Worker: what was written to the items of N texts, to columns and failures.
 
         Args:
-            written: (N * units_per_text); None where a unit has no answer, so that its text has failed before.
+            written: An answer an item; None where there is none, so that the item's text has failed before.
+            tokenized: Which items are whose.
         """
-        texts = iter(self.codec.decode([w.ids for w in written if w]))
-        told = [(next(texts), w.finish) if w else None for w in written]
-        cut = [_cut_at(*t, self._spec.stop) if t else None for t in told]
-        values: list[Any] = [None] * len(cut)
+        decoded = iter(self.codec.decode([w.ids for w in written if w]))
+        cut = [_cut_at(next(decoded), w.finish, self._spec.stop) if w else None for w in written]
+        told = [self._join(cut[start:end], tokenized, start) for start, end in pairwise(tokenized.units.tolist())]
+        values: list[Any] = [None] * len(told)
         failures: dict[int, RowError] = {}
-        for unit, answer in enumerate(cut):
+        for unit, answer in enumerate(told):
             try:
                 values[unit] = self._check(answer[0]) if answer else None
             except InvalidAnswerError:
                 failures[unit // self.units_per_text] = INVALID_OUTPUT
-        return Answers(self._make_columns(cut, values), failures)
+        return Answers(self._make_columns(told, values), failures)
+
+    def ask_on(self, answered: Answered, tokenized: Tokenized) -> More | None:
+        """Worker: what is to be asked once more, now that there are answers."""
+        return None
 
     @property
     def _is_chat(self) -> bool:
@@ -127,10 +160,54 @@ class TextGeneration:
         # a chat template writes special tokens itself
         return self.codec.encode([self._render(q) for q in questions], special=not self._is_chat)
 
+    def _fit(self, question: Question, ids: list[int]) -> list[_Prompt]:
+        """Prompts that are short enough, in the place of one that is not; none where there is no room."""
+        match self._spec.overflow:
+            case "truncate":
+                return [_Prompt(cut)] if (cut := self._shorten(question, ids)) else []
+            case "chunk":
+                return self._chunk(question.document)
+        return []
+
+    def _chunk(self, document: str) -> list[_Prompt]:
+        """A question for each chunk of a document; room is made for what a prompt takes around it."""
+        room = self._room
+        while room > 0:
+            (chunks,) = self._splitter(room)([document])
+            ids = self._encode([question for chunk in chunks for question in self.questions(chunk.text)])
+            excess = max(map(len, ids)) - self.max_tokens
+            if excess <= 0:
+                return [_Prompt(*both) for both in zip(ids, self._gaps(document, chunks), strict=True)]
+            room -= excess
+        return []
+
+    def _gaps(self, document: str, chunks: Sequence[Chunk]) -> list[str]:
+        """What is to stand before the answer to each chunk."""
+        return find_gaps(document, chunks)
+
+    @cached_property
+    def _room(self) -> int:
+        """Tokens of a document that fit into a prompt."""
+        return self.max_tokens - len(self._encode(self.questions(""))[0])
+
+    def _splitter(self, room: int) -> Splitter:
+        if room not in self._splitters:
+            self._splitters[room] = self.codec.make_splitter(room, overlap=self._spec.chunk_overlap)
+        return self._splitters[room]
+
+    def _join(self, answers: list[_Told | None], tokenized: Tokenized, start: int) -> _Told | None:
+        """The answers to a text's chunks as one, apart as the chunks are; None where one is missing."""
+        told = [answer for answer in answers if answer]
+        if not told or len(told) < len(answers):
+            return None
+        if len(told) == 1:
+            return told[0]
+        gaps = (tokenized.gaps or [])[start : start + len(told)]
+        parts = [part for gap, (text, _) in zip(gaps, told, strict=True) for part in (gap, text.strip())]
+        return "".join(parts).strip(), max(finish for _, finish in told)
+
     def _shorten(self, question: Question, ids: list[int]) -> list[int]:
-        """A prompt whose document is cut until the whole fits; nothing under `fail`, or where the rest is too long."""
-        if self._spec.overflow == "fail":
-            return []
+        """A prompt whose document is cut until the whole fits; nothing where the rest is too long."""
         ends = self.codec.token_ends(question.document)
         kept = len(ends) - (len(ids) - self.max_tokens)
         while kept > 0:
@@ -155,7 +232,7 @@ class TextGeneration:
             raise InvalidAnswerError("none of the choices")
         return parse_answer(text, self._spec.json_schema) if self._spec.json_schema else None
 
-    def _make_columns(self, answers: list[tuple[str, int] | None], values: list[Any]) -> list[pa.Array]:
+    def _make_columns(self, answers: list[_Told | None], values: list[Any]) -> list[pa.Array]:
         texts: list[Any] = [answer and (answer[0].strip() if self._spec.choices else answer[0]) for answer in answers]
         reasons = [answer and FINISH_REASONS[min(answer[1], len(FINISH_REASONS) - 1)] for answer in answers]
         columns = [texts, reasons, values][: len(self.fields)]
@@ -228,7 +305,7 @@ def _make_fields(spec: ScoreSpec) -> tuple[pa.Field, ...]:
     return tuple(pa.field(one, kind) for one, _, kind in kinds)
 
 
-def _cut_at(text: str, finish: int, stop: Sequence[str]) -> tuple[str, int]:
+def _cut_at(text: str, finish: int, stop: Sequence[str]) -> _Told:
     """A text up to the first stop string, without the one space that a tokenizer puts before."""
     places = [place for string in stop if (place := text.find(string)) >= 0]
     if places:

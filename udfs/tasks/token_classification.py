@@ -15,7 +15,7 @@ from udfs.models import ModelFiles
 from udfs.spec import ScoreSpec
 from udfs.tasks.scores import softmax
 from udfs.tasks.text_classification import read_labels
-from udfs.tokenizing import Spans, Tokenized, Tokenizer
+from udfs.tokenizing import Spans, Tokenized, Tokenizer, make_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -79,7 +79,7 @@ class TokenClassification:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        return Tokenizer(self._files, max_tokens=self._spec.max_tokens, overflow=self._spec.overflow, with_spans=True)
+        return make_tokenizer(self._spec, self._files, with_spans=True)
 
     def tokenize(self, texts: list[str]) -> Tokenized:
         return self.tokenizer(texts)
@@ -99,8 +99,8 @@ class TokenClassification:
 
         return forward
 
-    def columns(self, outputs: np.ndarray, spans: Spans | None = None) -> list[pa.Array]:
-        if spans is None:
+    def columns(self, outputs: np.ndarray, tokenized: Tokenized) -> list[pa.Array]:
+        if (spans := tokenized.spans) is None:
             raise ValueError("the places of tokens are missing: tokenize with this task's own tokenizer")
         kept = np.flatnonzero(~spans.special)
         scores = softmax(outputs[kept])

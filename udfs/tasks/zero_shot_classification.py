@@ -13,9 +13,9 @@ from udfs.errors import ModelError
 from udfs.models import ModelFiles
 from udfs.spec import ScoreSpec
 from udfs.tasks.feature_extraction import FeatureExtraction
-from udfs.tasks.scores import SCORE_FIELDS, score_columns, softmax
+from udfs.tasks.scores import SCORE_FIELDS, pool_chunks, score_columns, softmax
 from udfs.tasks.text_classification import check_is_classifier, load_classifier, read_labels
-from udfs.tokenizing import Spans, Tokenized, Tokenizer
+from udfs.tokenizing import Tokenized, Tokenizer, make_tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,36 +56,38 @@ class ZeroShotByEntailment:
         self.units_per_text = len(spec.labels)
         self._hypotheses = _hypotheses(spec, "This example is {}.")
         names = [label.lower() for label in read_labels(files)]
-        self._entailment = next((i for i, name in enumerate(names) if name.startswith("entail")), None)
-        self._contradiction = next((i for i, name in enumerate(names) if name.startswith("contra")), None)
-        if self._entailment is None or len(names) < 2:
+        entailment = next((i for i, name in enumerate(names) if name.startswith("entail")), None)
+        if entailment is None or len(names) < 2:
             raise ModelError(
                 f"model {files.name!r} classifies into {', '.join(read_labels(files))}; zero-shot-classification needs "
                 "an NLI model (a label `entailment`) or a sentence-embedding model"
             )
-        if self._contradiction is None:  # two-way models call it `not_entailment`
-            self._contradiction = next(i for i in range(len(names)) if i != self._entailment)
+        others = [i for i in range(len(names)) if i != entailment]  # two-way models call it `not_entailment`
+        contradiction = next((i for i in others if names[i].startswith("contra")), others[0])
+        self._entailment, self._against = [entailment], [contradiction, entailment]
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        made = Tokenizer(self._files, max_tokens=self._spec.max_tokens, overflow=self._spec.overflow)
+        made = make_tokenizer(self._spec, self._files)
         longest = int(made.count_pairs("", self._hypotheses).max())
         if longest >= made.max_tokens:
             raise ModelError(f"the longest label takes {longest} of max_tokens = {made.max_tokens}: no room for a text")
         return made
 
     def tokenize(self, texts: list[str]) -> Tokenized:
-        return self.tokenizer([text for text in texts for _ in self._hypotheses], self._hypotheses * len(texts))
+        return self.tokenizer(texts, self._hypotheses)
 
     def load(self, device: str, precision: str, make_batch: BatchMaker) -> Forward:
         return load_classifier(self._files, device, precision, packed=make_batch.packed)
 
-    def columns(self, outputs: np.ndarray, spans: Spans | None = None) -> list[pa.Array]:
-        entailment = outputs[..., self._entailment]
-        if self._spec.multi_label or self.units_per_text == 1:
-            against = np.stack([outputs[..., self._contradiction], entailment], axis=-1)
-            return score_columns(softmax(against)[..., 1], self._spec.labels)
-        return score_columns(softmax(entailment), self._spec.labels)
+    def columns(self, outputs: np.ndarray, tokenized: Tokenized) -> list[pa.Array]:
+        # a label on its own is weighed against its contradiction, several share one unit of probability
+        alone = self._spec.multi_label or self.units_per_text == 1
+        entailment = outputs[:, self._entailment]
+        if alone:
+            entailment = softmax(outputs[:, self._against])[:, 1:]
+        by_label = pool_chunks(entailment, tokenized, self._spec).reshape(-1, self.units_per_text)
+        return score_columns(by_label if alone else softmax(by_label), self._spec.labels)
 
 
 class ZeroShotBySimilarity(FeatureExtraction):
@@ -109,8 +111,8 @@ class ZeroShotBySimilarity(FeatureExtraction):
 
         return forward
 
-    def columns(self, outputs: np.ndarray, spans: Spans | None = None) -> list[pa.Array]:
-        cosines = outputs[:, 0]
+    def columns(self, outputs: np.ndarray, tokenized: Tokenized) -> list[pa.Array]:
+        cosines = pool_chunks(outputs, tokenized, self._spec)
         scores = np.maximum(cosines, 0) if self._spec.multi_label else softmax(_COSINE_SCALE * cosines)
         return score_columns(scores, self._spec.labels)
 
