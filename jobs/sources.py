@@ -21,6 +21,7 @@ _STREAMING = ("delta", "iceberg")
 _FOREVER = "36500d"  # Spark leaves out files that are a week older than the newest, unless told otherwise
 _TELL_ALL = {"ignoreCorruptFiles": "false", "ignoreMissingFiles": "false"}  # whatever the session says
 _TABLE_BYTES = 1 << 30  # of an increment of a table, whose bytes nothing tells
+_ICEBERG_FILE = 128 << 20  # Iceberg bounds an increment by its files alone; these are usual
 
 _GLOB = re.compile(r"[*?\[\]{}\\]")
 
@@ -84,8 +85,10 @@ def read_stream(spark: SparkSession, settings: Settings, schema: StructType, inc
         increment_bytes: An increment ends with the file that would pass it; it has one file at least.
     """
     source = settings.input
-    reader = spark.readStream.option("maxBytesPerTrigger", str(increment_bytes or _TABLE_BYTES))
-    reader = reader.options(**(_file_options(source) if source.is_files() else source.options))
+    size = increment_bytes or _TABLE_BYTES
+    bounds = {"maxBytesPerTrigger": size, "streaming-max-files-per-micro-batch": max(1, size // _ICEBERG_FILE)}
+    options = _file_options(source) if source.is_files() else source.options
+    reader = spark.readStream.options(**{**bounds, **options})
     if source.table:
         return select_needed(reader.table(source.table), settings)
     reader = reader.format(source.format)

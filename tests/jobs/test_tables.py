@@ -1,0 +1,72 @@
+"""Tables with a log, read as a stream by their own format.
+
+Neither Delta nor Iceberg comes with Spark: here a directory of ORC files takes their place, read by Spark's ORC stream.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import settings as job_settings
+from jobs import sources
+from jobs.errors import OutputError
+from jobs.score import retry, score
+from jobs.settings import Settings, load_settings
+
+WriteJob = Callable[..., Path]
+
+
+@pytest.fixture
+def table(
+    spark: Any, monkeypatch: pytest.MonkeyPatch, write_job: WriteJob, tmp_path: Path
+) -> Iterator[Callable[..., Settings]]:
+    monkeypatch.setattr(sources, "_STREAMING", ("orc",))
+    monkeypatch.setattr(job_settings, "FILE_FORMATS", frozenset({"json"}))
+    spark.conf.set("spark.sql.streaming.schemaInference", "true")
+
+    def make(**sections: dict[str, Any]) -> Settings:
+        source = {"path": str(tmp_path / "table"), "format": "orc", "key": ["id"], **sections.pop("input", {})}
+        return load_settings(write_job(input=source, **sections))
+
+    yield make
+    spark.conf.unset("spark.sql.streaming.schemaInference")
+
+
+def _append(spark: Any, tmp_path: Path, *rows: tuple[int, str]) -> None:
+    frame = spark.createDataFrame(rows, "id int, text string").coalesce(1)
+    frame.write.format("orc").mode("append").save(str(tmp_path / "table"))
+
+
+def _succeeded(spark: Any, tmp_path: Path) -> Counter[int]:
+    rows = spark.read.parquet(str(tmp_path / "out")).where("outcome = 'succeeded'").collect()
+    return Counter(row["id"] for row in rows)
+
+
+def test_what_was_appended_to_a_table_is_scored_and_nothing_twice(
+    spark: Any, table: Callable[..., Settings], tmp_path: Path
+) -> None:
+    _append(spark, tmp_path, (1, "a red kettle"), (2, "a spade"))
+    _append(spark, tmp_path, (3, "a book"))
+    first = score(table(input={"increment_bytes": 1}))
+    assert (first.status, first.rows, first.increments) == ("completed", 3, 2)
+    assert score(table(input={"increment_bytes": 1})).rows == 0
+    _append(spark, tmp_path, (4, "tea"), (5, "soil"))
+    assert score(table()).rows == 2
+    assert _succeeded(spark, tmp_path) == Counter([1, 2, 3, 4, 5])
+
+
+def test_failed_rows_of_a_table_are_looked_up_by_their_key(
+    spark: Any, table: Callable[..., Settings], tmp_path: Path
+) -> None:
+    _append(spark, tmp_path, (1, "a red kettle"), (2, "word " * 300))
+    settings = {"output": {"columns": ["id"]}, "score": {"overflow": "fail"}}
+    assert score(table(**settings)).failed_by_code == {"input_too_long": 1}
+    with pytest.raises(OutputError, match="overflow"):
+        retry(table(output={"columns": ["id"]}))
+    assert retry(table(**settings)).succeeded == 0
+    assert _succeeded(spark, tmp_path) == Counter([1])
