@@ -7,9 +7,9 @@ from typing import Any
 
 from udfs.attention import PACKED, register
 from udfs.errors import ModelError
+from udfs.limits import resolve_max_tokens
 from udfs.models import ModelFiles
 from udfs.prepacking import prepack
-from udfs.tokenizing import resolve_max_tokens
 
 _PLAIN_ATTENTION_TOKENS = 512
 _CANNOT_RUN = {"nystromformer": "it reads lengths that are multiples of its landmarks alone, and mixes padding in"}

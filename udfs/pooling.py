@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from udfs.attention import Layout, max_by_sequence, mean_by_sequence
 from udfs.errors import ModelError
+from udfs.limits import read_sentence_config
 from udfs.models import ModelFiles
-from udfs.tokenizing import read_sentence_config
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,10 +15,10 @@ from udfs.attention import can_pack
 from udfs.batching import Items, split_equal
 from udfs.engine.batch import BatchMaker
 from udfs.errors import EngineError
+from udfs.limits import first_position, resolve_max_tokens
 from udfs.models import ModelFiles, open_model
 from udfs.precision import DevicePlan, plan_device
 from udfs.spec import ScoreSpec
-from udfs.tokenizing import first_position, resolve_max_tokens
 
 if TYPE_CHECKING:
     from torch import Tensor

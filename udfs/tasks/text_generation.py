@@ -18,11 +18,12 @@ from udfs.chat import has_chat, make_chat
 from udfs.codec import Codec, load_codec
 from udfs.errors import INVALID_OUTPUT, EngineError, ModelError, RowError
 from udfs.generation.written import FINISH_REASONS, STOP, Written
+from udfs.limits import NO_LIMIT, position_limit, resolve_max_tokens
 from udfs.models import ModelFiles
 from udfs.spec import ScoreSpec
 from udfs.splitting import Chunk, Splitter, find_gaps
 from udfs.structured import InvalidAnswerError, answer_type, parse_answer
-from udfs.tokenizing import NO_LIMIT, Tokenized, join_ids, position_limit, resolve_max_tokens
+from udfs.tokenizing import Tokenized, join_ids
 
 if TYPE_CHECKING:
     from udfs.answering import Answered
