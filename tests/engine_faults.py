@@ -62,7 +62,7 @@ def install(
     Args:
         starts: A file; each start writes a line.
         at_start: A way to end instead of loading the model.
-        poison: The token whose micro-batch ends in `way`; -1 for every one.
+        poison: The token whose micro-batch, or step of a decoder, ends in `way`; -1 for every micro-batch.
         cap: Tokens of a micro-batch, padding included, above which memory is out.
         shrinks_to: The cap falls with each micro-batch, down to this.
         width: Of the outputs of a model that does nothing at all.
@@ -71,6 +71,7 @@ def install(
     """
     from udfs.batching import batch_tokens
     from udfs.engine import keeper, model, runner
+    from udfs.generation.decoding import Decoder
 
     modules = {"keeper": keeper, "runner": runner}
     for name, value in (constants or {}).items():
@@ -100,6 +101,15 @@ def install(
         return run(self, items, indices)
 
     model.Model.run = faulty  # type: ignore[method-assign]
+    step = Decoder.step
+
+    def faulty_step(self: Decoder) -> Any:
+        if any(poison in sequence.prompt for sequence in self.sequences):
+            WAYS[way]()
+        return step(self)
+
+    if poison is not None:
+        Decoder.step = faulty_step  # type: ignore[method-assign]
 
 
 def _pretend_gpu(model: Any) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from tests.writers import CHARACTERS, make_decoder, make_encoder_decoder
 
 END, WORDS = 5, 97
 
@@ -44,16 +47,26 @@ ENCODER_DECODERS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_writer(kind: str) -> Any:
+def make_writer(kind: str, **config: Any) -> Any:
     """A random model whose answers are not all alike."""
     torch.manual_seed(3)
     known = {**DECODERS, **ENCODER_DECODERS}
-    config = getattr(transformers, f"{kind}Config")(**(_IDS | known[kind]))
+    made = getattr(transformers, f"{kind}Config")(**(_IDS | known[kind] | config))
     auto = AutoModelForCausalLM if kind in DECODERS else AutoModelForSeq2SeqLM
-    model = auto.from_config(config).eval()
+    model = auto.from_config(made).eval()
     for weights in model.parameters():
         weights.data.mul_(3)
     return model
+
+
+def save_writer(path: Path, kind: str = "Llama") -> str:
+    """A directory with such a model and a tokenizer whose tokens are characters; a decoder has a chat template."""
+    if kind in DECODERS:
+        make_decoder(path)
+    else:
+        make_encoder_decoder(path, kind.lower())
+    make_writer(kind, vocab_size=CHARACTERS).save_pretrained(path)
+    return str(path)
 
 
 def make_prompts(count: int, *, seed: int = 0, longest: int = 60, shared: int = 20) -> list[np.ndarray]:

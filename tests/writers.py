@@ -14,6 +14,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from tests.models import write_json
 
+ALPHABET = {character: i for i, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+CHARACTERS = len(ALPHABET) + 2  # tokens, with the two special ones
 CHAT = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' and loop.first %}"
     "{{ raise_exception('begin with the user') }}{% endif %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}"
@@ -41,8 +43,7 @@ def _save(path: Path, config: dict[str, Any]) -> None:
     path.mkdir(parents=True, exist_ok=True)
     write_json(path / "config.json", config)
     save_file({"none": np.zeros(1, dtype=np.float32)}, path / "model.safetensors")
-    alphabet = {character: i for i, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    tokenizer = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
+    tokenizer = Tokenizer(models.BPE(vocab=ALPHABET, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken("<s>"), AddedToken("</s>")])
