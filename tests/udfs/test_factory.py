@@ -1,0 +1,76 @@
+"""UDFs of models that write, under Spark and by themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from tests.random_writers import save_writer, write_alone
+from udfs import generate, summarize, translate
+
+NEW = 6
+OPTIONS: dict[str, Any] = {"max_new_tokens": NEW, "precision": "float32"}
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_writer(tmp_path_factory.mktemp("decoder"))
+
+
+@pytest.fixture(scope="module")
+def t5(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_writer(tmp_path_factory.mktemp("t5"), "T5")
+
+
+@pytest.fixture(scope="module")
+def posts(spark: Any) -> Any:
+    rows = [(1, "red tea", "red"), (2, None, None), (3, "a spade", "")]
+    return spark.createDataFrame(rows, "id int, text string, colour string").coalesce(1)
+
+
+def _write_alone(auto: Any, path: str, prompt: str) -> str:
+    """What transformers writes to a prompt, as it stands."""
+    tokenizer = Tokenizer.from_file(str(Path(path) / "tokenizer.json"))
+    ids = np.array(tokenizer.encode(prompt).ids, dtype=np.int32)
+    return tokenizer.decode(write_alone(auto.from_pretrained(path), ids, max_new_tokens=NEW)).removeprefix(" ")
+
+
+def _check(rows: list[Any], wanted: dict[int, str]) -> None:
+    """Rows of a null text fail alone; the others have the answers that are wanted."""
+    assert {row["id"]: row["p"]["text"] for row in rows} == {**wanted, 2: None}
+    assert {row["id"]: row["p"]["error"] and row["p"]["error"]["code"] for row in rows} == {
+        1: None,
+        2: "empty_input",
+        3: None,
+    }
+    assert all(0 <= row["p"]["usage"]["output_tokens"] <= NEW for row in rows)
+    assert {row["p"]["finish_reason"] for row in rows} <= {"stop", "length", None}
+
+
+def test_generate_answers_a_chat_over_columns(posts: Any, decoder: str) -> None:
+    from pyspark.sql import functions as F
+
+    ask = generate(decoder, messages=[("user", "{{ text }} in {{ colour }}")], **OPTIONS)
+    rows = posts.withColumn("p", ask(F.struct("text", "colour"))).select("id", "p").collect()
+    chats = {1: "red tea in red", 3: "a spade in "}
+    wanted = {i: f"<s><user>{asked}</user><assistant>" for i, asked in chats.items()}
+    _check(rows, {i: _write_alone(AutoModelForCausalLM, decoder, prompt) for i, prompt in wanted.items()})
+
+
+def test_summarize_has_a_column_s_texts_shortened(posts: Any, t5: str) -> None:
+    rows = posts.withColumn("p", summarize(t5, **OPTIONS)("text")).select("id", "p").collect()
+    texts = {1: "summarize: red tea", 3: "summarize: a spade"}
+    _check(rows, {i: _write_alone(AutoModelForSeq2SeqLM, t5, text) for i, text in texts.items()})
+
+
+def test_translate_in_sql(spark: Any, posts: Any, t5: str) -> None:
+    posts.createOrReplaceTempView("posts")
+    spark.udf.register("in_german", translate(t5, "de", source_lang="en", **OPTIONS))
+    rows = spark.sql("SELECT id, in_german(text) AS p FROM posts").collect()
+    texts = {1: "translate English to German: red tea", 3: "translate English to German: a spade"}
+    _check(rows, {i: _write_alone(AutoModelForSeq2SeqLM, t5, text) for i, text in texts.items()})
