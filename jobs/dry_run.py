@@ -8,7 +8,7 @@ from rich.table import Table
 
 from jobs.output import Output
 from jobs.plan import make_plan, take_samples
-from jobs.score import check_model
+from jobs.score import check_model, tell_ignored_settings
 from jobs.session import open_session
 from jobs.settings import Settings
 from jobs.sources import explode_variants, read_input
@@ -25,6 +25,8 @@ def show_plan(settings: Settings, console: Console, *, spark_log: str | None = N
         The same errors as `score` before it writes, but for an output that is taken, which is told and no error.
     """
     check_model(settings)
+    if ignored := tell_ignored_settings(settings):
+        console.print(f"[yellow]warning:[/] {escape(ignored)}", soft_wrap=True, highlight=False)
     output = Output(settings)
     spark = open_session(settings.spark, spark_log=spark_log)
     frame = explode_variants(read_input(spark, settings), settings)

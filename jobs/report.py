@@ -29,7 +29,8 @@ class RunReport:
         left: What is left for the next run, by `files`, `bytes` and `expired_rows`; what is not known is not there.
         ignored_files: Files that could not be read, as input.ignore_corrupt asks.
         gone_files: Files that were taken away after they had been planned and before they were scored.
-        warnings: Files that were not read, or not again, or that are too large, and why.
+        warnings: Files that were not read, or not again, or that are too large, and why; settings of the model's own
+            that are ignored.
         batches: `packed`, or `padded` where the model's architecture cannot be packed.
         usd: wall_s times the price of an executor times the number of hosts that scored.
     """

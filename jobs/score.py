@@ -39,6 +39,7 @@ from jobs.retry import publish_retries, retry_all
 from jobs.session import open_session
 from jobs.settings import Settings
 from jobs.sources import Kind, find_kind, read_input
+from udfs.generation.own_settings import tell_ignored
 from udfs.models import open_model
 from udfs.tasks import make_task
 
@@ -202,6 +203,8 @@ class Job:
         Raises:
             JobError: What ended it before its time, but for the deadline and a model that fails too often.
         """
+        if ignored := tell_ignored_settings(self._settings):
+            self._warn(ignored)
         self._look_at_files()
         status, error = self._score(stop)
         report = self._report(status, error)
@@ -342,6 +345,12 @@ def check_model(settings: Settings) -> None:
     """
     spec = settings.spec()
     make_task(spec, open_model(spec.model, spec.revision))
+
+
+def tell_ignored_settings(settings: Settings) -> str | None:
+    """A warning of what the model's own generation settings ask for in vain; None where they do not."""
+    spec = settings.spec()
+    return tell_ignored(open_model(spec.model, spec.revision), spec)
 
 
 def check_report(report: RunReport, settings: Settings) -> None:

@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from jobs.dry_run import show_plan
 from jobs.errors import InputError, JobError, OutputError, TooManyFailed, UserError
 from jobs.score import check_report, score
 from jobs.settings import load_settings
 from tests.conftest import MINILM, ROOT
+from tests.random_writers import save_writer
 from udfs.errors import ModelError
 
 WriteJob = Callable[..., Path]
@@ -229,3 +232,18 @@ def test_a_pandas_udf_gives_the_same_answers_as_an_arrow_udf(spark: Any) -> None
         assert (one["label"], one["error"]) == (other["label"], other["error"])
         assert one["scores"] == (other["scores"] and pytest.approx(other["scores"], abs=1e-5))
     assert first[1]["error"]["code"] == "empty_input"
+
+
+def test_what_a_model_asks_for_in_vain_is_told_and_kept(
+    spark: Any, write_job: WriteJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = save_writer(tmp_path / "model")
+    own = tmp_path / "model/generation_config.json"
+    own.write_text(json.dumps({**json.loads(own.read_text()), "no_repeat_ngram_size": 2}))
+    asked = {"task": "text-generation", "model": model, "text": None, "prompt": "Say {{ text }}", "max_new_tokens": 4}
+    settings = load_settings(write_job(score=asked))
+    (warning,) = score(settings).warnings
+    assert "no_repeat_ngram_size=2" in warning
+    assert warning in capsys.readouterr().err
+    show_plan(settings, Console(stderr=True))
+    assert warning in capsys.readouterr().err

@@ -15,6 +15,7 @@ from udfs.generation.attention import CACHED, register_cached
 from udfs.generation.cache import Arena
 from udfs.generation.decoding import Decoder
 from udfs.generation.encoder_decoder import EncoderDecoder
+from udfs.generation.own_settings import tell_ignored
 from udfs.generation.picking import Picker
 from udfs.loading import load_tokenizer, load_transformer
 from udfs.models import ModelFiles, open_model
@@ -79,6 +80,8 @@ def _load_decoders(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan, lanes: 
     longest = resolve_prompt_tokens(files, spec) + spec.max_new_tokens
     step_tokens = spec.max_batch_tokens or (_CUDA_STEP_TOKENS if on_cuda else _CPU_STEP_TOKENS)
     _check_cache(files, model, plan, wanted)
+    if told := tell_ignored(files, spec):
+        print(f"gristmill: {told}", file=sys.stderr)
     room = min(sequences * (longest + 64), _tokens_that_fit(model.config.get_text_config(), plan) // lanes)
     if room < longest:
         print(f"gristmill: the cache holds {room} tokens; a text of {longest} has no room in it", file=sys.stderr)
