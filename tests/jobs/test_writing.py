@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from jobs.corpus import docstrings
 from jobs.score import score
 from jobs.settings import Settings, load_settings
 from tests.conftest import ROOT
 from tests.fetch_smollm2 import TARGET
+from udfs.asking import make_asker
+from udfs.batching import Items
 from udfs.engine.local import LocalEngine
 from udfs.generation.loading import find_ends
 from udfs.loading import load_transformer
-from udfs.models import open_model
+from udfs.models import ModelFiles, open_model
 from udfs.spec import ScoreSpec
 from udfs.tasks import make_task
 
@@ -60,26 +65,48 @@ def test_a_row_has_an_answer_for_each_language(spark: Any, tmp_path: Path) -> No
 
 
 def test_answers_are_those_of_one_prompt_at_a_time() -> None:
+    lines = (ROOT / "conf/samples/documents.jsonl").read_text().splitlines()
+    _check_against_generate([json.loads(line)["text"] for line in lines][:6], max_new_tokens=12)
+
+
+@pytest.mark.slow
+def test_answers_to_many_prompts_of_all_lengths_are_those_of_one_at_a_time() -> None:
+    _check_against_generate(docstrings(64), max_new_tokens=32)
+
+
+def _check_against_generate(texts: list[str], *, max_new_tokens: int) -> None:
+    """Greedy answers are `model.generate`'s for each text as a chat of its own, token by token."""
     spec = ScoreSpec(
         task="text-generation",
         model=str(TARGET),
         messages=(("user", "{{ text }}"),),
-        max_new_tokens=12,
+        max_new_tokens=max_new_tokens,
+        max_tokens=512,
         precision="float32",
         max_batch_tokens=64,
     )
-    texts = [json.loads(line)["text"] for line in (ROOT / "conf/samples/documents.jsonl").read_text().splitlines()][:6]
     files = open_model(str(TARGET))
-    items = make_task(spec, files).tokenize([json.dumps([[[["user", t]], [0, 0, len(t)]]]) for t in texts]).items
+    asker = make_asker(spec)
+    assert asker is not None
+    items = make_task(spec, files).tokenize([asker({"text": text})[0] for text in texts]).items
+    assert len(items) == len(texts)
     with LocalEngine(spec) as engine:
         found = engine.forward(items).written or []
+    for number, (answer, wanted) in enumerate(zip(found, _generate(files, items, max_new_tokens), strict=True)):
+        assert answer is not None
+        assert answer.ids.tolist() == wanted, f"prompt {number}"
+
+
+def _generate(files: ModelFiles, items: Items, max_new_tokens: int) -> Iterator[list[int]]:
+    """What transformers writes to each item alone, without the end token."""
     import torch
 
     torch.set_num_threads(1)
     model = load_transformer("AutoModelForCausalLM", files, device="cpu", precision="float32", attention="sdpa")
-    for number, answer in enumerate(found):
-        ids = torch.from_numpy(items.ids[items.offsets[number] : items.offsets[number + 1]][None].astype("int64"))
-        alone = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
-        wanted = [token for token in alone[0, ids.shape[1] :].tolist() if token not in find_ends(model)]
-        assert answer is not None
-        assert answer.ids.tolist() == wanted
+    ends = find_ends(model)
+    for prompt in np.split(items.ids, items.offsets[1:-1]):
+        ids = torch.from_numpy(prompt[None].astype("int64"))
+        told = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, do_sample=False
+        )
+        yield [token for token in told[0, ids.shape[1] :].tolist() if token not in ends]
