@@ -28,7 +28,7 @@ from jobs.deadlines import Deadline, parse_deadline
 from jobs.errors import SettingsError
 from udfs.asking import question_columns
 from udfs.errors import SpecError
-from udfs.spec import Aggregation, ChunkPooling, Overflow, Precision, ScoreSpec, TaskName
+from udfs.spec import Aggregation, ChunkPooling, Overflow, Precision, ScoreSpec, TaskName, WritingEngine
 from udfs.templating import is_template, template_columns
 
 FILE_FORMATS = frozenset({"parquet", "json", "csv", "text", "orc", "avro", "xml", "binaryfile"})
@@ -105,6 +105,7 @@ class ScoreSettings(_Section):
     seed: int = 0
     stop: list[str] = []
     num_beams: PositiveInt = 1
+    engine: WritingEngine = "auto"
     source_lang: str | None = None
     target_lang: str | None = None
     json_schema: dict[str, Any] | None = Field(default=None, alias="schema")

@@ -23,7 +23,7 @@ from udfs.engine.process import reach_engine
 from udfs.errors import GristmillError
 from udfs.executor import Executor, executor_of, find_executor
 from udfs.scoring import output_type, score
-from udfs.spec import Aggregation, ChunkPooling, Overflow, Precision, ScoreSpec
+from udfs.spec import Aggregation, ChunkPooling, Overflow, Precision, ScoreSpec, WritingEngine
 
 _HAS_ARROW_UDF = hasattr(F, "arrow_udf")
 
@@ -201,6 +201,7 @@ def generate(
     seed: int = 0,
     stop: Sequence[str] = (),
     num_beams: int = 1,
+    engine: WritingEngine = "auto",
     revision: str | None = None,
     max_tokens: int | None = None,
     overflow: Overflow = "truncate",
@@ -220,6 +221,7 @@ def generate(
         temperature: Above 0, draw tokens, among those that `top_p` and `top_k` leave, by `seed`.
         stop: Strings that end an answer; they are cut off.
         num_beams: Of an encoder-decoder: answers that are followed at once.
+        engine: What runs a decoder: `transformers`, `vllm`, or the latter where it can (`auto`).
         max_tokens: Longest prompt in tokens; None takes what the model reads beside an answer.
         overflow: `truncate` the longest field of the struct, or `fail` the row.
 
@@ -245,6 +247,7 @@ def generate(
             seed=seed,
             stop=stop if isinstance(stop, str) else tuple(stop),  # type: ignore[arg-type]  # refused there
             num_beams=num_beams,
+            engine=engine,
             revision=revision,
             max_tokens=max_tokens,
             overflow=overflow,
@@ -259,6 +262,7 @@ def summarize(
     text: str | None = None,
     max_new_tokens: int = 256,
     num_beams: int = 1,
+    engine: WritingEngine = "auto",
     revision: str | None = None,
     max_tokens: int | None = None,
     overflow: Overflow = "truncate",
@@ -282,6 +286,7 @@ def summarize(
             template=text,
             max_new_tokens=max_new_tokens,
             num_beams=num_beams,
+            engine=engine,
             revision=revision,
             max_tokens=max_tokens,
             overflow=overflow,
@@ -299,6 +304,7 @@ def translate(
     text: str | None = None,
     max_new_tokens: int = 256,
     num_beams: int = 1,
+    engine: WritingEngine = "auto",
     revision: str | None = None,
     max_tokens: int | None = None,
     overflow: Overflow = "truncate",
@@ -324,6 +330,7 @@ def translate(
             template=text,
             max_new_tokens=max_new_tokens,
             num_beams=num_beams,
+            engine=engine,
             revision=revision,
             max_tokens=max_tokens,
             overflow=overflow,

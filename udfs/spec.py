@@ -22,12 +22,13 @@ Aggregation = Literal["none", "simple", "first", "average", "max"]
 Overflow = Literal["truncate", "chunk", "fail"]
 ChunkPooling = Literal["mean", "max"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+WritingEngine = Literal["auto", "transformers", "vllm"]
 
 GENERATING: tuple[TaskName, ...] = ("text-generation", "summarization", "translation")
 _JOINING: tuple[TaskName, ...] = ("token-classification", "translation")
 _POOLING: tuple[TaskName, ...] = ("text-classification", "zero-shot-classification")
 _TEXT_GENERATION = ("messages", "variants", "variant_name", "json_schema", "choices")
-_WRITING = frozenset({"max_new_tokens", "temperature", "top_p", "top_k", "seed", "stop", "num_beams"})
+_WRITING = frozenset({"max_new_tokens", "temperature", "top_p", "top_k", "seed", "stop", "num_beams", "engine"})
 # What a run may change without changing a row's answer.
 _TUNING = frozenset({"max_batch_tokens", "batch_timeout_s", "window_rows", "dedupe", "deadline"})
 # What an engine never hears of.
@@ -61,6 +62,7 @@ class ScoreSpec:
         seed: Of what is drawn.
         stop: Strings that end an answer; they are cut off.
         num_beams: Answers that an encoder-decoder model follows at once.
+        engine: What runs a decoder that writes; `auto` takes vLLM where it is installed and the device is CUDA.
         source_lang, target_lang: Of a translation, as the model calls them.
         json_schema: JSON that the answer has to match, as text.
         choices: What the answer has to be one of.
@@ -97,6 +99,7 @@ class ScoreSpec:
     seed: int = 0
     stop: tuple[str, ...] = ()
     num_beams: int = 1
+    engine: WritingEngine = "auto"
     source_lang: str | None = None
     target_lang: str | None = None
     json_schema: str | None = None
@@ -174,6 +177,10 @@ class ScoreSpec:
             yield f"top_p is {self.top_p}; it must be above 0 and at most 1"
         if self.temperature == 0 and (self.top_p < 1 or self.top_k):
             yield "top_p and top_k choose among tokens that are drawn; set a temperature above 0"
+        if self.engine not in get_args(WritingEngine):
+            yield f"engine is {self.engine!r}; choose one of {', '.join(get_args(WritingEngine))}"
+        if self.engine == "vllm" and self.num_beams > 1:
+            yield "num_beams is for encoder-decoders, which engine 'vllm' does not run; choose one"
         if self.num_beams > 1 and self.temperature > 0:
             yield "num_beams follows the likeliest answers and temperature draws them; choose one"
         if isinstance(self.stop, str) or any(not string for string in self.stop):

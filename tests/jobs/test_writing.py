@@ -70,6 +70,7 @@ def test_answers_are_those_of_one_prompt_at_a_time() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_answers_to_many_prompts_of_all_lengths_are_those_of_one_at_a_time() -> None:
     _check_against_generate(docstrings(64), max_new_tokens=32)
 

@@ -19,6 +19,7 @@ from udfs.engine.writing import WritingRunner
 from udfs.errors import EngineError
 from udfs.generation.encoder_decoder import EncoderDecoder
 from udfs.generation.loading import load_writer
+from udfs.generation.vllm import VllmDecoder
 from udfs.generation.written import Written
 from udfs.precision import plan_device
 from udfs.spec import GENERATING, ScoreSpec
@@ -104,7 +105,7 @@ def _assemble_writer(
     if isinstance(writer, EncoderDecoder):
         tokens = spec.max_batch_tokens or _WRITING_TOKENS[on_cuda]
         return _run(writer, Budget(tokens, tokens // 4), start_at, lanes, threads, make_journal)
-    shell = Shell(f"{name}/packed")
+    shell = Shell(f"{name}/{'vllm' if isinstance(writer[0], VllmDecoder) else 'packed'}")
     budget = Budget(writer[0].max_sequences, 1)
     _start_at(budget, start_at)
     scheduler = Scheduler(budget, pad_multiple=0, lanes=len(writer), singly=True)

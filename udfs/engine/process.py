@@ -28,7 +28,7 @@ _START_S = 1860.0  # a start that takes longer stands still; by then the engine'
 _DYING_S = 10.0  # between a connection that breaks and the end of its process
 _POLL_S = 0.05
 _LOG_LINES = 3
-_CRASHES = ("Fatal Python error", "Timeout (", "a micro-batch hangs", "the device is lost")
+_CRASHES = ("Fatal Python error", "Timeout (", "a micro-batch hangs", "the device is lost", "vLLM is broken")
 
 
 @dataclass(frozen=True)

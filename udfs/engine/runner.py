@@ -104,7 +104,7 @@ class Runner:
         except Exception as error:  # noqa: BLE001 - a lane that ended in silence would let every client wait
             _tell(error)
             self._broke_at = time.monotonic()
-            told = error if isinstance(error, EngineError) else EngineError(f"the engine broke: {_told(error)}")
+            told = error if isinstance(error, EngineError) else EngineError(f"the engine broke: {told_in_short(error)}")
             self._scheduler.close(told)
 
     def _work(self, lane: int) -> None:
@@ -159,8 +159,7 @@ class Runner:
         if self._faults < _TOLD_FAULTS:
             _tell(error)
         if is_device_lost(error):
-            print("the device is lost", file=sys.stderr, flush=True)
-            os._exit(70)  # clients start another
+            end_process("the device is lost")
 
     def _count_fault(self, error: Exception) -> None:
         """An item fails for good.
@@ -170,7 +169,13 @@ class Runner:
         """
         self._faults, self._faults_in_a_row = self._faults + 1, self._faults_in_a_row + 1
         if self._faults_in_a_row >= (_FAULTS_IN_A_ROW if self._widest else _FAULTS_AT_FIRST):
-            raise EngineError(f"the model fails on every text: {_told(error)}")
+            raise EngineError(f"the model fails on every text: {told_in_short(error)}")
+
+
+def end_process(last_words: str) -> None:
+    """End with something that nothing can use any more; clients start another engine, and look for what is to blame."""
+    print(last_words, file=sys.stderr, flush=True)
+    os._exit(70)
 
 
 def plan_lanes(*, on_cuda: bool, cores: int) -> tuple[int, int]:
@@ -187,6 +192,6 @@ def _tell(error: Exception) -> None:
         traceback.print_exception(error)
 
 
-def _told(error: Exception) -> str:
+def told_in_short(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -10,16 +10,17 @@ import numpy as np
 from udfs.engine.budget import Budget
 from udfs.engine.causes import free_memory, is_out_of_memory
 from udfs.engine.journal import Journal
-from udfs.engine.runner import Runner, Runs
+from udfs.engine.runner import Runner, Runs, end_process, told_in_short
 from udfs.engine.scheduler import FAULTY, TOO_LARGE, MicroBatch, Scheduler
 from udfs.generation.decoding import Decoder
+from udfs.generation.vllm import EngineBrokenError, VllmDecoder
 
 
 class WritingRunner(Runner):
     """Runs a scheduler's items on decoders, one a lane, until the scheduler is closed.
 
     Memory that runs out halves the number of sequences. A step that raises has all of its items run again one by one,
-    and only an item that raises by itself fails.
+    and only an item that raises by itself fails; but vLLM, once it has raised, ends with this process.
 
     Args:
         decoders: Write.
@@ -32,7 +33,7 @@ class WritingRunner(Runner):
 
     def __init__(
         self,
-        decoders: Sequence[Decoder],
+        decoders: Sequence[Decoder | VllmDecoder],
         model: Runs,
         scheduler: Scheduler,
         budget: Budget,
@@ -76,29 +77,38 @@ class WritingRunner(Runner):
         decoder = self._decoders[lane]
         try:
             over = decoder.step()
+        except EngineBrokenError as error:
+            self._look_at(error)
+            end_process(f"vLLM is broken: {told_in_short(error)}")
+            return
         except Exception as error:  # noqa: BLE001 - what a model raises is its own business, and its items' fate
             self._take_all_apart(decoder, error)
             return
         if not over:
             return
-        self._faults_in_a_row = 0
         if self._journal:  # before what is to run alone may begin
             self._journal.end(lane, len(over))
             if len(decoder):
                 self._journal.begin(lane, _running(decoder), self._budget.now)
         for sequence in over:
+            if sequence.error is not None:
+                self._look_at(sequence.error)
+                self._count_fault(sequence.error)
+                self._scheduler.fail(sequence.owner, FAULTY)
+                continue
+            self._faults_in_a_row = 0
             self._widest = max(self._widest, len(sequence.prompt))
             ran = len(sequence.prompt) - sequence.cached_tokens + len(sequence.ids)
             self._scheduler.finish(sequence.owner, [sequence.written()], np.array([ran]))
 
-    def _drop_abandoned(self, decoder: Decoder) -> None:
+    def _drop_abandoned(self, decoder: Decoder | VllmDecoder) -> None:
         """Let go of items whose client is gone."""
         gone = [s for s in decoder.sequences if any(p.dropped for p, _, _ in s.owner.by_parcel())]
         decoder.drop(gone)
         for sequence in gone:
             self._scheduler.retry(sequence.owner, alone=False)
 
-    def _take_all_apart(self, decoder: Decoder, error: Exception) -> None:
+    def _take_all_apart(self, decoder: Decoder | VllmDecoder, error: Exception) -> None:
         """A step has raised: give its items back, and find out which of them is to blame."""
         sequences = decoder.sequences
         decoder.drop(sequences)
@@ -118,5 +128,5 @@ class WritingRunner(Runner):
                 self._scheduler.retry(batch, alone=single or not memory)
 
 
-def _running(decoder: Decoder) -> list[MicroBatch]:
+def _running(decoder: Decoder | VllmDecoder) -> list[MicroBatch]:
     return [sequence.owner for sequence in decoder.sequences]

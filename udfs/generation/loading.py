@@ -17,6 +17,7 @@ from udfs.generation.decoding import Decoder
 from udfs.generation.encoder_decoder import EncoderDecoder
 from udfs.generation.own_settings import tell_ignored
 from udfs.generation.picking import Picker
+from udfs.generation.vllm import VllmDecoder, load_vllm, takes_vllm
 from udfs.loading import load_tokenizer, load_transformer
 from udfs.models import ModelFiles, open_model
 from udfs.precision import DevicePlan
@@ -30,15 +31,17 @@ _CPU_STEP_TOKENS, _CUDA_STEP_TOKENS = 256, 4096
 _CPU_MEMORY_SHARE, _CUDA_MEMORY_SHARE = 0.4, 0.7  # of what is free, for keys and values
 _LIKE_ALONE = 0.95  # correlation of logits; half precision alone has carried a plain run to 0.98
 
+Writer = list[Decoder] | list[VllmDecoder] | EncoderDecoder
 
-def load_writer(spec: ScoreSpec, plan: DevicePlan, *, name: str, lanes: int) -> list[Decoder] | EncoderDecoder:
+
+def load_writer(spec: ScoreSpec, plan: DevicePlan, *, name: str, lanes: int) -> Writer:
     """Load a model that writes.
 
     Args:
         spec: Names the task, the model and how tokens are picked.
         plan: The device and the precision.
         name: The engine's.
-        lanes: So many decoders share the weights; one encoder-decoder is enough for all lanes.
+        lanes: So many decoders share the weights; one encoder-decoder, or one vLLM, is enough for all lanes.
 
     Raises:
         ModelError: The model does not load, or does not write, or not with attention over a cache.
@@ -46,6 +49,15 @@ def load_writer(spec: ScoreSpec, plan: DevicePlan, *, name: str, lanes: int) -> 
     files = open_model(spec.model, spec.revision)
     if files.config.get("is_encoder_decoder"):
         return _load_encoder_decoder(spec, files, plan, name)
+    if told := tell_ignored(files, spec):
+        print(f"gristmill: {told}", file=sys.stderr)
+    if takes_vllm(spec, files, plan):
+        try:
+            return [load_vllm(spec, files, plan)]
+        except ModelError as error:
+            if spec.engine == "vllm":
+                raise
+            print(f"gristmill: {error.message}; transformers writes", file=sys.stderr)
     return _load_decoders(spec, files, plan, lanes)
 
 
@@ -80,8 +92,6 @@ def _load_decoders(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan, lanes: 
     longest = resolve_prompt_tokens(files, spec) + spec.max_new_tokens
     step_tokens = spec.max_batch_tokens or (_CUDA_STEP_TOKENS if on_cuda else _CPU_STEP_TOKENS)
     _check_cache(files, model, plan, wanted)
-    if told := tell_ignored(files, spec):
-        print(f"gristmill: {told}", file=sys.stderr)
     room = min(sequences * (longest + 64), _tokens_that_fit(model.config.get_text_config(), plan) // lanes)
     if room < longest:
         print(f"gristmill: the cache holds {room} tokens; a text of {longest} has no room in it", file=sys.stderr)

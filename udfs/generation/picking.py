@@ -31,6 +31,7 @@ class Sequence:
         ids: What has been written.
         cached_tokens: Of the prompt, those that were copied from another sequence.
         finish: How it ended; None while it goes on.
+        error: What went wrong with it alone, so that it has no answer.
     """
 
     owner: Any
@@ -40,6 +41,7 @@ class Sequence:
     ids: list[int] = field(default_factory=list)
     cached_tokens: int = 0
     finish: int | None = None
+    error: Exception | None = None
 
     def written(self) -> Written:
         return Written(np.array(self.ids, dtype=np.int32), self.finish or STOP, self.cached_tokens)
@@ -64,8 +66,7 @@ class Picker:
         """A sequence of which nothing is written yet."""
         draws = None
         if self._spec.temperature:
-            key = hashlib.blake2b(prompt.astype(np.int32).tobytes(), key=str(self._spec.seed).encode()[:64])
-            draws = np.random.default_rng(int.from_bytes(key.digest()[:16], "little"))
+            draws = np.random.default_rng(_digest(prompt, self._spec.seed))
         return Sequence(owner, prompt, self._grammar.begin() if self._grammar else None, draws)
 
     def pick(self, logits: Tensor, sequences: list[Sequence]) -> None:
@@ -142,3 +143,14 @@ class Picker:
             scores = row[where]
             row[where] = torch.where(scores < 0, scores * self._penalty, scores / self._penalty)
         return logits
+
+
+def prompt_seed(prompt: np.ndarray, seed: int) -> int:
+    """A seed of 63 bits that belongs to a prompt and the job's seed alone."""
+    return _digest(prompt, seed) >> 65
+
+
+def _digest(prompt: np.ndarray, seed: int) -> int:
+    """128 bits."""
+    key = hashlib.blake2b(prompt.astype(np.int32).tobytes(), key=str(seed).encode()[:64])
+    return int.from_bytes(key.digest()[:16], "little")

@@ -80,6 +80,7 @@ class TextGeneration:
 
     def __init__(self, spec: ScoreSpec, files: ModelFiles) -> None:
         check_writes(files, spec.task)
+        check_engine(files, spec)
         self._spec, self._files = spec, files
         self.units_per_text = max(1, len(spec.variants))
         self.max_tokens = resolve_prompt_tokens(files, spec)
@@ -259,6 +260,18 @@ def check_writes(files: ModelFiles, task: str) -> None:
         raise ModelError(
             f"model {files.name!r} is {', '.join(kinds)}, which cannot write; {task} needs a …ForCausalLM or a "
             "…ForConditionalGeneration"
+        )
+
+
+def check_engine(files: ModelFiles, spec: ScoreSpec) -> None:
+    """Refuse an encoder-decoder by vLLM.
+
+    Raises:
+        ModelError: It was asked for.
+    """
+    if spec.engine == "vllm" and files.config.get("is_encoder_decoder"):
+        raise ModelError(
+            f"model {files.name!r} is an encoder-decoder, which engine 'vllm' does not run; take `engine: auto`"
         )
 
 

@@ -1,0 +1,245 @@
+"""vLLM in the place of our own decoder: the same items, lanes and answers, written by its engine."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from udfs.errors import ModelError
+from udfs.generation.picking import Sequence, prompt_seed
+from udfs.generation.written import LENGTH, STOP
+from udfs.models import ModelFiles
+from udfs.precision import DevicePlan
+from udfs.spec import ScoreSpec
+from udfs.tasks.text_generation import resolve_prompt_tokens
+
+_SEQUENCES = 256
+_MEMORY_SHARE = 0.9  # of what is free, for weights, keys and values
+_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # what it runs dies with the engine's process, and is told by its journal
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+}
+
+
+class EngineBrokenError(RuntimeError):
+    """vLLM's step has raised; it promises nothing about what comes after."""
+
+
+def takes_vllm(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan) -> bool:
+    """Whether vLLM is to write; `auto` takes it wherever it can.
+
+    Raises:
+        ModelError: It was asked for, and cannot.
+    """
+    if spec.engine == "transformers" or files.config.get("is_encoder_decoder"):
+        return False
+    problem = _find_problem(plan)
+    if problem and spec.engine == "vllm":
+        raise ModelError(f"engine is 'vllm', but {problem}; `engine: auto` does without")
+    return problem is None
+
+
+def _find_problem(plan: DevicePlan) -> str | None:
+    """Why vLLM cannot write here."""
+    missing = importlib.util.find_spec("vllm") is None
+    install = "`pip install 'gristmill[vllm]'` on every node" if missing else ""
+    if not plan.device.startswith("cuda"):
+        return f"the device is {plan.device}, and it needs CUDA" + (f" and {install}" if missing else "")
+    return f"it is not installed: {install}" if missing else None
+
+
+class VllmDecoder:
+    """The sequences that vLLM is writing; to a lane what `udfs.generation.decoding.Decoder` is.
+
+    Args:
+        engine: vLLM's `LLMEngine`.
+        sampling: How tokens are picked.
+        max_model_len: Longest prompt and answer together.
+        max_sequences: So many at once.
+    """
+
+    def __init__(self, engine: Any, sampling: Sampling, *, max_model_len: int, max_sequences: int) -> None:
+        self.max_sequences = max_sequences
+        self._engine, self._sampling, self._max_model_len = engine, sampling, max_model_len
+        self._numbers = itertools.count()
+        self._active: dict[str, Sequence] = {}
+        self._refused: list[Sequence] = []
+
+    def __len__(self) -> int:
+        return len(self._active) + len(self._refused)
+
+    @property
+    def sequences(self) -> list[Sequence]:
+        """In the order in which they began."""
+        return [*self._active.values(), *self._refused]
+
+    def is_hungry(self) -> bool:
+        """There is room for another prompt."""
+        return len(self) < self.max_sequences
+
+    def fits(self, tokens: int) -> bool:
+        """A prompt of so many tokens could be run at all."""
+        return tokens + self._sampling.spec.max_new_tokens <= self._max_model_len
+
+    def add(self, owner: Any, prompt: np.ndarray) -> bool:
+        """Begin a sequence; one that vLLM refuses ends with the next step."""
+        from vllm.inputs import tokens_input
+
+        sequence, number = Sequence(owner, prompt), str(next(self._numbers))
+        try:
+            self._engine.add_request(number, tokens_input(prompt.tolist()), self._sampling.of(prompt))
+        except Exception as error:  # noqa: BLE001 - whatever vLLM has against a prompt is that prompt's fate
+            sequence.error = error
+            self._refused.append(sequence)
+            return True
+        self._active[number] = sequence
+        return True
+
+    def drop(self, sequences: list[Sequence]) -> None:
+        """Forget some sequences, whatever has become of them."""
+        gone = set(map(id, sequences))
+        numbers = [number for number, sequence in self._active.items() if id(sequence) in gone]
+        if numbers:
+            self._engine.abort_request(numbers)
+        self._active = {number: s for number, s in self._active.items() if id(s) not in gone}
+        self._refused = [sequence for sequence in self._refused if id(sequence) not in gone]
+
+    def step(self) -> list[Sequence]:
+        """Have vLLM run its model once; returns the sequences that have ended, which are forgotten.
+
+        Raises:
+            EngineBrokenError: vLLM has raised.
+        """
+        over, self._refused = self._refused, []
+        if not self._active:
+            return over
+        try:
+            outputs = self._engine.step()
+        except Exception as error:
+            raise EngineBrokenError(f"vLLM: {type(error).__name__}: {error}") from error
+        ended = [output for output in outputs if output.finished and output.request_id in self._active]
+        return over + [self._end(self._active.pop(output.request_id), output) for output in ended]
+
+    def _end(self, sequence: Sequence, output: Any) -> Sequence:
+        (answer,) = output.outputs
+        ids = list(answer.token_ids)
+        sequence.ids = ids[:-1] if ids and ids[-1] in self._sampling.ends else ids
+        sequence.cached_tokens = output.num_cached_tokens or 0
+        sequence.finish = LENGTH if answer.finish_reason == "length" else STOP
+        if answer.finish_reason not in ("stop", "length"):
+            sequence.error = RuntimeError(f"vLLM ended a text with {answer.finish_reason!r}")
+        return sequence
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How vLLM picks tokens.
+
+    Args:
+        spec: What was asked for.
+        ends: Token ids that end an answer.
+        penalty: The model's own repetition penalty; 1 for none.
+    """
+
+    spec: ScoreSpec
+    ends: frozenset[int]
+    penalty: float = 1.0
+
+    @property
+    def needs_tokenizer(self) -> bool:
+        return bool(self.spec.stop or self.spec.json_schema or self.spec.choices)
+
+    def of(self, prompt: np.ndarray) -> Any:
+        """vLLM's parameters for a prompt; what is drawn depends on it and the seed alone."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        spec = self.spec
+        return SamplingParams(
+            max_tokens=spec.max_new_tokens,
+            temperature=spec.temperature,
+            top_p=spec.top_p,
+            top_k=spec.top_k,
+            seed=prompt_seed(prompt, spec.seed) if spec.temperature else None,
+            repetition_penalty=self.penalty,
+            stop=list(spec.stop),
+            stop_token_ids=sorted(self.ends),
+            detokenize=bool(spec.stop),
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            structured_outputs=self._structured(),
+        )
+
+    def _structured(self) -> Any:
+        from vllm.sampling_params import StructuredOutputsParams
+
+        if self.spec.json_schema:
+            return StructuredOutputsParams(json=self.spec.json_schema)
+        return StructuredOutputsParams(choice=list(self.spec.choices)) if self.spec.choices else None
+
+
+def load_vllm(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan) -> VllmDecoder:
+    """Have vLLM load a checked model: safetensors alone, no code of the model's own, no word to anybody.
+
+    Raises:
+        ModelError: vLLM does not load it, or does not take how tokens are to be picked.
+    """
+    os.environ.update(_ENVIRONMENT)
+    from vllm import EngineArgs, LLMEngine
+    from vllm.config import StructuredOutputsConfig
+
+    sampling = Sampling(spec, find_own_ends(files), find_own_penalty(files))
+    max_model_len = resolve_prompt_tokens(files, spec) + spec.max_new_tokens
+    options: dict[str, Any] = {"max_num_batched_tokens": spec.max_batch_tokens} if spec.max_batch_tokens else {}
+    sequences = min(_SEQUENCES, spec.max_batch_tokens or _SEQUENCES)
+    try:
+        sampling.of(np.zeros(1, dtype=np.int32))
+        engine = LLMEngine.from_engine_args(
+            EngineArgs(
+                model=str(files.transformer),
+                load_format="safetensors",
+                trust_remote_code=False,
+                skip_tokenizer_init=not sampling.needs_tokenizer,
+                generation_config="vllm",  # not the model's own
+                dtype=plan.precision,
+                max_model_len=max_model_len,
+                max_num_seqs=sequences,
+                gpu_memory_utilization=_memory_share(),
+                enable_prefix_caching=True,
+                structured_outputs_config=StructuredOutputsConfig(backend="guidance", disable_any_whitespace=True),
+                disable_log_stats=True,
+                use_tqdm_on_load=False,
+                **options,
+            )
+        )
+    except Exception as error:  # vLLM raises whatever its libraries do
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError(f"model {files.name!r} does not load in vLLM: {told}; try `engine: transformers`") from error
+    return VllmDecoder(engine, sampling, max_model_len=max_model_len, max_sequences=sequences)
+
+
+def find_own_ends(files: ModelFiles) -> frozenset[int]:
+    """Token ids that end a model's answer, by its files."""
+    config = files.config
+    places = (files.read_json("generation_config.json"), config.get("text_config") or {}, config)
+    told = next((place["eos_token_id"] for place in places if place.get("eos_token_id") is not None), ())
+    return frozenset([told] if isinstance(told, int) else told)
+
+
+def find_own_penalty(files: ModelFiles) -> float:
+    """A model's own repetition penalty, by its files; 1 for none."""
+    return float((files.read_json("generation_config.json") or files.config).get("repetition_penalty") or 1.0)
+
+
+def _memory_share() -> float:
+    """Of the whole GPU, the most that vLLM may take of what is free."""
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    return _MEMORY_SHARE * free / total
