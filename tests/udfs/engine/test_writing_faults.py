@@ -6,24 +6,20 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from tests.engine_faults import read_lines
+from tests.engine_rows import Faults, codes_of, rows_of, undisturbed_rows
 from tests.processes import running_engines
 from tests.random_writers import save_writer
 from tests.writers import ALPHABET
 from udfs.engine.journal import read_journal
-from udfs.engine.local import LocalEngine
-from udfs.scoring import score, score_with
 from udfs.spec import ScoreSpec
 
 PROMPTS = [f"{number} {'red tea and green soil '[: 1 + number % 23]}" for number in range(140)]
-Faults = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +31,8 @@ def _spec(model: str, *, max_new_tokens: int) -> ScoreSpec:
     return ScoreSpec(task="text-generation", model=model, precision="float32", max_new_tokens=max_new_tokens)
 
 
-def _rows(prompts: list[str], spec: ScoreSpec) -> list[dict[str, Any]]:
-    return [row for result in score([pa.array(prompts)], spec) for row in result.to_pylist()]
-
-
 def _answers(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
     return [(row["text"], row["finish_reason"]) for row in rows]
-
-
-def _undisturbed(prompts: list[str], spec: ScoreSpec) -> list[tuple[str, str]]:
-    with LocalEngine(spec) as engine:
-        return _answers([row for result in score_with(engine, [pa.array(prompts)], spec) for row in result.to_pylist()])
 
 
 def _kill_while_it_writes(top: Path) -> None:
@@ -65,10 +52,10 @@ def test_an_engine_that_is_killed_while_it_writes_costs_no_answer(writer: str, f
     starts, spec = faults(), _spec(writer, max_new_tokens=60)
     killer = threading.Thread(target=_kill_while_it_writes, args=(top,))
     killer.start()
-    rows = _rows(PROMPTS, spec)
+    rows = rows_of(PROMPTS, spec)
     killer.join()
-    assert [row["error"] for row in rows] == [None] * len(PROMPTS)
-    assert _answers(rows) == _undisturbed(PROMPTS, spec)
+    assert codes_of(rows) == [None] * len(PROMPTS)
+    assert _answers(rows) == _answers(undisturbed_rows(PROMPTS, spec))
     assert len(read_lines(starts)) == 2
     (fallen,) = (json.loads(path.read_text()) for path in top.glob("*/*/fallen-1.json"))
     assert fallen["suspects"]  # it was in the middle of them
@@ -77,8 +64,8 @@ def test_an_engine_that_is_killed_while_it_writes_costs_no_answer(writer: str, f
 def test_a_prompt_that_kills_the_engine_fails_alone_while_others_are_written(writer: str, faults: Faults) -> None:
     starts, spec = faults(poison=ALPHABET["~"], way="segfault"), _spec(writer, max_new_tokens=8)
     prompts = [*PROMPTS[:20], "red ~ tea", *PROMPTS[20:40]]
-    rows = _rows(prompts, spec)
-    assert [row["error"] and row["error"]["code"] for row in rows] == [None] * 20 + ["device_fault"] + [None] * 20
-    assert _answers(rows[:20] + rows[21:]) == _undisturbed(PROMPTS[:40], spec)
+    rows = rows_of(prompts, spec)
+    assert codes_of(rows) == [None] * 20 + ["device_fault"] + [None] * 20
+    assert _answers(rows[:20] + rows[21:]) == _answers(undisturbed_rows(PROMPTS[:40], spec))
     # Twice among others, once alone.
     assert len(read_lines(starts)) - 1 == 3
