@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING
 from jobs.errors import SPARK_ERRORS, unreadable_input
 from jobs.settings import Settings
 from udfs.asking import make_asker
-from udfs.factory import make_starter, make_udf
+from udfs.factory import make_udf
 from udfs.models import open_model
 from udfs.tasks import make_task
 from udfs.tasks.text_generation import TextGeneration
@@ -72,19 +70,6 @@ def count_slots(spark: SparkSession) -> int:
     """Tasks that run at once; Spark Connect does not tell, and is taken for a small cluster."""
     context = getattr(spark, "_sc", None)
     return context.defaultParallelism if context is not None else 16
-
-
-def start_engines(spark: SparkSession, settings: Settings) -> None:
-    """Have the executors begin to load the model while the driver still reads and plans; does not wait for them."""
-    from pyspark.sql import functions as F
-
-    def run() -> None:
-        slots = count_slots(spark)
-        with contextlib.suppress(*SPARK_ERRORS):  # what is wrong is told by the job itself
-            rows = spark.range(0, slots, 1, slots).select(make_starter(settings.spec())(F.col("id")))
-            rows.write.format("noop").mode("overwrite").save()
-
-    threading.Thread(target=run, name="gristmill-start", daemon=True).start()
 
 
 def score_frame(

@@ -26,13 +26,13 @@ from rich.markup import escape
 
 from jobs.checkpoint import path_of
 from jobs.deadlines import deadline_at
+from jobs.engines import start_beside_spark, start_engines
 from jobs.errors import DeadlineReached, Interrupted, JobError, OutputError, TooManyFailed
 from jobs.increments import Run, check_failed, score_once, score_stream
 from jobs.input_files import list_input, name_some, tell_back, tell_replaced, tell_unread
 from jobs.interrupts import Stop, cancel_all
 from jobs.outlook import Outlook
 from jobs.output import Increment, Output, add_up
-from jobs.plan import start_engines
 from jobs.progress import Listener, ProgressBar
 from jobs.report import RunReport, Status, make_report
 from jobs.retry import publish_retries, retry_all
@@ -142,7 +142,8 @@ def _begin(
     """A session, and a run on an output that is this driver's while the body runs; engines start meanwhile."""
     run = start_run(settings)
     check_model(settings)
-    spark = open_session(settings.spark, spark_log=spark_log)
+    with start_beside_spark(settings):
+        spark = open_session(settings.spark, spark_log=spark_log)
     stop.check("interrupted; nothing was written")
     with output.lock(on_lost=cancel_all) as claim:
         output.check(spark, overwrite=overwrite)

@@ -52,11 +52,11 @@ def open_session(settings: SparkSettings, *, spark_log: str | None = None) -> Sp
         return active
     conf: dict[str, str] = {}
     builder, hidden = SparkSession.builder, False
-    if not {"PYSPARK_GATEWAY_PORT", "SPARK_REMOTE"} & os.environ.keys():  # else spark-submit or Connect has begun it
+    if _is_ours():
         find_java()
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers run in this virtual environment
         builder, hidden = builder.master(settings.master), spark_log is None
-        local = settings.master.startswith("local[")
+        local = is_local(settings)
         java = f"{_log_options(spark_log or 'warn')} {_LOCAL_JVM if local else ''}"
         conf = _NEW | (_LOCAL if local else {}) | {"spark.driver.extraJavaOptions": java}
     for key, value in {**conf, **settings.conf}.items():
@@ -68,6 +68,16 @@ def open_session(settings: SparkSettings, *, spark_log: str | None = None) -> Sp
         raise SessionError(f"Spark does not start on {settings.master}: {explain(error)}") from error
     ship_code(session)
     return session
+
+
+def is_local(settings: SparkSettings) -> bool:
+    """A new session starts its Java virtual machine here, and that is its one executor."""
+    return _is_ours() and str(settings.conf.get("spark.master", settings.master)).startswith("local[")
+
+
+def _is_ours() -> bool:
+    """It is for us to start Spark; else spark-submit or Connect has begun it."""
+    return not {"PYSPARK_GATEWAY_PORT", "SPARK_REMOTE"} & os.environ.keys()
 
 
 def ship_code(session: SparkSession) -> None:

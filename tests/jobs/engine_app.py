@@ -19,8 +19,9 @@ from typing import Any
 
 import psutil
 
+from jobs.engines import start_engines
 from jobs.output import Output
-from jobs.plan import Plan, score_frame, start_engines
+from jobs.plan import Plan, score_frame
 from jobs.session import open_session
 from jobs.settings import Settings, load_settings
 from jobs.sources import read_input
