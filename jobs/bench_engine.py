@@ -124,7 +124,9 @@ def run_engine_bench(
         raise UserError(f"--texts {texts}: choose one of docstrings, short")
     found = docstrings(rows, first_line=texts == "short")
     with tempfile.TemporaryDirectory(prefix="gristmill-") as folder:
-        spec = replace(settings.spec(), template=None, dedupe=False, overflow="truncate")
+        spec = replace(
+            settings.spec(), chunk_pooling="mean", template=None, dedupe=False, overflow="truncate", chunk_overlap=0
+        )
         if shape:
             path = make_shape(shape, open_model(spec.model, spec.revision), Path(folder))
             spec = replace(spec, task="feature-extraction", labels=(), hypothesis_template=None, model=path)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 _POLL_S = 0.1
+_SUBMIT = "org.apache.spark.deploy.SparkSubmit"
 
 
 def start_engines(spark: SparkSession, settings: Settings) -> None:
@@ -53,7 +54,7 @@ def start_beside_spark(settings: Settings) -> Iterator[None]:
 
     def run() -> None:
         while not opened.wait(_POLL_S):
-            if pid := _find_child("java"):
+            if pid := _find_spark():
                 with contextlib.suppress(GristmillError, psutil.Error):
                     reach_engine(EngineId(settings.spec(), None, executor_of(pid)))
                 return
@@ -66,9 +67,11 @@ def start_beside_spark(settings: Settings) -> Iterator[None]:
         opened.set()
 
 
-def _find_child(name: str) -> int | None:
+def _find_spark() -> int | None:
+    """The Java virtual machine that Spark runs in, once there is one; another only tells its version."""
     with contextlib.suppress(psutil.Error):
-        return next((child.pid for child in psutil.Process().children() if child.name() == name), None)
+        children = psutil.Process().children()
+        return next((c.pid for c in children if c.name() == "java" and _SUBMIT in c.cmdline()), None)
     return None
 
 

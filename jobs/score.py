@@ -339,13 +339,15 @@ def start_run(settings: Settings) -> Run:
 
 
 def check_model(settings: Settings) -> None:
-    """Look at the model before Spark starts: there, safe, of the task's kind.
+    """Look at the model before Spark starts: there, safe, of the task's kind, with room for chunks where texts are cut.
 
     Raises:
-        ModelError: It is not.
+        ModelError, SpecError: It is not.
     """
     spec = settings.spec()
-    make_task(spec, open_model(spec.model, spec.revision))
+    task = make_task(spec, open_model(spec.model, spec.revision))
+    if spec.overflow == "chunk":
+        task.tokenize([])
 
 
 def tell_ignored_settings(settings: Settings) -> str | None:

@@ -85,16 +85,20 @@ def read_stream(spark: SparkSession, settings: Settings, schema: StructType, inc
         increment_bytes: An increment ends with the file that would pass it; it has one file at least.
     """
     source = settings.input
-    size = increment_bytes or _TABLE_BYTES
-    bounds = {"maxBytesPerTrigger": size, "streaming-max-files-per-micro-batch": max(1, size // _ICEBERG_FILE)}
     options = _file_options(source) if source.is_files() else source.options
-    reader = spark.readStream.options(**{**bounds, **options})
+    reader = spark.readStream.options(**{**bound_increment(increment_bytes), **options})
     if source.table:
         return select_needed(reader.table(source.table), settings)
     reader = reader.format(source.format)
     if not source.is_files():
         return select_needed(reader.load(source.path), settings)
     return reader.schema(schema).option("maxFileAge", _FOREVER).load(_as_directory(str(source.path)))
+
+
+def bound_increment(increment_bytes: int | None) -> dict[str, int]:
+    """The options by which files and Delta, and by which Iceberg, bound what they read at once."""
+    size = increment_bytes or _TABLE_BYTES
+    return {"maxBytesPerTrigger": size, "streaming-max-files-per-micro-batch": max(1, size // _ICEBERG_FILE)}
 
 
 def select_needed(frame: DataFrame, settings: Settings, *more: Column) -> DataFrame:

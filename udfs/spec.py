@@ -30,7 +30,7 @@ _POOLING: tuple[TaskName, ...] = ("text-classification", "zero-shot-classificati
 _TEXT_GENERATION = ("messages", "variants", "variant_name", "json_schema", "choices")
 _WRITING = frozenset({"max_new_tokens", "temperature", "top_p", "top_k", "seed", "stop", "num_beams", "engine"})
 # What a run may change without changing a row's answer.
-_TUNING = frozenset({"max_batch_tokens", "batch_timeout_s", "window_rows", "dedupe", "deadline"})
+_TUNING = frozenset({"engine", "max_batch_tokens", "batch_timeout_s", "window_rows", "dedupe", "deadline"})
 # What an engine never hears of.
 _IN_WORKERS = frozenset(
     {"template", "messages", "variants", "variant_name", "source_lang", "target_lang", "aggregation_strategy"}
@@ -241,7 +241,8 @@ class ScoreSpec:
 
     def decides_answers(self) -> dict[str, Any]:
         """The fields that decide a row's answer, ready for JSON."""
-        return {name: _thaw(value) for name, value in asdict(self).items() if name not in _TUNING}
+        idle = _TUNING if self.overflow == "chunk" else _TUNING | {"chunk_overlap", "chunk_pooling"}
+        return {name: _thaw(value) for name, value in asdict(self).items() if name not in idle}
 
 
 def _thaw(value: Any) -> Any:

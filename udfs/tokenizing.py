@@ -85,7 +85,7 @@ class Tokenizer:
 
     Raises:
         ModelError: No tokenizer among the files, or max_tokens above what the model can read.
-        SpecError: Chunks that would overlap by more than a half.
+        SpecError: From a call: chunks have no room, or would overlap by more than a half.
     """
 
     def __init__(
@@ -116,14 +116,15 @@ class Tokenizer:
         """
         if self._lowercase:
             texts = [text.lower() for text in texts]
+        splitter = self._splitter(pairs) if self._overflow == "chunk" else None
         encodings = self._encode(texts, pairs)
         long = np.fromiter((bool(e.overflowing) for e in encodings), dtype=bool, count=len(encodings))
         kept = [
             [] if not e.ids or (cut and self._overflow == "fail") else [_Piece(e)]
             for e, cut in zip(encodings, long.tolist(), strict=True)
         ]
-        if self._overflow == "chunk" and long.any():
-            kept = self._chunk(kept, long, texts, pairs)
+        if splitter and long.any():
+            kept = self._chunk(splitter, kept, long, texts, pairs)
         units = np.concatenate([[0], np.cumsum([len(k) for k in kept], dtype=np.int64)])
         items = _make_items(kept, with_types=len(pairs) > 0)
         spans = _make_spans(kept, items, units, texts) if self._with_spans else None
@@ -143,18 +144,23 @@ class Tokenizer:
         return encode([(text, pair) for text in asked for pair in pairs] if pairs else asked)
 
     def _chunk(
-        self, kept: list[list[_Piece]], long: np.ndarray, texts: Sequence[str], pairs: Sequence[str]
+        self,
+        splitter: Splitter,
+        kept: list[list[_Piece]],
+        long: np.ndarray,
+        texts: Sequence[str],
+        pairs: Sequence[str],
     ) -> list[list[_Piece]]:
         """What is kept, with the chunks of each long text in the place of its beginning; the same for all its pairs."""
         per_text = max(1, len(pairs))
         numbers = np.flatnonzero(long.reshape(-1, per_text).any(axis=1)).tolist()
-        chunks = self._splitter(pairs)([texts[number] for number in numbers])
+        chunks = splitter([texts[number] for number in numbers])
         encodings = iter(self._encode([chunk.text for parts in chunks for chunk in parts], pairs))
         chunked = [*kept]
         for number, parts in zip(numbers, chunks, strict=True):
             pieces = [[_Piece(next(encodings), chunk.start) for _ in range(per_text)] for chunk in parts]
             for pair in range(per_text):
-                chunked[number * per_text + pair] = [row[pair] for row in pieces]
+                chunked[number * per_text + pair] = [row[pair] for row in pieces if row[pair].encoding.ids]
         return chunked
 
     def _splitter(self, pairs: Sequence[str]) -> Splitter:

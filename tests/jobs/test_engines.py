@@ -16,11 +16,11 @@ from udfs.engine.home import EngineId
 
 @pytest.fixture
 def java(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A child process that goes by the name of the Java virtual machine."""
-    program = shutil.copy(shutil.which("sleep") or "/bin/sleep", tmp_path / "java")
-    with subprocess.Popen([program, "60"]) as process:
+    """A child process that looks like Spark's Java virtual machine, beside one that is another."""
+    program = shutil.copy("/bin/sh", tmp_path / "java")
+    waits, pipe = [str(program), "-c", "read line"], subprocess.PIPE
+    with subprocess.Popen(waits, stdin=pipe), subprocess.Popen([*waits, engines._SUBMIT], stdin=pipe) as process:
         yield process
-        process.kill()
 
 
 @pytest.fixture

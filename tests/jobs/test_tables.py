@@ -60,6 +60,12 @@ def test_what_was_appended_to_a_table_is_scored_and_nothing_twice(
     assert _succeeded(spark, tmp_path) == Counter([1, 2, 3, 4, 5])
 
 
+def test_iceberg_counts_files_of_a_usual_size() -> None:
+    files = "streaming-max-files-per-micro-batch"
+    assert [sources.bound_increment(size)[files] for size in (1, 300 << 20, None)] == [1, 2, 8]
+    assert sources.bound_increment(5)["maxBytesPerTrigger"] == 5
+
+
 def test_failed_rows_of_a_table_are_looked_up_by_their_key(
     spark: Any, table: Callable[..., Settings], tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from tests.stand_in import encode_text, make_spec, make_writing_task, score_rows
 from tests.writers import make_decoder, make_encoder_decoder, make_translator
 from udfs.errors import SpecError
 from udfs.generation.written import LENGTH, Written
-from udfs.models import open_model
 from udfs.spec import ScoreSpec
 
 DOCUMENT = "The first part is long.\n\nThe second part is longer. And so on.\n\nThe third."
@@ -72,9 +72,9 @@ def test_a_document_fails_if_one_of_its_chunks_does(t5: str) -> None:
     assert (rows[0]["text"], rows[1]["text"]) == (None, "Fine.")
 
 
-def test_no_room_for_a_document_fails_the_row(t5: str) -> None:
-    rows = score_rows([DOCUMENT], _translate(t5, max_tokens=29), lambda p: p)
-    assert rows[0]["error"]["code"] == "input_too_long"
+def test_no_room_for_a_document_is_told_before_there_is_one(t5: str) -> None:
+    with pytest.raises(SpecError, match="no room for a chunk"):
+        make_writing_task(_translate(t5, max_tokens=29)).tokenize([])
 
 
 def test_a_translator_whose_tokenizer_is_slow_reads_chunks_too(tmp_path: Path) -> None:
@@ -121,6 +121,19 @@ def test_summaries_that_do_not_get_shorter_come_to_an_end(summarizer: ScoreSpec)
     assert rows[0]["text"]
 
 
+def test_a_summary_does_not_depend_on_the_texts_beside_it(summarizer: ScoreSpec) -> None:
+    def write(prompt: str) -> str:
+        document = _read(prompt)
+        return document if "stuck" in document else document[:6]
+
+    stuck = "It is stuck. " * 12
+    long = "\n\n".join(f"{n:02} is a part of its own, end{n:02}." for n in range(40))
+    alone = score_rows([long], summarizer, write)[0]["text"]
+    assert score_rows([stuck, long], summarizer, write)[1]["text"] == alone
+    one_by_one = score_rows([stuck, long], replace(summarizer, window_rows=1), write)
+    assert one_by_one[1]["text"] == alone
+
+
 def test_a_summary_fails_if_a_later_round_does(summarizer: ScoreSpec) -> None:
     answers = {"part": "again", "again": None, "Fine": "ok"}
     rows = score_rows(
@@ -162,5 +175,4 @@ def test_options_of_chunks_that_do_not_fit_are_refused(options: dict[str, Any], 
 def test_an_overlap_beyond_half_a_chunk_is_told_with_the_room_that_there_is(t5: str) -> None:
     spec = make_spec(t5, task="summarization", overflow="chunk", max_tokens=60, chunk_overlap=40)
     with pytest.raises(SpecError, match="more than half of a chunk, which has room for 49 tokens"):
-        make_writing_task(spec).tokenize([DOCUMENT])
-    assert open_model(t5)
+        make_writing_task(spec).tokenize([])

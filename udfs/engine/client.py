@@ -202,7 +202,7 @@ class EngineClient:
                 self._recover()
 
     def collect(self, ticket: Ticket) -> Outputs:
-        """Wait for a window's outputs; windows are collected in the order in which they were submitted."""
+        """Wait for a window's outputs, in whatever order windows were submitted."""
         try:
             while ticket.left:
                 self._receive()

@@ -37,6 +37,8 @@ class LocalEngine:
         self.model, self.budget, self.runner = engine.model, engine.budget, engine.runner
         self._name, self._scheduler = engine.name, engine.scheduler
         self._client, self._number = uuid.uuid4().hex, 0
+        self._sent: dict[Ticket, int] = {}
+        self._done: dict[int, Parcel] = {}
         self._answers = self._scheduler.answers(self._client)
 
     def __enter__(self) -> LocalEngine:
@@ -51,14 +53,20 @@ class LocalEngine:
     def submit(self, items: Items) -> Ticket:
         """Queue a window's items."""
         self._number += 1
+        ticket = Ticket(items)
         if len(items):
+            self._sent[ticket] = self._number
             self._scheduler.put(Parcel(self._client, self._number, items))
-        return Ticket(items)
+        return ticket
 
     def collect(self, ticket: Ticket) -> Outputs:
-        """Wait for a window's outputs; windows are collected in the order in which they were submitted."""
+        """Wait for a window's outputs, in whatever order windows were submitted."""
         if ticket.left:
-            parcel = next(self._answers)
+            number = self._sent.pop(ticket)
+            while number not in self._done:
+                parcel = next(self._answers)
+                self._done[parcel.number] = parcel
+            parcel = self._done.pop(number)
             answer = make_answer(parcel, self.model.width, per_token=self._scheduler.per_token)
             ticket.put(np.arange(len(ticket.items)), answer, self._name)
         return ticket.outputs()

@@ -77,7 +77,7 @@ class VllmDecoder:
 
     @property
     def sequences(self) -> list[Sequence]:
-        """In the order in which they began."""
+        """Those that run, in the order in which they began, then those that vLLM refused."""
         return [*self._active.values(), *self._refused]
 
     def is_hungry(self) -> bool:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +24,8 @@ _T5 = {"t5", "longt5"}
 class Summarization(TextGeneration):
     """T5 wants a prefix, BART and its kin the text alone, a decoder is asked in a chat.
 
-    A text that is read in chunks has the summary of its chunks' summaries.
+    A text that is read in chunks has the summary of its chunks' summaries; where these do not become fewer, it is of
+    those that fit into one prompt.
     """
 
     def __init__(self, spec: ScoreSpec, files: ModelFiles) -> None:
@@ -45,14 +44,12 @@ class Summarization(TextGeneration):
         texts = [int(text) for text in np.flatnonzero(chunks > 1) if text not in answered.errors and summaries[text]]
         if not texts:
             return None
-        asked = self.tokenize([summaries[text] for text in texts])
-        if (np.diff(asked.units) >= chunks[texts]).any():
-            asked = self._truncating.tokenize([summaries[text] for text in texts])
+        documents = [summaries[text] for text in texts]
+        asked = self.tokenize(documents)
+        stuck = np.diff(asked.units) >= chunks[texts]
+        if stuck.any():
+            asked = self._tokenize(documents, ["truncate" if is_stuck else "chunk" for is_stuck in stuck.tolist()])
         return More(np.array(texts), asked)
-
-    @cached_property
-    def _truncating(self) -> Summarization:
-        return Summarization(replace(self._spec, overflow="truncate", chunk_overlap=0), self._files)
 
     def _gaps(self, document: str, chunks: Sequence[Chunk]) -> list[str]:
         return ["\n\n"] * len(chunks)  # between summaries, wherever the chunks were cut

@@ -20,7 +20,7 @@ from udfs.errors import INVALID_OUTPUT, EngineError, ModelError, RowError
 from udfs.generation.written import FINISH_REASONS, STOP, Written
 from udfs.limits import NO_LIMIT, position_limit, resolve_max_tokens
 from udfs.models import ModelFiles
-from udfs.spec import ScoreSpec
+from udfs.spec import Overflow, ScoreSpec
 from udfs.splitting import Chunk, Splitter, find_gaps
 from udfs.structured import InvalidAnswerError, answer_type, parse_answer
 from udfs.tokenizing import Tokenized, join_ids
@@ -108,12 +108,18 @@ class TextGeneration:
         return read_questions(text, self._spec)
 
     def tokenize(self, texts: list[str]) -> Tokenized:
+        if self._spec.overflow == "chunk":
+            self._splitter(self._room)  # what leaves no room is told before there is a long text
+        return self._tokenize(texts, [self._spec.overflow] * len(texts))
+
+    def _tokenize(self, texts: list[str], overflows: Sequence[Overflow]) -> Tokenized:
+        """Texts to items, with what is to become of each one that is too long."""
         questions = [question for text in texts for question in self.questions(text)]
         ids = self._encode(questions)
         asked = [[_Prompt(i)] if i else [] for i in ids]
         truncated = np.array([len(i) > self.max_tokens for i in ids], dtype=bool)
         for number in np.flatnonzero(truncated).tolist():
-            asked[number] = self._fit(questions[number], ids[number])
+            asked[number] = self._fit(questions[number], ids[number], overflows[number // self.units_per_text])
         units = np.concatenate([[0], np.cumsum([len(prompts) for prompts in asked], dtype=np.int64)])
         flat = [prompt for prompts in asked for prompt in prompts]
         return Tokenized(self._make_items([p.ids for p in flat]), units, truncated, gaps=[p.gap for p in flat])
@@ -162,9 +168,9 @@ class TextGeneration:
         # a chat template writes special tokens itself
         return self.codec.encode([self._render(q) for q in questions], special=not self._is_chat)
 
-    def _fit(self, question: Question, ids: list[int]) -> list[_Prompt]:
+    def _fit(self, question: Question, ids: list[int], overflow: Overflow) -> list[_Prompt]:
         """Prompts that are short enough, in the place of one that is not; none where there is no room."""
-        match self._spec.overflow:
+        match overflow:
             case "truncate":
                 return [_Prompt(cut)] if (cut := self._shorten(question, ids)) else []
             case "chunk":
@@ -177,9 +183,9 @@ class TextGeneration:
         while room > 0:
             (chunks,) = self._splitter(room)([document])
             ids = self._encode([question for chunk in chunks for question in self.questions(chunk.text)])
-            excess = max(map(len, ids)) - self.max_tokens
+            excess = max(map(len, ids), default=0) - self.max_tokens
             if excess <= 0:
-                return [_Prompt(*both) for both in zip(ids, self._gaps(document, chunks), strict=True)]
+                return [_Prompt(*both) for both in zip(ids, self._gaps(document, chunks), strict=True) if both[0]]
             room -= excess
         return []
 
@@ -190,11 +196,14 @@ class TextGeneration:
     @cached_property
     def _room(self) -> int:
         """Tokens of a document that fit into a prompt."""
-        return self.max_tokens - len(self._encode(self.questions(""))[0])
+        example = "x"  # some templates leave spaces out where there is no document
+        around = len(self._encode(self.questions(example))[0]) - len(self.codec.encode([example], special=False)[0])
+        return self.max_tokens - around
 
     def _splitter(self, room: int) -> Splitter:
         if room not in self._splitters:
-            self._splitters[room] = self.codec.make_splitter(room, overlap=self._spec.chunk_overlap)
+            overlap = self._spec.chunk_overlap if room == self._room else min(self._spec.chunk_overlap, room // 2)
+            self._splitters[room] = self.codec.make_splitter(room, overlap=overlap)
         return self._splitters[room]
 
     def _join(self, answers: list[_Told | None], tokenized: Tokenized, start: int) -> _Told | None:
