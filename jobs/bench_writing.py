@@ -71,7 +71,7 @@ def run_writing_bench(
     Raises:
         UserError: There is nothing to write about, or the job draws its answers.
     """
-    spec = replace(settings.spec(), dedupe=False)
+    spec = replace(settings.spec(), dedupe=False, overflow="truncate", chunk_overlap=0)  # a prompt a text
     if spec.temperature or spec.num_beams > 1 or spec.json_schema or spec.choices or spec.stop:
         raise UserError("the benchmark compares greedy answers; leave temperature, num_beams, stop, schema and choices")
     files = open_model(spec.model, spec.revision)
