@@ -102,7 +102,7 @@ class Tokenizer:
         self.max_tokens = resolve_max_tokens(files, max_tokens)
         self._overflow, self._chunk_overlap, self._files = overflow, chunk_overlap, files
         self._before, self._lowercase, self._with_spans = before, lowercase, with_spans
-        self._splitters: dict[int, Splitter] = {}
+        self._splitters: dict[tuple[str, ...], Splitter] = {}
         self._direction = files.read_json("tokenizer_config.json").get("truncation_side") or "right"
         self._backend = load_backend(files)
         self._backend.no_padding()
@@ -165,12 +165,13 @@ class Tokenizer:
 
     def _splitter(self, pairs: Sequence[str]) -> Splitter:
         """What cuts texts so that a chunk has room for special tokens and the longest second text."""
-        self._backend.no_truncation()
-        around = self.count_pairs(self._before, pairs).max() if pairs else len(self._backend.encode(self._before).ids)
-        room = self.max_tokens - int(around)
-        if room not in self._splitters:
-            self._splitters[room] = Splitter(self._backend, room=room, overlap=self._chunk_overlap)
-        return self._splitters[room]
+        if (key := tuple(pairs)) not in self._splitters:
+            self._backend.no_truncation()
+            before = self._before
+            around = self.count_pairs(before, pairs).max() if pairs else len(self._backend.encode(before).ids)
+            room = self.max_tokens - int(around)
+            self._splitters[key] = Splitter(self._backend, room=room, overlap=self._chunk_overlap)
+        return self._splitters[key]
 
     def continues(self, spans: Spans) -> np.ndarray:
         """(T,) bool, the token goes on with the word of the one before.
