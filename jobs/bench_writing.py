@@ -34,7 +34,7 @@ from udfs.tasks import make_task
 
 _BATCH = 32
 _SINGLY = 64  # prompts that are written one at a time; more would take longer than all the rest and say the same
-_CPU_SEQUENCES, _CPU_BATCH_TOKENS = 128, 512  # as many as gristmill has on a CPU
+_CPU_BATCH_TOKENS = 512  # as many as gristmill has on a CPU
 
 
 @dataclass(frozen=True)
@@ -164,10 +164,11 @@ def _generate_continuously(model: Any, prompts: list[np.ndarray], spec: ScoreSpe
         pad_token_id=min(ends, default=0),
     )
     batching = ContinuousBatchingConfig()
-    if model.device.type == "cpu":  # it would size its cache by the host's memory, and fill it
-        longest = max(map(len, prompts)) + spec.max_new_tokens
-        blocks = _CPU_SEQUENCES * -(-longest // batching.page_size)
-        batching = ContinuousBatchingConfig(num_blocks=blocks, max_batch_tokens=_CPU_BATCH_TOKENS)
+    if model.device.type == "cpu":  # it would size its cache by the host's memory; and slows down with more at once
+        blocks = _BATCH * -(-(max(map(len, prompts)) + spec.max_new_tokens) // batching.page_size)
+        batching = ContinuousBatchingConfig(
+            num_blocks=blocks, max_batch_tokens=_CPU_BATCH_TOKENS, max_requests_per_batch=_BATCH
+        )
     found = model.generate_batch(
         [prompt.tolist() for prompt in prompts], generation_config=config, continuous_batching_config=batching
     )
@@ -196,7 +197,8 @@ def _time_rounds(ways: list[Way], rounds: int, console: Console) -> tuple[dict[s
                     began = time.perf_counter()
                     written[way.name] = sum(way.run())
                     seconds[way.name].append(time.perf_counter() - began)
-                console.print(f"round {number + 1}, {way.name}: {seconds[way.name][-1]:.1f} s", style="dim")
+                took = f"{seconds[way.name][-1]:.1f} s, {written[way.name]:,} tokens"
+                console.print(f"round {number + 1}, {way.name}: {took}", style="dim")
             except Exception as error:
                 if way.name == "gristmill":
                     raise

@@ -59,6 +59,10 @@ class Checkpoint:
             for entry in self._lines(f"{log}/{name}")
         ]
 
+    def is_begun(self) -> bool:
+        """Something is planned."""
+        return self._folder.exists(f"{self._name}/offsets/0")
+
     def last_committed(self) -> int:
         """Number of the last batch that is over; -1 for none."""
         return max((int(n) for n in self._folder.entries(f"{self._name}/commits") if n.isdigit()), default=-1)

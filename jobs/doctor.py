@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -121,6 +122,9 @@ def _look_at_device() -> Iterator[Finding]:
         yield Finding("devices", True, f"no GPU that torch sees; the CPU, {usable_cores()} cores")
     plan = plan_device()
     yield Finding("precision", True, f"{plan.precision} on {plan.device}: {plan.reason}")
+    if importlib.util.find_spec("vllm") is not None:
+        auto = "auto" if plan.device.startswith("cuda") else "vllm, not auto, on this device"
+        yield Finding("vLLM", True, f"installed; a decoder is written with by it where score.engine is {auto}")
 
 
 def _look_at_machine() -> Iterator[Finding]:

@@ -25,8 +25,8 @@ def show_plan(settings: Settings, console: Console, *, spark_log: str | None = N
         The same errors as `score` before it writes, but for an output that is taken, which is told and no error.
     """
     check_model(settings)
-    if ignored := tell_ignored_settings(settings):
-        console.print(f"[yellow]warning:[/] {escape(ignored)}", soft_wrap=True, highlight=False)
+    for warning in tell_ignored_settings(settings):
+        console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
     output = Output(settings)
     spark = open_session(settings.spark, spark_log=spark_log)
     frame = explode_variants(read_input(spark, settings), settings)

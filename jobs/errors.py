@@ -121,6 +121,7 @@ def unpack_error(text: str) -> JobError | None:
     return _ACROSS[kind](message)
 
 
+_QUERY_FAILED = re.compile(r"^\[STREAM_FAILED\] Query \[.*?\] terminated with exception: ")
 _UNREADABLE = re.compile(r"(?:Encountered error while reading file|Could not read footer for file:?) (\S+?)\.?(?:\s|$)")
 
 
@@ -148,5 +149,5 @@ def explain(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
     told = causes[-1] if causes else lines[0] if lines else type(error).__name__
-    told = told.split(" SQLSTATE")[0]
+    told = _QUERY_FAILED.sub("", told.split(" SQLSTATE")[0])
     return f"the file {unquote(unreadable)} cannot be read: {told}" if unreadable else told

@@ -6,12 +6,16 @@ with the same rows under the same number. An increment that is committed already
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from jobs.changes import explain_change
 from jobs.checkpoint import Checkpoint
+from jobs.committed import Committed, Increment, add_up
 from jobs.errors import (
     SPARK_ERRORS,
     DeadlineReached,
@@ -21,15 +25,17 @@ from jobs.errors import (
     pack_error,
     unpack_error,
 )
+from jobs.iceberg import Snapshot, cut_spans, read_span, tells_all
 from jobs.interrupts import Stop
 from jobs.lock import Claim
-from jobs.output import CHECKPOINT, Committed, Increment, Output, add_up, spark_conf
+from jobs.output import CHECKPOINT, Output
 from jobs.plan import Plan, count_slots, plan_partitions, score_frame
 from jobs.progress import Listener
 from jobs.reading import Readable, read_frame, read_planned
+from jobs.session import spark_conf
 from jobs.settings import Settings
 from jobs.sizing import bytes_per_s, choose_bytes, is_off
-from jobs.sources import Kind, explode_variants, read_stream
+from jobs.sources import TABLE_BYTES, Kind, explode_variants, read_stream, select_needed
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -121,8 +127,13 @@ class ScoreIncrement:
         except OSError as error:
             raise RuntimeError(pack_error(JobError(f"increment {number} cannot be committed: {error}"))) from None
 
-    def commit(self, frame: DataFrame, number: int) -> None:
+    def commit(self, frame: DataFrame, number: int, *, snapshot: int | None = None) -> None:
         """Score and commit one increment, unless it is committed already.
+
+        Args:
+            frame: Its rows; of files, what Spark makes of them, and not read.
+            number: Its number.
+            snapshot: Of an Iceberg table that is read without its stream: with which the increment ends.
 
         Raises:
             DeadlineReached: Before anything of it was done.
@@ -153,6 +164,7 @@ class ScoreIncrement:
                 input_files=read.counts.files,
                 input_bytes=read.counts.bytes,
                 input_offset=checkpoint.offset_of(number) if self._kind == "files" else None,
+                input_snapshot=snapshot,
                 ignored_files=read.ignored,
                 gone_files=read.gone,
             )
@@ -247,12 +259,53 @@ def score_stream(
 def score_once(frame: DataFrame, settings: Settings, run: Run, *, listener: Listener) -> None:
     """Score an input that cannot be read increment by increment."""
     work = ScoreIncrement(settings, run, kind="once", listener=listener)
-    try:
+    with _told(0):
         work.commit(explode_variants(frame, settings), 0)
+
+
+def score_snapshots(
+    spark: SparkSession, settings: Settings, run: Run, lineage: list[Snapshot], *, listener: Listener, stop: Stop
+) -> None:
+    """Score what is new in an Iceberg table whose stream does not tell of all rows: first all that it holds.
+
+    Args:
+        spark: The session.
+        settings: The job, whose output is begun.
+        run: Whose increments they are.
+        lineage: The table's snapshots.
+        listener: Is told how it goes.
+        stop: Ends it.
+
+    Raises:
+        JobError: Of the increment at which it ended.
+    """
+    fixed = settings.input.increment_bytes
+    done = [increment for increment in Output(settings).increments() if not increment.is_retry]
+    since = done[-1].input_snapshot if done else None
+    work = ScoreIncrement(settings, run, kind="iceberg", listener=listener)
+    spans = cut_spans(lineage, since, settings.input, size=TABLE_BYTES if fixed == "auto" else int(fixed))
+    for number, (start, end) in enumerate(spans, len(done)):
+        if stop.is_set():
+            return
+        with _told(number):
+            work.commit(select_needed(read_span(spark, settings.input, start, end), settings), number, snapshot=end)
+
+
+def is_streamed(output: Output, lineage: list[Snapshot]) -> bool:
+    """Whether an Iceberg table is read as a stream: as its output began, or as its log allows."""
+    if any(increment.input_snapshot is not None for increment in output.increments()):
+        return False
+    return output.checkpoint().is_begun() or tells_all(lineage)
+
+
+@contextlib.contextmanager
+def _told(number: int) -> Iterator[None]:
+    try:
+        yield
     except SPARK_ERRORS as error:
         raise JobError(explain(error)) from error
     except OSError as error:
-        raise JobError(f"increment 0 cannot be committed: {error}") from error
+        raise JobError(f"increment {number} cannot be committed: {error}") from error
 
 
 def _run_query(stream: DataFrame, work: ScoreIncrement, settings: Settings, stop: Stop) -> bool:
@@ -266,7 +319,8 @@ def _run_query(stream: DataFrame, work: ScoreIncrement, settings: Settings, stop
     except SPARK_ERRORS as error:
         if RESIZE in str(error):
             return True
-        raise unpack_error(str(error)) or JobError(explain(error)) from error
+        told = explain(error)
+        raise unpack_error(str(error)) or explain_change(told) or JobError(told) from error
     return False
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
-from jobs.output import Increment
+from jobs.committed import Increment
 from jobs.sizing import LEAST_S, bytes_per_s, forecast, tell_huge
 
 

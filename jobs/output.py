@@ -1,34 +1,31 @@
-"""The output directory: whose it is, how an increment gets into it, what was committed."""
+"""The output directory: who works in it, and how an increment gets into it."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from jobs import files
 from jobs.checkpoint import Checkpoint
+from jobs.committed import MARK, Committed, Increment, count_outcomes, name_of, read_increments
 from jobs.errors import JobError, OutputError
+from jobs.fingerprint import describe, differences
 from jobs.lock import Claim, hold_lock
+from jobs.session import spark_conf
 from jobs.settings import Settings
-from udfs.models import open_model
-from udfs.results import USAGE
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
-RETRIES = 1_000_000  # increments of retries count from here on, so that they are in nobody's way
-_MAJOR = 0  # gristmill's major version: another one may give other answers
 _HOME = "_gristmill"
 _JOB = f"{_HOME}/job.json"
 _LOCK = f"{_HOME}/lock"
 _WRITING = f"{_HOME}/writing"
-_MARK = "_increment.json"
 CHECKPOINT = f"{_HOME}/checkpoint"
 RUNS = f"{_HOME}/runs"
 # Rows of a task reach Python in Arrow batches of this size; a window is put together from several.
@@ -38,89 +35,6 @@ _WRITE_CONF = {
     "spark.sql.maxConcurrentOutputFileWriters": "4",  # both outcomes at once, without a sort
     "spark.sql.sources.partitionOverwriteMode": "static",
 }
-
-
-@dataclass(frozen=True)
-class Committed:
-    """Sums over the rows that an output holds.
-
-    Args:
-        rows, succeeded, failed: Rows, all of them and by outcome.
-        failed_by_code: Failed rows by error code.
-        scored_rows: Rows that went through the model; the others failed before or repeat such a row.
-        input_tokens, output_tokens, padded_tokens, cached_tokens: Sums of `usage`.
-        engines: Rows scored by each engine; their number is the number of model loads.
-    """
-
-    rows: int = 0
-    succeeded: int = 0
-    failed: int = 0
-    failed_by_code: dict[str, int] = field(default_factory=dict)
-    scored_rows: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    padded_tokens: int = 0
-    cached_tokens: int = 0
-    engines: dict[str, int] = field(default_factory=dict)
-
-
-def add_up(parts: Iterable[Committed]) -> Committed:
-    """The sums of sums."""
-    total: dict[str, Any] = {
-        name: Counter[str]() if isinstance(zero, dict) else zero for name, zero in vars(Committed()).items()
-    }
-    for part in parts:
-        for name, value in vars(part).items():
-            if isinstance(value, dict):
-                total[name].update(value)
-            else:
-                total[name] += value
-    plain: dict[str, Any] = {k: dict(sorted(v.items())) if isinstance(v, Counter) else v for k, v in total.items()}
-    return Committed(**plain)
-
-
-@dataclass(frozen=True)
-class Increment:
-    """What is known of a committed increment; it is kept in the increment's own directory, as its commit mark.
-
-    Args:
-        number: Of Spark's batch; those of retries count from RETRIES on.
-        run_id: Who committed it.
-        committed_at: When.
-        seconds: What it took, from its first look at the input on.
-        counts: Sums over its rows. Those of a retry include the rows that failed again, which are in no output.
-        input_files, input_bytes: What it was made of; null where the source does not tell.
-        input_offset: Where its files end in the source's log; null where there is none.
-        ignored_files: Files of it that could not be read.
-        gone_files: Files of it that were there as it was planned, and not as it was scored.
-        mended: Of a retry: rows that succeeded now, by the code that they had failed with.
-    """
-
-    number: int
-    run_id: str
-    committed_at: str
-    seconds: float
-    counts: Committed
-    input_files: int | None = None
-    input_bytes: int | None = None
-    input_offset: int | None = None
-    ignored_files: tuple[str, ...] = ()
-    gone_files: tuple[str, ...] = ()
-    mended: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def is_retry(self) -> bool:
-        return self.number >= RETRIES
-
-    @property
-    def began_ms(self) -> float:
-        """When it was first looked at, in milliseconds since 1970."""
-        return 1000 * (datetime.fromisoformat(self.committed_at).timestamp() - self.seconds)
-
-    @classmethod
-    def from_json(cls, value: dict[str, Any]) -> Increment:
-        files = {name: tuple(value.get(name, ())) for name in ("ignored_files", "gone_files")}
-        return cls(**{**value, "counts": Committed(**value["counts"]), **files})
 
 
 class Output:
@@ -180,7 +94,7 @@ class Output:
         if overwrite or not self.is_begun():
             return
         held = self.folder.read_json(_JOB)
-        differs = _differences(held.get("job", {}), describe(self._settings))
+        differs = differences(held.get("job", {}), describe(self._settings))
         if differs:
             raise OutputError(
                 f"output.path {self.path} holds another job's results (it differs in {', '.join(differs)}); "
@@ -220,7 +134,7 @@ class Output:
         return StructType.fromJson(kept) if kept else None
 
     def is_committed(self, number: int) -> bool:
-        return self.folder.exists(f"{name_of(number)}/{_MARK}")
+        return self.folder.exists(f"{name_of(number)}/{MARK}")
 
     def increments(self) -> list[Increment]:
         """All that is committed, in order."""
@@ -292,7 +206,7 @@ class Output:
         self._claim.check()
         made = replace(made, committed_at=datetime.now(UTC).isoformat(timespec="milliseconds"))
         name = name or name_of(made.number)
-        self.folder.write_json(f"{draft}/{_MARK}", asdict(made))
+        self.folder.write_json(f"{draft}/{MARK}", asdict(made))
         if draft != name:
             self.folder.delete(name)
             self.folder.rename(draft, name)
@@ -320,8 +234,10 @@ class Output:
 
     def _check_whole(self) -> None:
         """Everything that the checkpoint takes for done is there: what was taken away would never be scored again."""
-        last = self.checkpoint().last_committed()
-        there = {increment.number for increment in self.increments() if not increment.is_retry}
+        first = [increment for increment in self.increments() if not increment.is_retry]
+        there = {increment.number for increment in first}
+        by_snapshot = max((i.number for i in first if i.input_snapshot is not None), default=-1)
+        last = max(self.checkpoint().last_committed(), by_snapshot)
         gone = sorted(set(range(last + 1)) - there)
         if gone:
             raise OutputError(
@@ -352,89 +268,3 @@ class Output:
                 self.folder.delete(_HOME)
                 if not self.folder.entries():
                     self.folder.delete("")
-
-
-def read_increments(folder: files.Folder) -> list[Increment]:
-    """All that is committed in an output directory, in order."""
-    names = [name for name in folder.entries() if name.startswith("increment=")]
-    marks = folder.read_all_json([f"{name}/{_MARK}" for name in names])
-    return sorted((Increment.from_json(mark) for mark in marks if mark), key=lambda i: i.number)
-
-
-def name_of(number: int) -> str:
-    """The directory of an increment."""
-    return f"increment={number:06d}"
-
-
-def describe(settings: Settings) -> dict[str, Any]:
-    """Whose output it is: what decides a row's answer, which rows there are, and how they are written."""
-    source = settings.input.model_dump(mode="json", include={"path", "format", "options", "table", "query"})
-    layout = {"output.columns": settings.output.columns, "output.name": settings.output.name}
-    if exploded := settings.exploded():
-        layout["score.variants"] = list(exploded[1])
-    return {**fingerprint(settings), **{f"input.{key}": value for key, value in source.items()}, **layout}
-
-
-def fingerprint(settings: Settings) -> dict[str, Any]:
-    """What decides a row's answer: the spec, the text and the model's very files."""
-    spec = settings.spec()
-    hashes = open_model(spec.model, spec.revision).hashes()
-    return {
-        **spec.decides_answers(),
-        "template": settings.score.text or settings.score.prompt,
-        "model_files": hashes,
-        "gristmill": _MAJOR,
-    }
-
-
-def count_outcomes(results: DataFrame, name: str) -> Committed:
-    """Sum up the rows of an output.
-
-    Args:
-        results: What Spark reads from an output directory.
-        name: The result column.
-    """
-    from pyspark.sql import functions as F
-
-    usage, tokens = F.col(f"`{name}`.usage"), USAGE
-    groups = results.groupBy(
-        "outcome", F.col(f"`{name}`.error.code").alias("code"), F.col(f"`{name}`.engine").alias("engine")
-    ).agg(
-        F.count(F.lit(1)).alias("rows"),
-        F.count_if(usage["input_tokens"] > 0).alias("scored_rows"),
-        *(F.sum(usage[t]).alias(t) for t in tokens),
-    )
-    found = groups.collect()
-    outcomes, codes, engines = Counter[str](), Counter[str](), Counter[str]()
-    for row in found:
-        outcomes[row["outcome"]] += row["rows"]
-        if row["code"] is not None:
-            codes[row["code"]] += row["rows"]
-        if row["engine"] is not None:
-            engines[row["engine"]] += row["scored_rows"]
-    return Committed(
-        rows=outcomes.total(),
-        succeeded=outcomes["succeeded"],
-        failed=outcomes["failed"],
-        failed_by_code=dict(sorted(codes.items())),
-        scored_rows=sum(row["scored_rows"] for row in found),
-        **{token: sum(row[token] or 0 for row in found) for token in tokens},
-        engines=dict(sorted(engines.items())),
-    )
-
-
-@contextlib.contextmanager
-def spark_conf(spark: SparkSession, conf: dict[str, str]) -> Iterator[None]:
-    """Set session options for a while."""
-    before = {key: spark.conf.get(key, None) for key in conf}
-    try:
-        for key, value in conf.items():
-            spark.conf.set(key, value)
-        yield
-    finally:
-        for key, old in before.items():
-            spark.conf.unset(key) if old is None else spark.conf.set(key, old)
-
-
-def _differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    return [key for key in sorted({*held, *wanted}) if held.get(key) != wanted.get(key)]

@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from jobs.output import Increment
+from jobs.committed import Increment
 from jobs.plan import Plan
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from rich.table import Table
 
-from jobs.output import Increment, add_up
+from jobs.committed import Increment, add_up
 from jobs.settings import Settings
 
 Command = Literal["score", "retry"]

@@ -13,12 +13,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from jobs.committed import RETRIES, Increment, count_outcomes, name_of
 from jobs.errors import SPARK_ERRORS, InputError, JobError, explain
 from jobs.increments import Run
 from jobs.interrupts import Stop
-from jobs.output import RETRIES, Increment, Output, count_outcomes, name_of, spark_conf
+from jobs.output import Output
 from jobs.plan import OWN, Plan, count_slots, plan_partitions, score_frame
 from jobs.progress import Listener
+from jobs.session import spark_conf
 from jobs.settings import Settings
 from jobs.sizing import TARGET_S
 from jobs.sources import explode_variants, read_input

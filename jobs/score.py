@@ -24,15 +24,18 @@ if __name__ == "__main__":  # spark-submit put jobs/ first on the path, where it
 from rich.console import Console
 from rich.markup import escape
 
+from jobs.changes import tell_skipped
 from jobs.checkpoint import path_of
+from jobs.committed import Increment, add_up
 from jobs.deadlines import deadline_at
 from jobs.engines import start_beside_spark, start_engines
 from jobs.errors import DeadlineReached, Interrupted, JobError, OutputError, TooManyFailed
-from jobs.increments import Run, check_failed, score_once, score_stream
+from jobs.iceberg import read_lineage
+from jobs.increments import Run, check_failed, is_streamed, score_once, score_snapshots, score_stream
 from jobs.input_files import list_input, name_some, tell_back, tell_replaced, tell_unread
 from jobs.interrupts import Stop, cancel_all
 from jobs.outlook import Outlook
-from jobs.output import Increment, Output, add_up
+from jobs.output import Output
 from jobs.progress import Listener, ProgressBar
 from jobs.report import RunReport, Status, make_report
 from jobs.retry import publish_retries, retry_all
@@ -115,7 +118,10 @@ def retry(
     with _begin(settings, output, stop, spark_log=spark_log) as (spark, run):
         output.begin()
         publish_retries(spark, settings, run)
-        report_on = functools.partial(_report_retry, settings, output, run)
+        warnings = tell_ignored_settings(settings)
+        for warning in warnings:
+            _show_warning(console, warning)
+        report_on = functools.partial(_report_retry, settings, output, run, warnings)
         try:
             with ProgressBar(spark, console) as bar:
                 lost = retry_all(spark, settings, run, only=only, again=again, listener=bar, stop=stop)
@@ -127,11 +133,10 @@ def retry(
                 report_on("interrupted" if interrupted else "failed", error=str(told))
             raise told from error
         if lost:
-            console.print(
-                f"[yellow]warning:[/] {lost:,} failed rows are left as they are: input.key is null, is not alone or is "
-                "no more in the input",
-                soft_wrap=True,
+            warnings.append(
+                f"{lost:,} failed rows are left as they are: input.key is null, is not alone or is no more in the input"
             )
+            _show_warning(console, warnings[-1])
         return report_on("expired" if run.is_late() else "completed")
 
 
@@ -152,7 +157,7 @@ def _begin(
 
 
 def _report_retry(
-    settings: Settings, output: Output, run: Run, status: Status, *, error: str | None = None
+    settings: Settings, output: Output, run: Run, warnings: list[str], status: Status, *, error: str | None = None
 ) -> RunReport:
     own = [increment for increment in output.increments() if increment.run_id == run.run_id]
     expired = sum(increment.counts.failed_by_code.get("expired", 0) for increment in own)
@@ -164,6 +169,7 @@ def _report_retry(
         status=status,
         command="retry",
         left={"expired_rows": expired} if expired else {},
+        warnings=warnings,
         error=error,
     )
     output.write_report(run.run_id, report.as_dict())
@@ -196,6 +202,7 @@ class Job:
         self._spark, self._settings, self._run, self._kind = spark, settings, run, kind
         self._output, self._frame, self._console = output, frame, console
         self._files = list_input(str(settings.input.path), frame.inputFiles()) if kind == "files" else None
+        self._lineage = read_lineage(spark, settings.input) if kind == "iceberg" else None
         self._warnings: list[str] = []
 
     def carry_out(self, stop: Stop) -> RunReport:
@@ -204,8 +211,8 @@ class Job:
         Raises:
             JobError: What ended it before its time, but for the deadline and a model that fails too often.
         """
-        if ignored := tell_ignored_settings(self._settings):
-            self._warn(ignored)
+        for warning in (*tell_ignored_settings(self._settings), *tell_skipped(self._settings.input.options)):
+            self._warn(warning)
         self._look_at_files()
         status, error = self._score(stop)
         report = self._report(status, error)
@@ -222,6 +229,8 @@ class Job:
             with ProgressBar(self._spark, self._console, told=outlook.go_on) as bar:
                 if self._kind == "once":
                     score_once(self._frame, self._settings, self._run, listener=bar)
+                elif self._lineage is not None and not is_streamed(self._output, self._lineage):
+                    score_snapshots(self._spark, self._settings, self._run, self._lineage, listener=bar, stop=stop)
                 else:
                     self._score_stream(bar, stop, outlook.left_bytes)
             stop.check("interrupted")
@@ -325,10 +334,14 @@ class Job:
         self._show_warning(warning)
 
     def _show_warning(self, warning: str) -> None:
-        self._console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
+        _show_warning(self._console, warning)
 
 
 _FILTERS = {"pathglobfilter", "modifiedbefore", "modifiedafter"}
+
+
+def _show_warning(console: Console, warning: str) -> None:
+    console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
 
 
 def start_run(settings: Settings) -> Run:
@@ -350,10 +363,11 @@ def check_model(settings: Settings) -> None:
         task.tokenize([])
 
 
-def tell_ignored_settings(settings: Settings) -> str | None:
-    """A warning of what the model's own generation settings ask for in vain; None where they do not."""
+def tell_ignored_settings(settings: Settings) -> list[str]:
+    """Warns of what the model's own generation settings ask for in vain."""
     spec = settings.spec()
-    return tell_ignored(open_model(spec.model, spec.revision), spec)
+    told = tell_ignored(open_model(spec.model, spec.revision), spec)
+    return [told] if told else []
 
 
 def check_report(report: RunReport, settings: Settings) -> None:

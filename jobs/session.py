@@ -97,6 +97,19 @@ def ship_code(session: SparkSession) -> None:
     session.addArtifacts(str(target), pyfile=True)
 
 
+@contextlib.contextmanager
+def spark_conf(spark: SparkSession, conf: dict[str, str]) -> Iterator[None]:
+    """Set session options for a while."""
+    before = {key: spark.conf.get(key, None) for key in conf}
+    try:
+        for key, value in conf.items():
+            spark.conf.set(key, value)
+        yield
+    finally:
+        for key, old in before.items():
+            spark.conf.unset(key) if old is None else spark.conf.set(key, old)
+
+
 def _log_options(level: str) -> str:
     config = Path(__file__).resolve().with_name("log4j2.properties").as_uri()  # a space in the path is escaped
     return f"-Dlog4j2.configurationFile={config} -Dgristmill.log.level={level}"

@@ -57,6 +57,8 @@ class InputSettings(_Section):
             raise ValueError(f"give exactly one of path, table and query, not {' and '.join(given) or 'none'}")
         if self.ignore_corrupt and not self.is_files():
             raise ValueError("ignore_corrupt is for files: an input.path in a format that Spark reads file by file")
+        if any(name.lower() == "ignorechanges" for name in self.options):
+            raise ValueError("options.ignoreChanges gives rows again that are scored already; take skipChangeCommits")
         silent = [name for name in self.options if name.lower() in ("ignorecorruptfiles", "ignoremissingfiles")]
         if silent and self.is_files():
             raise ValueError(f"options.{silent[0]} leaves files out in silence; ignore_corrupt names them")

@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+from jobs.committed import Increment
 from jobs.input_files import name_some
-from jobs.output import Increment
 
 TARGET_S = 600.0
 SAMPLE_BYTES = 1 << 20

@@ -17,26 +17,23 @@ if TYPE_CHECKING:
 
 # Where an increment's rows come from; for files alone, and never in the output.
 FILE, FILE_SIZE = "_gristmill_file", "_gristmill_file_size"
-_STREAMING = ("delta", "iceberg")
+_STREAMING = ("delta",)
 _FOREVER = "36500d"  # Spark leaves out files that are a week older than the newest, unless told otherwise
 _TELL_ALL = {"ignoreCorruptFiles": "false", "ignoreMissingFiles": "false"}  # whatever the session says
-_TABLE_BYTES = 1 << 30  # of an increment of a table, whose bytes nothing tells
+TABLE_BYTES = 1 << 30  # of an increment of a table, whose bytes nothing tells
 _ICEBERG_FILE = 128 << 20  # Iceberg bounds an increment by its files alone; these are usual
 
 _GLOB = re.compile(r"[*?\[\]{}\\]")
 
-Kind = Literal["files", "table", "once"]
+Kind = Literal["files", "table", "iceberg", "once"]
 
 
 def find_kind(spark: SparkSession, source: InputSettings) -> Kind:
-    """How the input can be read: as files, as a table with a log, both increment by increment; or all at once."""
+    """How the input can be read: as files, as a table with a log, all increment by increment; or all at once."""
     if source.is_files():
         return "files"
-    if source.path:
-        return "table" if source.format.lower() in _STREAMING else "once"
-    if source.table:
-        return "table" if _provider(spark, source.table) in _STREAMING else "once"
-    return "once"
+    provider = source.format.lower() if source.path else _provider(spark, source.table) if source.table else ""
+    return "iceberg" if provider == "iceberg" else "table" if provider in _STREAMING else "once"
 
 
 def read_input(spark: SparkSession, settings: Settings, schema: StructType | None = None) -> DataFrame:
@@ -97,7 +94,7 @@ def read_stream(spark: SparkSession, settings: Settings, schema: StructType, inc
 
 def bound_increment(increment_bytes: int | None) -> dict[str, int]:
     """The options by which files and Delta, and by which Iceberg, bound what they read at once."""
-    size = increment_bytes or _TABLE_BYTES
+    size = increment_bytes or TABLE_BYTES
     return {"maxBytesPerTrigger": size, "streaming-max-files-per-micro-batch": max(1, size // _ICEBERG_FILE)}
 
 

@@ -12,9 +12,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from jobs.committed import Committed, Increment, add_up, read_increments
 from jobs.errors import OutputError
 from jobs.files import Folder
-from jobs.output import RUNS, Committed, Increment, add_up, read_increments
+from jobs.output import RUNS
+
+_LEAST_WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,9 @@ def show_totals(totals: Totals, console: Console) -> None:
         runs.add_row(
             run.run_id, run.command, run.status, f"{run.increments:,}", f"{run.rows:,}", f"{run.failed:,}", rate, wall
         )
-    console.print(sums, "", runs)
+    console.print(sums, "")
+    console.width = max(console.width, _LEAST_WIDTH)  # a run's name is there to be copied
+    console.print(runs)
 
 
 def _lines(totals: Totals) -> list[tuple[str, str]]:

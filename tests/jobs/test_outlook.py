@@ -3,8 +3,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
+from jobs.committed import Committed, Increment
 from jobs.outlook import Outlook
-from jobs.output import Committed, Increment
 
 
 def _increment(number: int, seconds: float, size: int) -> Increment:

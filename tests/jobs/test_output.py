@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from jobs.committed import Committed, Increment, add_up
 from jobs.errors import JobError
 from jobs.increments import Run, ScoreIncrement, score_once
-from jobs.output import Committed, Increment, Output, add_up
+from jobs.output import Output
 from jobs.progress import Listener
 from jobs.settings import load_settings
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from jobs.output import Committed, Increment
+from jobs.committed import Committed, Increment
 from jobs.report import make_report
 from jobs.settings import load_settings
 from tests.conftest import ROOT

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from jobs.output import Committed, Increment
+from jobs.committed import Committed, Increment
 from jobs.sizing import SAMPLE_BYTES, bytes_per_s, choose_bytes, forecast, is_off
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

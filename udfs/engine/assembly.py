@@ -101,11 +101,13 @@ def _assemble_writer(
     shown = f"cuda:{gpu}" if gpu is not None and on_cuda else plan.device
     name = f"{platform.node()}:{os.getpid()}:{shown}/{plan.precision}"
     lanes, threads = plan_lanes(on_cuda=on_cuda, cores=cores)
-    writer = load_writer(spec, plan, name=f"{name}/padded", lanes=1 if on_cuda else lanes)
+    writer = load_writer(spec, plan, name=f"{name}/padded", lanes=1 if on_cuda else lanes, cores=cores)
     if isinstance(writer, EncoderDecoder):
         tokens = spec.max_batch_tokens or _WRITING_TOKENS[on_cuda]
         return _run(writer, Budget(tokens, tokens // 4), start_at, lanes, threads, make_journal)
-    shell = Shell(f"{name}/{'vllm' if isinstance(writer[0], VllmDecoder) else 'packed'}")
+    by_vllm = isinstance(writer[0], VllmDecoder)
+    threads = cores if by_vllm else threads  # it has all of them, for its one lane
+    shell = Shell(f"{name}/{'vllm' if by_vllm else 'packed'}")
     budget = Budget(writer[0].max_sequences, 1)
     _start_at(budget, start_at)
     scheduler = Scheduler(budget, pad_multiple=0, lanes=len(writer), singly=True)

@@ -34,7 +34,7 @@ _LIKE_ALONE = 0.95  # correlation of logits; half precision alone has carried a 
 Writer = list[Decoder] | list[VllmDecoder] | EncoderDecoder
 
 
-def load_writer(spec: ScoreSpec, plan: DevicePlan, *, name: str, lanes: int) -> Writer:
+def load_writer(spec: ScoreSpec, plan: DevicePlan, *, name: str, lanes: int, cores: int = 1) -> Writer:
     """Load a model that writes.
 
     Args:
@@ -42,6 +42,7 @@ def load_writer(spec: ScoreSpec, plan: DevicePlan, *, name: str, lanes: int) -> 
         plan: The device and the precision.
         name: The engine's.
         lanes: So many decoders share the weights; one encoder-decoder, or one vLLM, is enough for all lanes.
+        cores: CPU cores, for vLLM on a CPU.
 
     Raises:
         ModelError: The model does not load, or does not write, or not with attention over a cache.
@@ -53,7 +54,7 @@ def load_writer(spec: ScoreSpec, plan: DevicePlan, *, name: str, lanes: int) -> 
         print(f"gristmill: {told}", file=sys.stderr)
     if takes_vllm(spec, files, plan):
         try:
-            return [load_vllm(spec, files, plan)]
+            return [load_vllm(spec, files, plan, cores=cores)]
         except ModelError as error:
             if spec.engine == "vllm":
                 raise

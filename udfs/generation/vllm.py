@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import psutil
 
 from udfs.errors import ModelError
+from udfs.executor import memory_limit
 from udfs.generation.picking import Sequence, prompt_seed
 from udfs.generation.written import LENGTH, STOP
 from udfs.models import ModelFiles
@@ -19,7 +23,7 @@ from udfs.spec import ScoreSpec
 from udfs.tasks.text_generation import resolve_prompt_tokens
 
 _SEQUENCES = 256
-_MEMORY_SHARE = 0.9  # of what is free, for weights, keys and values
+_CUDA_MEMORY_SHARE, _CPU_MEMORY_SHARE = 0.9, 0.4  # of what is free
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # what it runs dies with the engine's process, and is told by its journal
     "VLLM_NO_USAGE_STATS": "1",
@@ -40,6 +44,8 @@ def takes_vllm(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan) -> bool:
     """
     if spec.engine == "transformers" or files.config.get("is_encoder_decoder"):
         return False
+    if spec.engine == "auto" and not plan.device.startswith("cuda"):
+        return False
     problem = _find_problem(plan)
     if problem and spec.engine == "vllm":
         raise ModelError(f"engine is 'vllm', but {problem}; `engine: auto` does without")
@@ -47,12 +53,18 @@ def takes_vllm(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan) -> bool:
 
 
 def _find_problem(plan: DevicePlan) -> str | None:
-    """Why vLLM cannot write here."""
-    missing = importlib.util.find_spec("vllm") is None
-    install = "`pip install 'gristmill[vllm]'` on every node" if missing else ""
-    if not plan.device.startswith("cuda"):
-        return f"the device is {plan.device}, and it needs CUDA" + (f" and {install}" if missing else "")
-    return f"it is not installed: {install}" if missing else None
+    """Why vLLM cannot write here: each of its builds is for one kind of device."""
+    if importlib.util.find_spec("vllm") is None:
+        return "it is not installed: `pip install 'gristmill[vllm]'` on every node"
+    os.environ.update(_ENVIRONMENT)
+    try:
+        from vllm.platforms import current_platform
+    except Exception as error:  # noqa: BLE001 - a library that it misses, of whatever kind
+        return f"it does not start: {error}"
+    kind = str(current_platform.device_type)
+    if not plan.device.startswith(kind or "none"):
+        return f"the device is {plan.device}, and the vLLM that is installed runs on {kind or 'none'}"
+    return None
 
 
 class VllmDecoder:
@@ -184,8 +196,14 @@ class Sampling:
         return StructuredOutputsParams(choice=list(self.spec.choices)) if self.spec.choices else None
 
 
-def load_vllm(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan) -> VllmDecoder:
+def load_vllm(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan, *, cores: int = 1) -> VllmDecoder:
     """Have vLLM load a checked model: safetensors alone, no code of the model's own, no word to anybody.
+
+    Args:
+        spec: Names the task and how tokens are picked.
+        files: The model.
+        plan: The device and the precision.
+        cores: CPU threads of each step, on a CPU; it wants as many in the lane that steps.
 
     Raises:
         ModelError: vLLM does not load it, or does not take how tokens are to be picked.
@@ -200,28 +218,43 @@ def load_vllm(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan) -> VllmDecod
     sequences = min(_SEQUENCES, spec.max_batch_tokens or _SEQUENCES)
     try:
         sampling.of(np.zeros(1, dtype=np.int32))
-        engine = LLMEngine.from_engine_args(
-            EngineArgs(
-                model=str(files.transformer),
-                load_format="safetensors",
-                trust_remote_code=False,
-                skip_tokenizer_init=not sampling.needs_tokenizer,
-                generation_config="vllm",  # not the model's own
-                dtype=plan.precision,
-                max_model_len=max_model_len,
-                max_num_seqs=sequences,
-                gpu_memory_utilization=_memory_share(),
-                enable_prefix_caching=True,
-                structured_outputs_config=StructuredOutputsConfig(backend="guidance", disable_any_whitespace=True),
-                disable_log_stats=True,
-                use_tqdm_on_load=False,
-                **options,
+        with _own_threads(cores if plan.device == "cpu" else None):
+            engine = LLMEngine.from_engine_args(
+                EngineArgs(
+                    model=str(files.transformer),
+                    load_format="safetensors",
+                    trust_remote_code=False,
+                    skip_tokenizer_init=not sampling.needs_tokenizer,
+                    generation_config="vllm",  # not the model's own
+                    dtype=plan.precision,
+                    max_model_len=max_model_len,
+                    max_num_seqs=sequences,
+                    enable_prefix_caching=True,
+                    structured_outputs_config=StructuredOutputsConfig(backend="guidance", disable_any_whitespace=True),
+                    disable_log_stats=True,
+                    use_tqdm_on_load=False,
+                    **_memory_options(plan),
+                    **options,
+                )
             )
-        )
     except Exception as error:  # vLLM raises whatever its libraries do
         told = " ".join(str(error).split()) or type(error).__name__
         raise ModelError(f"model {files.name!r} does not load in vLLM: {told}; try `engine: transformers`") from error
     return VllmDecoder(engine, sampling, max_model_len=max_model_len, max_sequences=sequences)
+
+
+@contextmanager
+def _own_threads(count: int | None) -> Iterator[None]:
+    """So many CPU threads while vLLM loads, which forbids to set them: a lane has to, for itself. None lets it be."""
+    import torch
+
+    allowed = torch.set_num_threads
+    if count:
+        allowed(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads = allowed
 
 
 def find_own_ends(files: ModelFiles) -> frozenset[int]:
@@ -237,9 +270,12 @@ def find_own_penalty(files: ModelFiles) -> float:
     return float((files.read_json("generation_config.json") or files.config).get("repetition_penalty") or 1.0)
 
 
-def _memory_share() -> float:
-    """Of the whole GPU, the most that vLLM may take of what is free."""
+def _memory_options(plan: DevicePlan) -> dict[str, Any]:
+    """How much memory vLLM may take: of a GPU for all it does, of the host for keys and values."""
     import torch
 
-    free, total = torch.cuda.mem_get_info()
-    return _MEMORY_SHARE * free / total
+    if plan.device.startswith("cuda"):
+        free, total = torch.cuda.mem_get_info()
+        return {"gpu_memory_utilization": _CUDA_MEMORY_SHARE * free / total}
+    free = min(psutil.virtual_memory().available, memory_limit())
+    return {"kv_cache_memory_bytes": int(_CPU_MEMORY_SHARE * free)}

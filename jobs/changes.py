@@ -1,0 +1,67 @@
+"""Tables whose rows were changed or deleted: what the reader of their log says of it, and what a user can do."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from jobs.errors import InputError
+
+# Options that skip what changes rows; each is of one format.
+_SKIPS = ("skipChangeCommits", "streaming-skip-overwrite-snapshots", "streaming-skip-delete-snapshots")
+_SKIP_BY_WORDS = {
+    r"DELTA_SOURCE_TABLE_IGNORE_CHANGES|DELTA_SOURCE_IGNORE_DELETE": _SKIPS[0],
+    r"Cannot process overwrite snapshot": _SKIPS[1],
+    r"Cannot process delete snapshot": _SKIPS[2],
+}
+_GONE = re.compile(r"DIFFERENT_DELTA_TABLE_READ_BY_STREAMING_SOURCE|the snapshot was expired or removed")
+# How a log is followed; another choice changes nothing of what is scored already.
+_HOW_TO_FOLLOW = {
+    "ignoredeletes",
+    "failondataloss",
+    "maxbytespertrigger",
+    "maxfilespertrigger",
+    "streaming-max-files-per-micro-batch",
+    "streaming-max-rows-per-micro-batch",
+    *(name.lower() for name in _SKIPS),
+}
+
+
+def explain_change(told: str) -> InputError | None:
+    """What a user can do about a table that was changed; None where it says something else.
+
+    Args:
+        told: By Delta or Iceberg.
+    """
+    for words, option in _SKIP_BY_WORDS.items():
+        if re.search(words, told):
+            return InputError(
+                f"rows of the table were changed or deleted, and its log cannot be followed past that ({told}). Either "
+                f"set `input.options: {{{option}: true}}`: whatever such a commit changes or adds is then not scored; "
+                "or score all that the table holds now with --overwrite"
+            )
+    if _GONE.search(told):
+        return InputError(
+            f"the table's log no longer goes back to what was scored last ({told}); score all that the table holds now "
+            "with --overwrite"
+        )
+    return None
+
+
+def skips_changes(options: dict[str, Any], option: str) -> bool:
+    """Whether the input's options set one that skips, in whatever spelling."""
+    return any(name.lower() == option.lower() and str(value).lower() == "true" for name, value in options.items())
+
+
+def tell_skipped(options: dict[str, Any]) -> list[str]:
+    """Warns of what the input's options leave out."""
+    return [
+        f"input.options.{option} is set: what commits that change or delete rows have added is not scored"
+        for option in _SKIPS
+        if skips_changes(options, option)
+    ]
+
+
+def decides_rows(option: str) -> bool:
+    """Whether an option of the input says which rows there are, and not only how new ones are found."""
+    return option.lower() not in _HOW_TO_FOLLOW
