@@ -65,6 +65,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, write: Callable[[list[int]], list[i
     parts: dict[str, dict[str, Any]] = {
         "vllm": options,
         "vllm.inputs": {"tokens_input": lambda ids: {"type": "token", "prompt_token_ids": ids}},
+        "vllm.platforms": {"current_platform": SimpleNamespace(device_type="cuda")},
         "vllm.config": {"StructuredOutputsConfig": SimpleNamespace},
         "vllm.sampling_params": {
             "RequestOutputKind": SimpleNamespace(FINAL_ONLY="final"),

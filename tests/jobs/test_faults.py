@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
-from tests.conftest import ROOT
+from tests.conftest import LIGHT_JVM, ROOT
 from tests.job_faults import plant
 from tests.models import WORDS, make_encoder
 
@@ -234,6 +234,7 @@ def test_a_killed_executor_and_a_slow_attempt_that_is_overtaken_cost_no_row(
     conf = {
         "spark.ui.enabled": False,
         "spark.executor.memory": "512m",
+        "spark.executor.extraJavaOptions": LIGHT_JVM,
         "spark.speculation": True,
         "spark.speculation.interval": "100ms",
         "spark.speculation.multiplier": 1.1,

@@ -13,21 +13,22 @@ from pathlib import Path
 import pyarrow.dataset as ds
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import LIGHT_JVM, ROOT
 
 WriteJob = Callable[..., Path]
 pytestmark = pytest.mark.cluster
+_CONF = ("--conf", "spark.ui.enabled=false", "--conf", f"spark.executor.extraJavaOptions={LIGHT_JVM}")
 
 
 def _submit(*args: str | Path, cwd: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run spark-submit on a cluster of two executors in processes of their own."""
+    """Run spark-submit on a cluster of one executor in a process of its own."""
     import pyspark
 
     submit = Path(pyspark.__file__).parent / "bin" / "spark-submit"
     env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYSPARK_GATEWAY_PORT")}
     env |= {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"} | more
     return subprocess.run(
-        [str(submit), "--master", "local-cluster[2,1,1024]", "--conf", "spark.ui.enabled=false", *map(str, args)],
+        [str(submit), "--master", "local-cluster[1,1,1024]", *_CONF, *map(str, args)],
         cwd=cwd,
         env=env,
         capture_output=True,

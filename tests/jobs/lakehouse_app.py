@@ -1,0 +1,159 @@
+"""A Spark application for `test_lakehouse.py`: a table of Delta or Iceberg, and one job on it again and again.
+
+python tests/jobs/lakehouse_app.py SCENARIO FORMAT FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import JobError
+from jobs.score import retry, score
+from jobs.session import open_session
+from jobs.settings import Settings, load_settings
+from tests.fetch_lakehouse import TARGET
+from tests.models import make_encoder
+
+EXTENSIONS = {
+    "delta": {
+        "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
+        "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
+    },
+    "iceberg": {
+        "spark.sql.extensions": "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
+        "spark.sql.catalog.lake": "org.apache.iceberg.spark.SparkCatalog",
+        "spark.sql.catalog.lake.type": "hadoop",
+    },
+}
+TABLES = {"delta": "texts", "iceberg": "lake.db.texts"}
+COMPACT = {
+    "delta": "OPTIMIZE texts",
+    "iceberg": "CALL lake.system.rewrite_data_files(table => 'db.texts', options => map('min-input-files', '2'))",
+}
+EXPIRE = (
+    "CALL lake.system.expire_snapshots(table => 'db.texts', older_than => TIMESTAMP '2100-01-01 00:00:00', "
+    "retain_last => 1)"
+)
+SKIP = {
+    "delta": {"skipChangeCommits": True},
+    "iceberg": {"streaming-skip-overwrite-snapshots": True, "streaming-skip-delete-snapshots": True},
+}
+
+
+class App:
+    """A table, and jobs on it; `told` is what they said, by name."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.kind, self.table, self.folder = kind, TABLES[kind], folder
+        self.told: dict[str, Any] = {}
+        self._model = make_encoder(folder / "model")
+        jars = ",".join(map(str, sorted((TARGET / "jars").iterdir())))
+        warehouse = {
+            "spark.sql.warehouse.dir": str(folder / "tables"),
+            "spark.sql.catalog.lake.warehouse": str(folder / "tables"),
+        }
+        self._conf = EXTENSIONS[kind] | warehouse | {"spark.jars": jars}
+        self.spark: Any = open_session(self._job().spark)
+        self.spark.sql(f"CREATE TABLE {self.table} (id int, text string) USING {kind}")
+
+    def sql(self, statement: str) -> None:
+        self.spark.sql(statement.format(table=self.table)).collect()
+
+    def append(self, *ids: int, text: str = "a red kettle") -> None:
+        rows = [(number, f"{text} {number}") for number in ids]
+        self.spark.createDataFrame(rows, "id int, text string").coalesce(1).writeTo(self.table).append()
+
+    def score(self, name: str, **source: Any) -> None:
+        self._tell(name, lambda: score(self._job(**source)))
+
+    def retry(self, name: str) -> None:
+        self._tell(name, lambda: retry(self._job()))
+
+    def keys(self) -> list[int]:
+        """Of rows that succeeded."""
+        found = self.spark.read.parquet(str(self.folder / "out")).where("outcome = 'succeeded'")
+        return sorted(row["id"] for row in found.collect())
+
+    def _tell(self, name: str, run: Callable[[], Any]) -> None:
+        try:
+            report = run()
+        except JobError as error:
+            self.told[name] = f"{type(error).__name__}: {error}"
+        else:
+            self.told[name] = [report.status, report.rows, report.increments]
+
+    def _job(self, **source: Any) -> Settings:
+        where = {} if "path" in source else {"table": self.table}
+        job = {
+            "input": {"key": ["id"], **where, **source},
+            "output": {"path": str(self.folder / "out"), "columns": ["id"]},
+            "score": {"task": "feature-extraction", "model": self._model, "text": "text", "overflow": "fail"},
+            "limits": {"max_error_rate": 1.0},
+            "spark": {"master": "local[2]", "conf": self._conf},
+        }
+        path = self.folder / "job.yaml"
+        path.write_text(json.dumps(job))  # JSON is YAML
+        return load_settings(path)
+
+
+def followed(app: App) -> None:
+    """Rows are appended, moved, changed and deleted between the runs of one output."""
+    app.score("empty")
+    app.append(1, 2)
+    app.append(3)
+    app.score("two commits")
+    app.score("nothing new")
+    app.append(4)
+    app.append(5, text="word " * 300)
+    app.score("one too long")
+    app.retry("too long again")
+    app.sql(COMPACT[app.kind])
+    app.append(6)
+    app.score("compacted")
+    app.sql("ALTER TABLE {table} ADD COLUMN note string")
+    app.spark.sql(f"INSERT INTO {app.table} VALUES (7, 'a red kettle 7', 'new')")
+    app.score("another column")
+    app.sql("DELETE FROM {table} WHERE id = 1")
+    app.spark.sql(f"INSERT INTO {app.table} VALUES (8, 'a red kettle 8', 'new')")
+    app.score("deleted")
+    app.score("deleted, skipped", options=SKIP[app.kind])
+    app.sql("UPDATE {table} SET text = 'a spade' WHERE id = 2")
+    app.spark.sql(f"INSERT INTO {app.table} VALUES (9, 'a red kettle 9', 'new')")
+    app.score("changed", options=SKIP[app.kind])
+
+
+def expired(app: App) -> None:
+    """An Iceberg table that has forgotten its first snapshots before it is scored, and forgets again."""
+    app.append(1, 2)
+    app.append(3)
+    app.append(4)
+    app.sql(EXPIRE)
+    app.score("all that is there")
+    app.append(5)
+    app.append(6)
+    app.score("two commits", increment_bytes=1)
+    app.sql(COMPACT["iceberg"])
+    app.append(7)
+    app.score("compacted")
+    app.sql("DELETE FROM {table} WHERE id = 1")
+    app.append(8)
+    app.score("deleted")
+    app.score("deleted, skipped", options=SKIP["iceberg"])
+    app.append(9)
+    app.sql(EXPIRE)
+    app.append(10)
+    app.score("expired since")
+
+
+if __name__ == "__main__":
+    made = App(sys.argv[2], Path(sys.argv[3]))
+    globals()[sys.argv[1]](made)
+    print(json.dumps({"told": made.told, "keys": made.keys(), "spark": made.spark.version}))
+    sys.stdout.flush()
+    made.spark.stop()
+    os._exit(0)

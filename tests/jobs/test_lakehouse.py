@@ -1,0 +1,65 @@
+"""Tables of Delta and Iceberg themselves, with the Spark that they are for; `tests/fetch_lakehouse.py` brings them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.fetch_lakehouse import TARGET
+
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.slow,
+    pytest.mark.skipif(not TARGET.is_dir(), reason="python -m tests.fetch_lakehouse brings the formats"),
+]
+
+
+def _run(scenario: str, kind: str, folder: Path) -> tuple[dict[str, Any], list[int]]:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tests/jobs/lakehouse_app.py"), scenario, kind, str(folder)],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{TARGET / 'spark'}:{ROOT}", "SPARK_LOCAL_IP": "127.0.0.1"},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-6000:]
+    seen = json.loads(done.stdout.splitlines()[-1])
+    assert seen["spark"].startswith("4.0.")  # also the oldest that gristmill takes
+    return seen["told"], seen["keys"]
+
+
+@pytest.mark.parametrize("kind", ["delta", "iceberg"])
+def test_a_table_is_followed_by_its_log_and_what_is_changed_stops_it(kind: str, tmp_path: Path) -> None:
+    told, keys = _run("followed", kind, tmp_path)
+    assert told["empty"][:2] == ["completed", 0]
+    assert told["two commits"][:2] == ["completed", 3]
+    assert told["nothing new"] == ["completed", 0, 0]
+    assert told["one too long"][:2] == ["completed", 2]
+    assert told["too long again"][:2] == ["completed", 1]
+    assert told["compacted"][:2] == ["completed", 1]
+    assert told["another column"][:2] == ["completed", 1]
+    assert told["deleted"].startswith("InputError: rows of the table were changed or deleted")
+    assert told["deleted, skipped"][:2] == ["completed", 1]
+    assert told["changed"][:2] == ["completed", 1]
+    assert keys == [1, 2, 3, 4, 6, 7, 8, 9]
+
+
+def test_an_iceberg_table_whose_first_snapshots_are_gone_is_read_as_a_whole_once(tmp_path: Path) -> None:
+    told, keys = _run("expired", "iceberg", tmp_path)
+    assert told["all that is there"] == ["completed", 4, 1]
+    assert told["two commits"] == ["completed", 2, 2]
+    assert told["compacted"] == ["completed", 1, 1]
+    assert told["deleted"].startswith("InputError: rows of the table were changed or deleted")
+    assert told["deleted, skipped"] == ["completed", 1, 1]
+    assert told["expired since"].startswith("InputError: the table's snapshot ")
+    assert "--overwrite" in told["expired since"]
+    assert keys == list(range(1, 9))
