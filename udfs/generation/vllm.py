@@ -23,6 +23,7 @@ from udfs.spec import ScoreSpec
 from udfs.tasks.text_generation import resolve_prompt_tokens
 
 _SEQUENCES = 256
+_CPU_STEP_TOKENS = 2048
 _CUDA_MEMORY_SHARE, _CPU_MEMORY_SHARE = 0.9, 0.4  # of what is free
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # what it runs dies with the engine's process, and is told by its journal
@@ -215,6 +216,9 @@ def load_vllm(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan, *, cores: in
     sampling = Sampling(spec, find_own_ends(files), find_own_penalty(files))
     max_model_len = resolve_prompt_tokens(files, spec) + spec.max_new_tokens
     options: dict[str, Any] = {"max_num_batched_tokens": spec.max_batch_tokens} if spec.max_batch_tokens else {}
+    if spec.temperature and plan.device == "cpu":  # there it cannot take back what it drew after a piece of a prompt
+        whole = max(max_model_len, spec.max_batch_tokens or _CPU_STEP_TOKENS)
+        options = {"enable_chunked_prefill": False, "max_num_batched_tokens": whole}
     sequences = min(_SEQUENCES, spec.max_batch_tokens or _SEQUENCES)
     try:
         sampling.of(np.zeros(1, dtype=np.int32))
