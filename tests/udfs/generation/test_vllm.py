@@ -269,7 +269,7 @@ def test_vllm_itself_writes_what_our_own_decoder_writes(itself: str) -> None:
         ({"stop": ("number",)}, lambda row: "number" not in row["text"]),
         (
             {"json_schema": '{"type": "object", "properties": {"even": {"type": "boolean"}}, "required": ["even"]}'},
-            lambda row: isinstance(row["even"], bool),
+            lambda row: isinstance(row["answer"]["even"], bool),
         ),
     ],
 )
