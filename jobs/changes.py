@@ -7,12 +7,13 @@ from typing import Any
 
 from jobs.errors import InputError
 
-# Options that skip what changes rows; each is of one format.
-_SKIPS = ("skipChangeCommits", "streaming-skip-overwrite-snapshots", "streaming-skip-delete-snapshots")
+# Options that skip what changes rows: of Delta, and of Iceberg for a snapshot's operation.
+_SKIP_COMMITS = "skipChangeCommits"
+SKIP_SNAPSHOTS = {"overwrite": "streaming-skip-overwrite-snapshots", "delete": "streaming-skip-delete-snapshots"}
+_SKIPS = (_SKIP_COMMITS, *SKIP_SNAPSHOTS.values())
 _SKIP_BY_WORDS = {
-    r"DELTA_SOURCE_TABLE_IGNORE_CHANGES|DELTA_SOURCE_IGNORE_DELETE": _SKIPS[0],
-    r"Cannot process overwrite snapshot": _SKIPS[1],
-    r"Cannot process delete snapshot": _SKIPS[2],
+    r"DELTA_SOURCE_TABLE_IGNORE_CHANGES|DELTA_SOURCE_IGNORE_DELETE": _SKIP_COMMITS,
+    **{f"Cannot process {operation} snapshot": option for operation, option in SKIP_SNAPSHOTS.items()},
 }
 _GONE = re.compile(r"DIFFERENT_DELTA_TABLE_READ_BY_STREAMING_SOURCE|the snapshot was expired or removed")
 # How a log is followed; another choice changes nothing of what is scored already.
@@ -35,17 +36,27 @@ def explain_change(told: str) -> InputError | None:
     """
     for words, option in _SKIP_BY_WORDS.items():
         if re.search(words, told):
-            return InputError(
-                f"rows of the table were changed or deleted, and its log cannot be followed past that ({told}). Either "
-                f"set `input.options: {{{option}: true}}`: whatever such a commit changes or adds is then not scored; "
-                "or score all that the table holds now with --overwrite"
-            )
+            return changed_rows(told, option)
     if _GONE.search(told):
         return InputError(
             f"the table's log no longer goes back to what was scored last ({told}); score all that the table holds now "
             "with --overwrite"
         )
     return None
+
+
+def changed_rows(told: str, option: str) -> InputError:
+    """The error for rows that were changed or deleted.
+
+    Args:
+        told: What was met.
+        option: Of the input, that skips it.
+    """
+    return InputError(
+        f"rows of the table were changed or deleted, and its log cannot be followed past that ({told}). Either "
+        f"set `input.options: {{{option}: true}}`: whatever such a commit changes or adds is then not scored; "
+        "or score all that the table holds now with --overwrite"
+    )
 
 
 def skips_changes(options: dict[str, Any], option: str) -> bool:

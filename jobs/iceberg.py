@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jobs.changes import explain_change, skips_changes
+from jobs.changes import SKIP_SNAPSHOTS, changed_rows, skips_changes
 from jobs.errors import SPARK_ERRORS, InputError, unreadable_input
 from jobs.settings import InputSettings
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 _HARMLESS = ("append", "replace")  # the latter moves rows into other files
-_SKIP = {"overwrite": "streaming-skip-overwrite-snapshots", "delete": "streaming-skip-delete-snapshots"}
 
 
 @dataclass(frozen=True)
@@ -97,9 +96,10 @@ def cut_spans(
         )
     held = 0
     for snapshot in lineage[places[0] + 1 :]:
-        if snapshot.operation not in _HARMLESS and not skips_changes(source.options, _SKIP[snapshot.operation]):
-            told = f"Cannot process {snapshot.operation} snapshot: {snapshot.id}"  # Iceberg's own words
-            raise explain_change(told) or InputError(told)
+        if snapshot.operation not in _HARMLESS:
+            option = SKIP_SNAPSHOTS[snapshot.operation]
+            if not skips_changes(source.options, option):
+                raise changed_rows(f"{snapshot.operation} snapshot: {snapshot.id}", option)
         held += snapshot.added_bytes
         if held >= size or snapshot is lineage[-1]:
             yield since, snapshot.id

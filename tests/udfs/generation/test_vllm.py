@@ -86,8 +86,9 @@ def test_without_vllm_auto_does_without_and_vllm_says_what_to_install(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     files = open_model(model)
     assert not takes_vllm(_spec(model), files, CUDA)
-    with pytest.raises(ModelError, match=r"it is not installed: `pip install 'gristmill\[vllm\]'`"):
-        takes_vllm(_spec(model, engine="vllm"), files, CUDA)
+    for plan in (CUDA, CPU):
+        with pytest.raises(ModelError, match=r"it is not installed: `pip install 'gristmill\[vllm\]'`"):
+            takes_vllm(_spec(model, engine="vllm"), files, plan)
 
 
 def test_auto_on_this_machine_s_cpu_loads_our_own_decoders(model: str) -> None:
