@@ -14,6 +14,7 @@ from udfs.results import USAGE
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
+SHARES = 1 << 20
 RETRIES = 1_000_000  # increments of retries count from here on, so that they are in nobody's way
 MARK = "_increment.json"  # in an increment's directory: it is committed
 
@@ -58,6 +59,22 @@ def add_up(parts: Iterable[Committed]) -> Committed:
 
 
 @dataclass(frozen=True)
+class Span:
+    """The rows of an Iceberg table that make an increment, where its stream does not tell of all.
+
+    Args:
+        start: The snapshot after which they were appended; None for all that the table held with `end`.
+        end: The snapshot by which they were.
+        low, high: The share of them that it is, by the hash of their key: from the first up to the second of SHARES.
+    """
+
+    start: int | None
+    end: int
+    low: int = 0
+    high: int = SHARES
+
+
+@dataclass(frozen=True)
 class Increment:
     """What is known of a committed increment; it is kept in the increment's own directory, as its commit mark.
 
@@ -68,8 +85,9 @@ class Increment:
         seconds: What it took, from its first look at the input on.
         counts: Sums over its rows. Those of a retry include the rows that failed again, which are in no output.
         input_files, input_bytes: What it was made of; null where the source does not tell.
+        input_bound: Of a table's stream: the bytes that it was cut to; it has as many if more was left.
         input_offset: Where its files end in the source's log; null where there is none.
-        input_snapshot: Up to which snapshot of an Iceberg table all is scored; null where its stream tells.
+        input_span: What it was made of in an Iceberg table; null where its stream tells.
         ignored_files: Files of it that could not be read.
         gone_files: Files of it that were there as it was planned, and not as it was scored.
         mended: Of a retry: rows that succeeded now, by the code that they had failed with.
@@ -83,7 +101,8 @@ class Increment:
     input_files: int | None = None
     input_bytes: int | None = None
     input_offset: int | None = None
-    input_snapshot: int | None = None
+    input_bound: int | None = None
+    input_span: Span | None = None
     ignored_files: tuple[str, ...] = ()
     gone_files: tuple[str, ...] = ()
     mended: dict[str, int] = field(default_factory=dict)
@@ -100,7 +119,8 @@ class Increment:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Increment:
         files = {name: tuple(value.get(name, ())) for name in ("ignored_files", "gone_files")}
-        return cls(**{**value, "counts": Committed(**value["counts"]), **files})
+        span = Span(**value["input_span"]) if value.get("input_span") else None
+        return cls(**{**value, "counts": Committed(**value["counts"]), "input_span": span, **files})
 
 
 def read_increments(folder: Folder) -> list[Increment]:

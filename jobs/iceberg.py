@@ -2,16 +2,18 @@
 
 Iceberg's stream begins with the oldest snapshot that is left, and reads what each one has appended. Rows of snapshots
 that have been expired are in none of them, and neither is what became of rows that were changed. Such a table is
-read as it is now, and from then on from snapshot to snapshot.
+read as it is now, and from then on from snapshot to snapshot. What is too much for an increment is cut by the hash of
+its rows' keys: a snapshot stays what it is, so that the same rows are in an increment whenever it is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from jobs.changes import SKIP_SNAPSHOTS, changed_rows, skips_changes
+from jobs.committed import SHARES, Span
 from jobs.errors import SPARK_ERRORS, InputError, unreadable_input
 from jobs.settings import InputSettings
 
@@ -30,12 +32,14 @@ class Snapshot:
         parent: The one before; None for the very first.
         operation: `append`, `replace`, `overwrite` or `delete`.
         added_bytes: Size of the files that it has added.
+        total_bytes: Size of all files that the table has with it.
     """
 
     id: int
     parent: int | None
     operation: str
     added_bytes: int
+    total_bytes: int
 
 
 def read_lineage(spark: SparkSession, source: InputSettings) -> list[Snapshot]:
@@ -51,7 +55,11 @@ def read_lineage(spark: SparkSession, source: InputSettings) -> list[Snapshot]:
         raise unreadable_input(error) from error
     there = {
         row["snapshot_id"]: Snapshot(
-            row["snapshot_id"], row["parent_id"], row["operation"], int(row["summary"].get("added-files-size", 0))
+            row["snapshot_id"],
+            row["parent_id"],
+            row["operation"],
+            added_bytes=int(row["summary"].get("added-files-size", 0)),
+            total_bytes=int(row["summary"].get("total-files-size", 0)),
         )
         for row in rows
     }
@@ -67,52 +75,95 @@ def tells_all(lineage: list[Snapshot]) -> bool:
     return not lineage or (lineage[0].parent is None and all(s.operation in _HARMLESS for s in lineage))
 
 
-def cut_spans(
-    lineage: list[Snapshot], since: int | None, source: InputSettings, *, size: int
-) -> Iterator[tuple[int | None, int]]:
-    """Cut what is new into increments.
+def next_span(
+    lineage: list[Snapshot], last: Span | None, source: InputSettings, *, size: int
+) -> tuple[Span, int] | None:
+    """What the next increment is made of, and its bytes; None if nothing is new.
 
     Args:
-        lineage: Of the table, not empty where something was scored.
-        since: The snapshot up to which all is scored; None for nothing yet.
+        lineage: Of the table.
+        last: What the last increment was made of; None for the first one.
         source: The input; its options say what is to be skipped.
-        size: A span ends with the snapshot by which it has so many bytes.
-
-    Yields:
-        The snapshot after which a span begins, None for all that the table holds; and the one with which it ends.
+        size: Bytes of an increment.
 
     Raises:
         InputError: The log does not go back so far, or rows were changed.
     """
-    if since is None:
-        if lineage:
-            yield None, lineage[-1].id
-        return
-    places = [place for place, snapshot in enumerate(lineage) if snapshot.id == since]
-    if not places:
-        raise InputError(
-            f"the table's snapshot {since}, up to which it is scored, was expired or rolled back, and nothing tells "
-            "what came after it; score all of it again with --overwrite"
-        )
-    held = 0
-    for snapshot in lineage[places[0] + 1 :]:
+    if last is None:
+        rest = Span(None, lineage[-1].id) if lineage else None
+    elif last.high < SHARES:
+        rest = replace(last, low=last.high, high=SHARES)
+    else:
+        rest = _find_new(_later(lineage, last.end), last.end, source, size=size)
+    return None if rest is None else _cut(rest, _bytes_of(rest, lineage), size)
+
+
+def read_span(spark: SparkSession, source: InputSettings, span: Span, key: Sequence[str]) -> DataFrame:
+    """The rows of a span.
+
+    Args:
+        spark: The session.
+        source: The input.
+        span: Which they are.
+        key: Columns by whose hash they are parted.
+    """
+    from pyspark.sql import functions as F
+
+    bounds: dict[str, Any] = {"snapshot-id": span.end}
+    if span.start is not None:
+        bounds = {"start-snapshot-id": span.start, "end-snapshot-id": span.end}
+    reader = spark.read.options(**source.options, **bounds)
+    frame = reader.table(source.table) if source.table else reader.format(source.format).load(source.path)
+    if (span.low, span.high) == (0, SHARES):
+        return frame
+    share = F.pmod(F.xxhash64(*(F.col(f"`{column}`").cast("string") for column in key)), F.lit(SHARES))
+    return frame.where((share >= span.low) & (share < span.high))
+
+
+def _later(lineage: list[Snapshot], snapshot: int) -> list[Snapshot]:
+    """The snapshots after one.
+
+    Raises:
+        InputError: It is not there.
+    """
+    for place, there in enumerate(lineage):
+        if there.id == snapshot:
+            return lineage[place + 1 :]
+    raise InputError(
+        f"the table's snapshot {snapshot}, up to which it is scored, was expired or rolled back, and nothing tells "
+        "what came after it; score all of it again with --overwrite"
+    )
+
+
+def _find_new(later: list[Snapshot], since: int, source: InputSettings, *, size: int) -> Span | None:
+    """From a snapshot on up to the one by which there are enough bytes, or to the last one before rows were changed."""
+    end, held = None, 0
+    for snapshot in later:
         if snapshot.operation not in _HARMLESS:
             option = SKIP_SNAPSHOTS[snapshot.operation]
             if not skips_changes(source.options, option):
+                if end is not None:
+                    break
                 raise changed_rows(f"{snapshot.operation} snapshot: {snapshot.id}", option)
-        held += snapshot.added_bytes
-        if held >= size or snapshot is lineage[-1]:
-            yield since, snapshot.id
-            since, held = snapshot.id, 0
+        end, held = snapshot.id, held + snapshot.added_bytes
+        if held >= size:
+            break
+    return None if end is None else Span(since, end)
 
 
-def read_span(spark: SparkSession, source: InputSettings, start: int | None, end: int) -> DataFrame:
-    """What was appended after one snapshot and up to another; without a start, all that the table then held."""
-    bounds: dict[str, Any] = {"snapshot-id": end}
-    if start is not None:
-        bounds = {"start-snapshot-id": start, "end-snapshot-id": end}
-    reader = spark.read.options(**source.options, **bounds)
-    return reader.table(source.table) if source.table else reader.format(source.format).load(source.path)
+def _bytes_of(span: Span, lineage: list[Snapshot]) -> int:
+    """Bytes of all shares of a span together."""
+    until = lineage[: len(lineage) - len(_later(lineage, span.end))]
+    if span.start is None:
+        return until[-1].total_bytes
+    return sum(snapshot.added_bytes for snapshot in _later(until, span.start))
+
+
+def _cut(rest: Span, held: int, size: int) -> tuple[Span, int]:
+    """The first shares of what is left, as many as have so many bytes; a small remainder comes along."""
+    shares = max(1, SHARES * size // max(held, 1))
+    high = SHARES if rest.low + 1.5 * shares >= SHARES else rest.low + shares
+    return replace(rest, high=high), held * (high - rest.low) // SHARES
 
 
 def _read_metadata(spark: SparkSession, source: InputSettings, name: str) -> DataFrame:

@@ -15,17 +15,18 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.changes import explain_change
 from jobs.checkpoint import Checkpoint
-from jobs.committed import Committed, Increment, add_up
+from jobs.committed import Committed, Increment, Span, add_up
 from jobs.errors import (
     SPARK_ERRORS,
     DeadlineReached,
+    InputError,
     JobError,
     TooManyFailed,
     explain,
     pack_error,
     unpack_error,
 )
-from jobs.iceberg import Snapshot, cut_spans, read_span, tells_all
+from jobs.iceberg import Snapshot, next_span, read_lineage, read_span, tells_all
 from jobs.interrupts import Stop
 from jobs.lock import Claim
 from jobs.output import CHECKPOINT, Output
@@ -34,8 +35,8 @@ from jobs.progress import Listener
 from jobs.reading import Readable, read_frame, read_planned
 from jobs.session import spark_conf
 from jobs.settings import Settings
-from jobs.sizing import bytes_per_s, choose_bytes, is_off
-from jobs.sources import TABLE_BYTES, Kind, explode_variants, read_stream, select_needed
+from jobs.sizing import bytes_per_s, choose_bytes, is_off, take_for_full
+from jobs.sources import Kind, explode_variants, read_stream, select_needed
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -79,14 +80,17 @@ class ScoreIncrement:
 
     It holds values alone, but for the listener, which stays behind when Spark Connect sends it to its server.
 
+    Attributes:
+        done: What was committed `before`, and since.
+
     Args:
         settings: The job.
         run: Whose increments they are.
         kind: How the input is read.
         schema: Of the input.
-        size: Bytes that increments are cut to; None where they are not to be cut anew.
+        size: Bytes that the stream's increments are cut to; None where they are not to be cut anew.
         left: Bytes of the input that are in no increment yet.
-        before: What the run committed so far.
+        before: What was committed before it, as far as it tells the rate.
         listener: Is told how it goes.
     """
 
@@ -103,7 +107,7 @@ class ScoreIncrement:
         listener: Listener | None = None,
     ) -> None:
         self._settings, self._run, self._kind, self._schema = settings, run, kind, schema
-        self._size, self._left, self._done = size, left, list(before or [])
+        self._size, self._left, self.done = size, left, list(before or [])
         self._listener = listener or Listener()
         self._unjudged = Committed()
 
@@ -127,15 +131,17 @@ class ScoreIncrement:
         except OSError as error:
             raise RuntimeError(pack_error(JobError(f"increment {number} cannot be committed: {error}"))) from None
 
-    def commit(self, frame: DataFrame, number: int, *, snapshot: int | None = None) -> None:
+    def commit(self, frame: DataFrame, number: int, *, span: Span | None = None, size: int | None = None) -> None:
         """Score and commit one increment, unless it is committed already.
 
         Args:
             frame: Its rows; of files, what Spark makes of them, and not read.
             number: Its number.
-            snapshot: Of an Iceberg table that is read without its stream: with which the increment ends.
+            span: What it is of an Iceberg table that is read without its stream.
+            size: Bytes of the span.
 
         Raises:
+            InputError: It cannot be read.
             DeadlineReached: Before anything of it was done.
             BusyError: Another driver has taken over; it is not committed.
             TooManyFailed: It is committed.
@@ -147,6 +153,8 @@ class ScoreIncrement:
         if self._run.is_late():
             raise DeadlineReached("the deadline has passed")
         self._run.claim.check()
+        if self._kind == "iceberg" and span is None and number == 0:
+            self._check_lineage(frame.sparkSession)
         began = time.monotonic()
         slots = count_slots(frame.sparkSession)
         with spark_conf(frame.sparkSession, {"spark.sql.shuffle.partitions": str(min(slots, 200))}):
@@ -162,9 +170,10 @@ class ScoreIncrement:
                 rows=None if self._kind == "once" else plan.rows,
                 began=began,
                 input_files=read.counts.files,
-                input_bytes=read.counts.bytes,
+                input_bytes=read.counts.bytes if span is None else size,
                 input_offset=checkpoint.offset_of(number) if self._kind == "files" else None,
-                input_snapshot=snapshot,
+                input_bound=self._size if self._kind != "files" else None,
+                input_span=span,
                 ignored_files=read.ignored,
                 gone_files=read.gone,
             )
@@ -176,9 +185,18 @@ class ScoreIncrement:
             return read_frame(frame)
         return read_planned(frame.sparkSession, self._settings, self._schema, checkpoint.files_of(number))
 
+    def _check_lineage(self, spark: SparkSession) -> None:
+        """Check that an Iceberg table's stream has begun with its first snapshot.
+
+        Snapshots may have expired after they were looked at and before the stream began with the oldest. They do not
+        come back: if they are all there now, they were all there then.
+        """
+        if not tells_all(read_lineage(spark, self._settings.input)):
+            raise InputError("the table's first snapshots expired as the job began; nothing is scored, start it again")
+
     def _go_on(self, made: Increment) -> None:
         """Decide what becomes of the increments after this one."""
-        self._done.append(made)
+        self.done.append(made)
         self._unjudged = add_up([self._unjudged, made.counts])
         if self._unjudged.rows >= LEAST_ROWS:
             check_failed(self._unjudged, self._settings)
@@ -187,7 +205,10 @@ class ScoreIncrement:
             self._left = max(0, self._left - (made.input_bytes or 0))
         if self._size is None or self._run.is_late():
             return
-        wanted = choose_bytes(bytes_per_s(self._done, self._run.run_id), left_s=self._run.left_s())
+        rate = bytes_per_s(take_for_full(self.done), self._run.run_id)
+        if rate is None:
+            return
+        wanted = choose_bytes(rate, left_s=self._run.left_s(), of_table=self._kind != "files")
         if is_off(self._size, wanted=wanted, left=self._left):
             raise ResizeError
 
@@ -235,18 +256,18 @@ def score_stream(
     """
     output = Output(settings)
     fixed = settings.input.increment_bytes
-    sizes_itself = fixed == "auto" and kind == "files"
     while True:
-        known = output.increments()
-        rate = bytes_per_s([i for i in known if not i.is_retry], run.run_id)
-        size = choose_bytes(rate, left_s=run.left_s()) if sizes_itself else None if fixed == "auto" else int(fixed)
+        known = [i for i in output.increments() if not i.is_retry]
+        rate = bytes_per_s(take_for_full(known), run.run_id)
+        chosen = choose_bytes(rate, left_s=run.left_s(), of_table=kind != "files")
+        size = chosen if fixed == "auto" else int(fixed)
         own = [i for i in known if i.run_id == run.run_id]
         work = ScoreIncrement(
             settings,
             run,
             kind=kind,
             schema=schema,
-            size=size if sizes_itself else None,
+            size=size if fixed == "auto" else None,
             left=None if left is None else left - sum(i.input_bytes or 0 for i in own),
             before=own,
             listener=listener,
@@ -263,7 +284,7 @@ def score_once(frame: DataFrame, settings: Settings, run: Run, *, listener: List
         work.commit(explode_variants(frame, settings), 0)
 
 
-def score_snapshots(
+def score_spans(
     spark: SparkSession, settings: Settings, run: Run, lineage: list[Snapshot], *, listener: Listener, stop: Stop
 ) -> None:
     """Score what is new in an Iceberg table whose stream does not tell of all rows: first all that it holds.
@@ -279,23 +300,25 @@ def score_snapshots(
     Raises:
         JobError: Of the increment at which it ended.
     """
-    fixed = settings.input.increment_bytes
-    done = [increment for increment in Output(settings).increments() if not increment.is_retry]
-    since = done[-1].input_snapshot if done else None
-    work = ScoreIncrement(settings, run, kind="iceberg", listener=listener)
-    spans = cut_spans(lineage, since, settings.input, size=TABLE_BYTES if fixed == "auto" else int(fixed))
-    for number, (start, end) in enumerate(spans, len(done)):
-        if stop.is_set():
+    source, fixed = settings.input, settings.input.increment_bytes
+    before = [increment for increment in Output(settings).increments() if not increment.is_retry]
+    work = ScoreIncrement(settings, run, kind="iceberg", before=before, listener=listener)
+    while not stop.is_set():
+        size = choose_bytes(bytes_per_s(work.done, run.run_id), left_s=run.left_s()) if fixed == "auto" else int(fixed)
+        last = work.done[-1].input_span if work.done else None
+        found = next_span(lineage, last, source, size=size)
+        if found is None:
             return
-        with _told(number):
-            work.commit(select_needed(read_span(spark, settings.input, start, end), settings), number, snapshot=end)
+        span, held = found
+        with _told(len(work.done)):
+            frame = read_span(spark, source, span, source.key or settings.input_columns())
+            work.commit(select_needed(frame, settings), len(work.done), span=span, size=held)
 
 
 def is_streamed(output: Output, lineage: list[Snapshot]) -> bool:
     """Whether an Iceberg table is read as a stream: as its output began, or as its log allows."""
-    if any(increment.input_snapshot is not None for increment in output.increments()):
-        return False
-    return output.checkpoint().is_begun() or tells_all(lineage)
+    first = next((increment for increment in output.increments() if not increment.is_retry), None)
+    return tells_all(lineage) if first is None else first.input_span is None
 
 
 @contextlib.contextmanager

@@ -236,8 +236,8 @@ class Output:
         """Everything that the checkpoint takes for done is there: what was taken away would never be scored again."""
         first = [increment for increment in self.increments() if not increment.is_retry]
         there = {increment.number for increment in first}
-        by_snapshot = max((i.number for i in first if i.input_snapshot is not None), default=-1)
-        last = max(self.checkpoint().last_committed(), by_snapshot)
+        by_span = max((i.number for i in first if i.input_span is not None), default=-1)
+        last = max(self.checkpoint().last_committed(), by_span)
         gone = sorted(set(range(last + 1)) - there)
         if gone:
             raise OutputError(

@@ -31,7 +31,7 @@ from jobs.deadlines import deadline_at
 from jobs.engines import start_beside_spark, start_engines
 from jobs.errors import DeadlineReached, Interrupted, JobError, OutputError, TooManyFailed
 from jobs.iceberg import read_lineage
-from jobs.increments import Run, check_failed, is_streamed, score_once, score_snapshots, score_stream
+from jobs.increments import Run, check_failed, is_streamed, score_once, score_spans, score_stream
 from jobs.input_files import list_input, name_some, tell_back, tell_replaced, tell_unread
 from jobs.interrupts import Stop, cancel_all
 from jobs.outlook import Outlook
@@ -230,7 +230,7 @@ class Job:
                 if self._kind == "once":
                     score_once(self._frame, self._settings, self._run, listener=bar)
                 elif self._lineage is not None and not is_streamed(self._output, self._lineage):
-                    score_snapshots(self._spark, self._settings, self._run, self._lineage, listener=bar, stop=stop)
+                    score_spans(self._spark, self._settings, self._run, self._lineage, listener=bar, stop=stop)
                 else:
                     self._score_stream(bar, stop, outlook.left_bytes)
             stop.check("interrupted")

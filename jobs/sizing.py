@@ -7,14 +7,17 @@ seconds, are far apart. How many bytes that is, earlier increments tell; the fir
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
+from itertools import pairwise
 
 from jobs.committed import Increment
 from jobs.input_files import name_some
 
 TARGET_S = 600.0
 SAMPLE_BYTES = 1 << 20
+TABLE_SAMPLE_BYTES = 128 << 20  # of a table's stream: a usual file
 LEAST_S = 30.0  # less is not worth the ends of an increment, not even before a deadline
 _RECENT = 3  # increments that tell today's rate
 _HUGE_BYTES = 1 << 30  # of text, this takes longer on any device
@@ -36,17 +39,29 @@ def bytes_per_s(increments: Sequence[Increment], run_id: str | None = None) -> f
     return (longest.input_bytes or 0) * _scored_share(longest) / longest.seconds
 
 
-def choose_bytes(rate: float | None, *, left_s: float | None) -> int:
+def take_for_full(increments: Iterable[Increment]) -> list[Increment]:
+    """A table's increments with the bytes that they were cut to, where the same run had more to score after them.
+
+    What a stream of a table reads, nothing tells. Where its files are larger than that, an increment had more, and its
+    rate is taken for less than it was: the next ones grow until they take as long as they should.
+    """
+    known = list(increments)
+    full = {a.number for a, b in pairwise(known) if a.input_bound and a.run_id == b.run_id}
+    return [replace(i, input_bytes=i.input_bound) if i.number in full else i for i in known]
+
+
+def choose_bytes(rate: float | None, *, left_s: float | None, of_table: bool = False) -> int:
     """Input bytes of an increment.
 
     Args:
         rate: Bytes a second; None takes a sample.
         left_s: Until the deadline: what cannot be scored by then is better left for another run.
+        of_table: It is of a table's stream, whose files are not known.
     """
     if rate is None:
-        return SAMPLE_BYTES
+        return TABLE_SAMPLE_BYTES if of_table else SAMPLE_BYTES
     target_s = TARGET_S if left_s is None else max(LEAST_S, min(TARGET_S, 0.8 * left_s))
-    return max(1, int(rate * target_s))
+    return max(SAMPLE_BYTES if of_table else 1, int(rate * target_s))  # less is one file all the same
 
 
 def is_off(size: int, *, wanted: int, left: int | None) -> bool:

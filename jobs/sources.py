@@ -20,7 +20,6 @@ FILE, FILE_SIZE = "_gristmill_file", "_gristmill_file_size"
 _STREAMING = ("delta",)
 _FOREVER = "36500d"  # Spark leaves out files that are a week older than the newest, unless told otherwise
 _TELL_ALL = {"ignoreCorruptFiles": "false", "ignoreMissingFiles": "false"}  # whatever the session says
-TABLE_BYTES = 1 << 30  # of an increment of a table, whose bytes nothing tells
 _ICEBERG_FILE = 128 << 20  # Iceberg bounds an increment by its files alone; these are usual
 
 _GLOB = re.compile(r"[*?\[\]{}\\]")
@@ -72,7 +71,7 @@ def read_files(spark: SparkSession, settings: Settings, schema: StructType, uris
     )
 
 
-def read_stream(spark: SparkSession, settings: Settings, schema: StructType, increment_bytes: int | None) -> DataFrame:
+def read_stream(spark: SparkSession, settings: Settings, schema: StructType, increment_bytes: int) -> DataFrame:
     """The input as a stream of increments; of files, it only tells which they are (see `jobs.reading`).
 
     Args:
@@ -92,10 +91,10 @@ def read_stream(spark: SparkSession, settings: Settings, schema: StructType, inc
     return reader.schema(schema).option("maxFileAge", _FOREVER).load(_as_directory(str(source.path)))
 
 
-def bound_increment(increment_bytes: int | None) -> dict[str, int]:
+def bound_increment(increment_bytes: int) -> dict[str, int]:
     """The options by which files and Delta, and by which Iceberg, bound what they read at once."""
-    size = increment_bytes or TABLE_BYTES
-    return {"maxBytesPerTrigger": size, "streaming-max-files-per-micro-batch": max(1, size // _ICEBERG_FILE)}
+    files = max(1, increment_bytes // _ICEBERG_FILE)
+    return {"maxBytesPerTrigger": increment_bytes, "streaming-max-files-per-micro-batch": files}
 
 
 def select_needed(frame: DataFrame, settings: Settings, *more: Column) -> DataFrame:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jobs import score as scoring
 from jobs.errors import JobError
 from jobs.score import retry, score
 from jobs.session import open_session
@@ -127,6 +128,26 @@ def followed(app: App) -> None:
     app.score("changed", options=SKIP[app.kind])
 
 
+def raced(app: App) -> None:
+    """An Iceberg table whose first snapshots expire after the job has looked at them and before its stream begins."""
+    app.append(*range(1, 40))
+    app.append(40)
+    app.append(41)
+    look = scoring.read_lineage
+
+    def look_and_lose(*args: Any) -> Any:
+        found = look(*args)
+        app.sql(EXPIRE)
+        return found
+
+    scoring.read_lineage = look_and_lose
+    app.score("raced")
+    scoring.read_lineage = look
+    app.score("again, in shares", increment_bytes=700)
+    app.append(42)
+    app.score("appended")
+
+
 def expired(app: App) -> None:
     """An Iceberg table that has forgotten its first snapshots before it is scored, and forgets again."""
     app.append(1, 2)
@@ -136,7 +157,7 @@ def expired(app: App) -> None:
     app.score("all that is there")
     app.append(5)
     app.append(6)
-    app.score("two commits", increment_bytes=1)
+    app.score("two commits", increment_bytes=500)
     app.sql(COMPACT["iceberg"])
     app.append(7)
     app.score("compacted")

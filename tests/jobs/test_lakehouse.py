@@ -53,6 +53,16 @@ def test_a_table_is_followed_by_its_log_and_what_is_changed_stops_it(kind: str, 
     assert keys == [1, 2, 3, 4, 6, 7, 8, 9]
 
 
+def test_an_iceberg_table_that_forgets_as_a_job_begins_is_scored_whole_by_the_next_run(tmp_path: Path) -> None:
+    told, keys = _run("raced", "iceberg", tmp_path)
+    assert told["raced"].startswith("InputError: the table's first snapshots expired as the job began")
+    status, rows, increments = told["again, in shares"]
+    assert (status, rows) == ("completed", 41)
+    assert increments > 1
+    assert told["appended"] == ["completed", 1, 1]
+    assert keys == list(range(1, 43))
+
+
 def test_an_iceberg_table_whose_first_snapshots_are_gone_is_read_as_a_whole_once(tmp_path: Path) -> None:
     told, keys = _run("expired", "iceberg", tmp_path)
     assert told["all that is there"] == ["completed", 4, 1]

@@ -3,7 +3,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from jobs.committed import Committed, Increment
-from jobs.sizing import SAMPLE_BYTES, bytes_per_s, choose_bytes, forecast, is_off
+from jobs.sizing import SAMPLE_BYTES, bytes_per_s, choose_bytes, forecast, is_off, take_for_full
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -25,6 +25,19 @@ def test_the_longest_of_a_runs_own_increments_tells_its_rate() -> None:
     own = [_increment(1, 10, 10, run="b"), _increment(2, 20, 200, run="b")]
     assert bytes_per_s([*earlier, *own], "b") == 10
     assert bytes_per_s([_increment(0, 100, 1000, expired=50)]) == 5  # what the deadline cut off was not scored
+
+
+def test_a_tables_increment_tells_a_rate_if_the_same_run_had_more_to_score_after_it() -> None:
+    def cut(number: int, run: str) -> Increment:
+        return Increment(number, run, "", 10.0, Committed(rows=100), input_bound=1000)
+
+    known = take_for_full([cut(0, "a"), cut(1, "a"), cut(2, "b")])
+    assert [increment.input_bytes for increment in known] == [1000, None, None]
+    assert bytes_per_s(known, "b") == 100
+    assert bytes_per_s(take_for_full([cut(0, "a"), cut(1, "b")])) is None
+    assert (
+        choose_bytes(None, left_s=None, of_table=True) > choose_bytes(0.1, left_s=None, of_table=True) == SAMPLE_BYTES
+    )
 
 
 def test_increments_before_a_deadline_are_shorter() -> None:

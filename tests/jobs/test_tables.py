@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from jobs import settings as job_settings
-from jobs import sources
+from jobs import sizing, sources
 from jobs.errors import OutputError
 from jobs.score import retry, score
 from jobs.settings import Settings, load_settings
@@ -60,9 +60,21 @@ def test_what_was_appended_to_a_table_is_scored_and_nothing_twice(
     assert _succeeded(spark, tmp_path) == Counter([1, 2, 3, 4, 5])
 
 
+def test_increments_of_a_table_grow_by_the_rate_of_those_that_were_full(
+    spark: Any, table: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sizing, "TABLE_SAMPLE_BYTES", 1)  # a file each
+    for number in range(6):
+        _append(spark, tmp_path, (number, "a red kettle"))
+    report = score(table())
+    assert (report.status, report.rows, report.increments) == ("completed", 6, 3)  # the second one told of the first
+    assert _succeeded(spark, tmp_path) == Counter(range(6))
+    assert score(table()).rows == 0
+
+
 def test_iceberg_counts_files_of_a_usual_size() -> None:
     files = "streaming-max-files-per-micro-batch"
-    assert [sources.bound_increment(size)[files] for size in (1, 300 << 20, None)] == [1, 2, 8]
+    assert [sources.bound_increment(size)[files] for size in (1, 300 << 20, 1 << 30)] == [1, 2, 8]
     assert sources.bound_increment(5)["maxBytesPerTrigger"] == 5
 
 
