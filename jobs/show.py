@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from jobs.settings import Settings
 
 _WIDTH = 44  # characters of a cell
+_SHORT = 12  # characters of cells that keep their width in a narrow terminal
 _COMMON = {"error", "usage", "truncated", "engine"}
 
 
@@ -23,14 +24,22 @@ def answer_table(settings: Settings, rows: int) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     kept = [c for c in (found[0].asDict() if found else {}) if c not in (name, "outcome", "increment")]
     answers = [c for c in (found[0][name].asDict() if found else {}) if c not in _COMMON]
-    for column in (*kept, *answers):
-        table.add_column(column, no_wrap=True)
+    lines = list[list[Text]]()
     for row in found:
         answer = row[name]
-        failed = [f"[red]{answer['error']['code']}[/]"] if answer["error"] else None
-        cells = failed or [_cell(answer[column]) for column in answers]
-        table.add_row(*(_cell(row[column]) for column in kept), *cells)
+        failed = [_line(answer["error"]["code"], "red")] if answer["error"] else None
+        cells = failed or [_line(_cell(answer[column])) for column in answers]
+        lines.append([*(_line(_cell(row[column])) for column in kept), *cells])
+    for place, column in enumerate((*kept, *answers)):
+        longest = max((len(line[place]) for line in lines if place < len(line)), default=0)
+        table.add_column(column, no_wrap=longest <= _SHORT)  # where it is narrow, the others give way
+    for line in lines:
+        table.add_row(*line)
     return table
+
+
+def _line(cell: str, style: str = "") -> Text:
+    return Text(cell, style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _cell(value: Any) -> str:
@@ -48,4 +57,4 @@ def _cell(value: Any) -> str:
             text = f"[{', '.join(_cell(v) for v in value[:3])}, …] ({len(value)})"
         case _:
             text = "" if value is None else " ".join(str(value).split())
-    return escape(text[: _WIDTH - 1] + "…" if len(text) > _WIDTH else text)
+    return text[: _WIDTH - 1] + "…" if len(text) > _WIDTH else text
