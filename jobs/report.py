@@ -131,6 +131,9 @@ def summary_table(report: RunReport) -> Table:
 
 
 def _summary(report: RunReport) -> list[tuple[str, str]]:
+    if not report.rows:
+        told = "0, there was nothing to score" if report.status == "completed" else "0"
+        return [("rows", told), ("time", f"{report.wall_s:.1f} s")]
     seconds = max(report.scoring_s, 1e-9)
     lines = [
         ("increments", f"{report.increments:,}"),

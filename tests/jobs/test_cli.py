@@ -40,7 +40,7 @@ def test_a_job_scores_and_shows_a_summary_without_sparks_noise(write_job: WriteJ
         assert noise not in done.stderr
     again = _gristmill("score", write_job(), cwd=tmp_path)
     assert again.returncode == 0  # nothing is new
-    assert re.search(r"increments +0", again.stderr)
+    assert re.search(r"rows +0, there was nothing to score", again.stderr)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "job.yaml", "out"]
 
 
