@@ -132,28 +132,39 @@ class Decoder:
         """What each sequence runs in this step: first those that are being written, then prompts."""
         writing = [active for active in self._active if active.is_written()]
         planned, room = [(active, active.next_tokens(1)) for active in writing], self._step_tokens - len(writing)
+        reading = list[_Active]()
         for active in self._active:
             if room <= 0:
                 break
-            if active.is_written():
+            if active.is_written() or not (active.begun or self._begin(active, reading)):
                 continue
-            if not active.begun:
-                self._copy_prefix(active)
+            reading.append(active)
             planned.append((active, active.next_tokens(room)))
             room -= len(planned[-1][1])
         return planned
 
-    def _copy_prefix(self, active: _Active) -> None:
-        """Take what another sequence's prompt has in common with this one, as far as it is computed."""
-        active.begun = True
-        best, count = None, _LEAST_SHARED - 1
+    def _begin(self, active: _Active, reading: list[_Active]) -> bool:
+        """Take what another sequence's prompt has in common with this one, as far as it is computed.
+
+        Args:
+            active: Is to begin.
+            reading: Sequences whose prompts run in this step.
+
+        Returns:
+            Whether it begins now: it waits where more of what it needs is just being computed.
+        """
+        prompt, best, count = active.sequence.prompt, None, 0
         for other in self._active:
-            shared = 0 if other is active else _count_shared(active.sequence.prompt, other)
+            shared = 0 if other is active else min(_count_shared(prompt, other.sequence.prompt), other.past)
             if shared > count:
                 best, count = other, shared
-        if best is not None:
+        if any(_count_shared(prompt, other.sequence.prompt) - count >= _LEAST_SHARED for other in reading):
+            return False
+        active.begun = True
+        if best is not None and count >= _LEAST_SHARED:
             self._arena.copy(best.slot, active.slot, count)
             active.past = active.sequence.cached_tokens = count
+        return True
 
     def _run(self, planned: list[tuple[_Active, np.ndarray]]) -> Any:
         """(B, V) logits of the sequences whose prompt is through with this step."""
@@ -184,10 +195,10 @@ def _completes(active: _Active, tokens: np.ndarray) -> bool:
     return active.past + len(tokens) >= len(active.sequence.prompt)
 
 
-def _count_shared(prompt: np.ndarray, other: _Active) -> int:
-    """Tokens that two prompts begin with alike, of those that the other has in the cache; one is left to be run."""
-    most = min(len(prompt) - 1, len(other.sequence.prompt), other.past)
-    if most < _LEAST_SHARED:
+def _count_shared(prompt: np.ndarray, other: np.ndarray) -> int:
+    """Tokens that a prompt begins with as another does; one of them is left to be run."""
+    most = min(len(prompt) - 1, len(other))
+    if most < _LEAST_SHARED or prompt[0] != other[0]:
         return 0
-    differ = np.flatnonzero(prompt[:most] != other.sequence.prompt[:most])
+    differ = np.flatnonzero(prompt[:most] != other[:most])
     return int(differ[0]) if len(differ) else most
