@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from udfs.errors import EngineError
 from udfs.spec import Precision
+
+_PRODUCT = (256, 512, 2048)  # rows, inputs and outputs of the linear layer that is timed
+_PRODUCTS = 7  # of each kind, of which the fastest counts: others may work on the machine
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,8 @@ def plan_device(precision: Precision = "auto", *, gpu: str | None = None) -> Dev
     """Choose the device and the precision.
 
     Args:
-        precision: What was asked for; `auto` takes bfloat16 where the hardware multiplies it, float16 on Tensor Cores
-            that know no bfloat16, else float32.
+        precision: What was asked for; `auto` takes bfloat16 on a GPU that multiplies it, float16 on Tensor Cores that
+            know no bfloat16, on a CPU with instructions for bfloat16 what is measured to be faster, else float32.
         gpu: Address that Spark gave the task, which this process sees as its only GPU (`visible_devices`); None takes
             the first GPU, if there is one.
 
@@ -44,7 +49,7 @@ def plan_device(precision: Precision = "auto", *, gpu: str | None = None) -> Dev
     elif gpu is not None:
         raise EngineError(f"Spark gave this task GPU {gpu}, but torch {torch.__version__} sees no CUDA device")
     else:
-        best, reason = _best_on_cpu(_cpu_flags())
+        best, reason = _best_on_cpu(_cpu_flags(), _measure_products)
         device = "cpu"
     if precision != "auto":
         return DevicePlan(device, precision, "as asked for")
@@ -83,11 +88,37 @@ def _best_on_cuda(capability: tuple[int, int]) -> tuple[str, str]:
     return "float32", f"compute capability {shown} has no Tensor Cores"
 
 
-def _best_on_cpu(flags: dict[str, Any]) -> tuple[str, str]:
-    for flag, name in (("amx_bf16", "AMX"), ("avx512_bf16", "AVX512-BF16")):
-        if flags.get(flag):
-            return "bfloat16", f"the processor has {name}"
-    return "float32", "the processor multiplies neither AMX nor AVX512-BF16"
+def _best_on_cpu(flags: dict[str, Any], measure: Callable[[], dict[str, float]]) -> tuple[str, str]:
+    """A processor with instructions for bfloat16 may be slower by them: Intel's without AMX take twice as long."""
+    name = "AMX" if flags.get("amx_bf16") else "AVX512-BF16" if flags.get("avx512_bf16") else None
+    if name is None:
+        return "float32", "the processor has neither AMX nor AVX512-BF16"
+    speeds = measure()
+    told = " and ".join(f"{precision} {speed / 1e9:.0f}" for precision, speed in speeds.items())
+    return max(speeds, key=speeds.__getitem__), f"the processor has {name}; a core multiplies {told} GFLOP/s"
+
+
+def _measure_products() -> dict[str, float]:
+    """Operations a second of a core, by precision."""
+    import torch
+
+    rows, inputs, outputs = _PRODUCT
+    threads, seconds = torch.get_num_threads(), dict[str, float]()
+    torch.set_num_threads(1)
+    try:
+        operands = {
+            precision: (torch.ones(rows, inputs, dtype=dtype), torch.ones(outputs, inputs, dtype=dtype))
+            for precision, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32))
+        }
+        for _ in range(_PRODUCTS):
+            for precision, (states, weight) in operands.items():
+                began = time.perf_counter()
+                torch.nn.functional.linear(states, weight)
+                took = time.perf_counter() - began
+                seconds[precision] = min(took, seconds.get(precision, took))
+    finally:
+        torch.set_num_threads(threads)
+    return {precision: 2 * rows * inputs * outputs / took for precision, took in seconds.items()}
 
 
 def _cpu_flags() -> dict[str, Any]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from udfs.errors import EngineError
-from udfs.precision import _best_on_cpu, _best_on_cuda, plan_device, visible_devices
+from udfs.precision import _best_on_cpu, _best_on_cuda, _measure_products, plan_device, visible_devices
 
 
 @pytest.mark.parametrize(
@@ -16,16 +16,24 @@ def test_a_gpu_gets_what_it_multiplies(capability: tuple[int, int], best: str) -
 
 
 @pytest.mark.parametrize(
-    ("flags", "best"),
+    ("flags", "bfloat16", "best"),
     [
-        ({}, "float32"),
-        ({"avx512_f": True}, "float32"),
-        ({"avx512_bf16": True}, "bfloat16"),
-        ({"amx_bf16": True}, "bfloat16"),
+        ({}, 9e9, "float32"),
+        ({"avx512_f": True}, 9e9, "float32"),
+        ({"avx512_bf16": True}, 9e9, "bfloat16"),
+        ({"avx512_bf16": True}, 1e9, "float32"),
+        ({"amx_bf16": True}, 9e9, "bfloat16"),
     ],
 )
-def test_a_cpu_gets_what_it_multiplies(flags: dict[str, bool], best: str) -> None:
-    assert _best_on_cpu(flags)[0] == best
+def test_a_cpu_gets_what_it_multiplies_fastest(flags: dict[str, bool], bfloat16: float, best: str) -> None:
+    assert _best_on_cpu(flags, lambda: {"bfloat16": bfloat16, "float32": 3e9})[0] == best
+
+
+def test_products_are_timed_and_threads_left_as_they_were() -> None:
+    threads = torch.get_num_threads()
+    assert _measure_products().keys() == {"bfloat16", "float32"}
+    assert min(_measure_products().values()) > 1e6
+    assert torch.get_num_threads() == threads
 
 
 def test_what_was_asked_for_is_taken() -> None:
