@@ -66,12 +66,14 @@ class Span:
         start: The snapshot after which they were appended; None for all that the table held with `end`.
         end: The snapshot by which they were.
         low, high: The share of them that it is, by the hash of their key: from the first up to the second of SHARES.
+        key: Columns whose hash that is.
     """
 
     start: int | None
     end: int
     low: int = 0
     high: int = SHARES
+    key: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,8 +121,12 @@ class Increment:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Increment:
         files = {name: tuple(value.get(name, ())) for name in ("ignored_files", "gone_files")}
-        span = Span(**value["input_span"]) if value.get("input_span") else None
-        return cls(**{**value, "counts": Committed(**value["counts"]), "input_span": span, **files})
+        span = value.get("input_span")
+        if span is None and value.get("input_snapshot") is not None:  # as 0.1 wrote it at first
+            span = {"start": None, "end": value["input_snapshot"]}
+        made = Span(**{**span, "key": tuple(span.get("key", ()))}) if span else None
+        own = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
+        return cls(**{**own, "counts": Committed(**value["counts"]), "input_span": made, **files})
 
 
 def read_increments(folder: Folder) -> list[Increment]:

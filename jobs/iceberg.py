@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 from jobs.changes import SKIP_SNAPSHOTS, changed_rows, skips_changes
 from jobs.committed import SHARES, Span
 from jobs.errors import SPARK_ERRORS, InputError, unreadable_input
+from jobs.reading import can_hash
 from jobs.settings import InputSettings
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+_LEAST_SHARE = SHARES // 64  # each share reads the whole snapshot
 _HARMLESS = ("append", "replace")  # the latter moves rows into other files
 
 
@@ -31,7 +33,7 @@ class Snapshot:
         id: Its own.
         parent: The one before; None for the very first.
         operation: `append`, `replace`, `overwrite` or `delete`.
-        added_bytes: Size of the files that it has added.
+        added_bytes: Size of the files that it has appended.
         total_bytes: Size of all files that the table has with it.
     """
 
@@ -58,7 +60,7 @@ def read_lineage(spark: SparkSession, source: InputSettings) -> list[Snapshot]:
             row["snapshot_id"],
             row["parent_id"],
             row["operation"],
-            added_bytes=int(row["summary"].get("added-files-size", 0)),
+            added_bytes=int(row["summary"].get("added-files-size", 0)) if row["operation"] == "append" else 0,
             total_bytes=int(row["summary"].get("total-files-size", 0)),
         )
         for row in rows
@@ -76,7 +78,7 @@ def tells_all(lineage: list[Snapshot]) -> bool:
 
 
 def next_span(
-    lineage: list[Snapshot], last: Span | None, source: InputSettings, *, size: int
+    lineage: list[Snapshot], last: Span | None, source: InputSettings, *, size: int, key: Sequence[str] = ()
 ) -> tuple[Span, int] | None:
     """What the next increment is made of, and its bytes; None if nothing is new.
 
@@ -85,28 +87,23 @@ def next_span(
         last: What the last increment was made of; None for the first one.
         source: The input; its options say what is to be skipped.
         size: Bytes of an increment.
+        key: Columns by whose hash rows are parted; where some of a span are scored already, its own hold.
 
     Raises:
         InputError: The log does not go back so far, or rows were changed.
     """
     if last is None:
-        rest = Span(None, lineage[-1].id) if lineage else None
+        rest = Span(None, lineage[-1].id, key=tuple(key)) if lineage else None
     elif last.high < SHARES:
         rest = replace(last, low=last.high, high=SHARES)
     else:
         rest = _find_new(_later(lineage, last.end), last.end, source, size=size)
+        rest = None if rest is None else replace(rest, key=tuple(key))
     return None if rest is None else _cut(rest, _bytes_of(rest, lineage), size)
 
 
-def read_span(spark: SparkSession, source: InputSettings, span: Span, key: Sequence[str]) -> DataFrame:
-    """The rows of a span.
-
-    Args:
-        spark: The session.
-        source: The input.
-        span: Which they are.
-        key: Columns by whose hash they are parted.
-    """
+def read_span(spark: SparkSession, source: InputSettings, span: Span) -> DataFrame:
+    """The rows of a span."""
     from pyspark.sql import functions as F
 
     bounds: dict[str, Any] = {"snapshot-id": span.end}
@@ -116,7 +113,9 @@ def read_span(spark: SparkSession, source: InputSettings, span: Span, key: Seque
     frame = reader.table(source.table) if source.table else reader.format(source.format).load(source.path)
     if (span.low, span.high) == (0, SHARES):
         return frame
-    share = F.pmod(F.xxhash64(*(F.col(f"`{column}`").cast("string") for column in key)), F.lit(SHARES))
+    kinds = {name.lower(): kind for name, kind in frame.dtypes}
+    hashed = (F.col(f"`{c}`") if can_hash(kinds[c.lower()]) else F.col(f"`{c}`").cast("string") for c in span.key)
+    share = F.pmod(F.xxhash64(*hashed), F.lit(SHARES))
     return frame.where((share >= span.low) & (share < span.high))
 
 
@@ -161,7 +160,7 @@ def _bytes_of(span: Span, lineage: list[Snapshot]) -> int:
 
 def _cut(rest: Span, held: int, size: int) -> tuple[Span, int]:
     """The first shares of what is left, as many as have so many bytes; a small remainder comes along."""
-    shares = max(1, SHARES * size // max(held, 1))
+    shares = max(_LEAST_SHARE, SHARES * size // max(held, 1))
     high = SHARES if rest.low + 1.5 * shares >= SHARES else rest.low + shares
     return replace(rest, high=high), held * (high - rest.low) // SHARES
 

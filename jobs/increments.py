@@ -36,7 +36,7 @@ from jobs.reading import Readable, read_frame, read_planned
 from jobs.session import spark_conf
 from jobs.settings import Settings
 from jobs.sizing import bytes_per_s, choose_bytes, is_off, take_for_full
-from jobs.sources import Kind, explode_variants, read_stream, select_needed
+from jobs.sources import Kind, explode_variants, is_bounded, read_stream, select_needed
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -256,6 +256,7 @@ def score_stream(
     """
     output = Output(settings)
     fixed = settings.input.increment_bytes
+    sizes_itself = fixed == "auto" and not is_bounded(settings.input.options)
     while True:
         known = [i for i in output.increments() if not i.is_retry]
         rate = bytes_per_s(take_for_full(known), run.run_id)
@@ -267,7 +268,7 @@ def score_stream(
             run,
             kind=kind,
             schema=schema,
-            size=size if fixed == "auto" else None,
+            size=size if sizes_itself else None,
             left=None if left is None else left - sum(i.input_bytes or 0 for i in own),
             before=own,
             listener=listener,
@@ -304,15 +305,15 @@ def score_spans(
     before = [increment for increment in Output(settings).increments() if not increment.is_retry]
     work = ScoreIncrement(settings, run, kind="iceberg", before=before, listener=listener)
     while not stop.is_set():
+        run.claim.check()
         size = choose_bytes(bytes_per_s(work.done, run.run_id), left_s=run.left_s()) if fixed == "auto" else int(fixed)
         last = work.done[-1].input_span if work.done else None
-        found = next_span(lineage, last, source, size=size)
+        found = next_span(lineage, last, source, size=size, key=source.key or settings.input_columns())
         if found is None:
             return
         span, held = found
         with _told(len(work.done)):
-            frame = read_span(spark, source, span, source.key or settings.input_columns())
-            work.commit(select_needed(frame, settings), len(work.done), span=span, size=held)
+            work.commit(select_needed(read_span(spark, source, span), settings), len(work.done), span=span, size=held)
 
 
 def is_streamed(output: Output, lineage: list[Snapshot]) -> bool:

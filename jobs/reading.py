@@ -93,7 +93,7 @@ def count(frame: DataFrame) -> Counts:
     """Count an increment; every column is read."""
     from pyspark.sql import functions as F
 
-    hashed = (F.col(f"`{c}`") if _can_hash(kind) else F.col(f"`{c}`").isNull() for c, kind in frame.dtypes)
+    hashed = (F.col(f"`{c}`") if can_hash(kind) else F.col(f"`{c}`").isNull() for c, kind in frame.dtypes)
     read = F.max(F.xxhash64(F.lit(0), *hashed))
     if FILE not in frame.columns:
         row = frame.agg(F.count(F.lit(1)).alias("rows"), read).collect()[0]
@@ -104,7 +104,8 @@ def count(frame: DataFrame) -> Counts:
     return Counts(found["rows"] or 0, found["files"], found["bytes"] or 0)
 
 
-def _can_hash(kind: str) -> bool:
+def can_hash(kind: str) -> bool:
+    """Whether Spark hashes a type of column."""
     return "map<" not in kind and "variant" not in kind
 
 

@@ -131,7 +131,7 @@ def summary_table(report: RunReport) -> Table:
 
 
 def _summary(report: RunReport) -> list[tuple[str, str]]:
-    if not report.rows:
+    if not report.increments:
         told = "0, there was nothing to score" if report.status == "completed" else "0"
         return [("rows", told), ("time", f"{report.wall_s:.1f} s")]
     seconds = max(report.scoring_s, 1e-9)

@@ -17,6 +17,7 @@ from jobs.input_files import name_some
 
 TARGET_S = 600.0
 SAMPLE_BYTES = 1 << 20
+_MOST_BYTES = 1 << 40
 TABLE_SAMPLE_BYTES = 128 << 20  # of a table's stream: a usual file
 LEAST_S = 30.0  # less is not worth the ends of an increment, not even before a deadline
 _RECENT = 3  # increments that tell today's rate
@@ -61,7 +62,7 @@ def choose_bytes(rate: float | None, *, left_s: float | None, of_table: bool = F
     if rate is None:
         return TABLE_SAMPLE_BYTES if of_table else SAMPLE_BYTES
     target_s = TARGET_S if left_s is None else max(LEAST_S, min(TARGET_S, 0.8 * left_s))
-    return max(SAMPLE_BYTES if of_table else 1, int(rate * target_s))  # less is one file all the same
+    return min(_MOST_BYTES, max(SAMPLE_BYTES if of_table else 1, int(rate * target_s)))  # of a table less is a file too
 
 
 def is_off(size: int, *, wanted: int, left: int | None) -> bool:

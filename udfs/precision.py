@@ -11,6 +11,7 @@ from udfs.errors import EngineError
 from udfs.spec import Precision
 
 _PRODUCT = (256, 512, 2048)  # rows, inputs and outputs of the linear layer that is timed
+_CLEARLY = 1.2  # where both are about as fast, an engine that takes another's place shall choose as that did
 _PRODUCTS = 7  # of each kind, of which the fastest counts: others may work on the machine
 
 
@@ -29,7 +30,7 @@ class DevicePlan:
     reason: str
 
 
-def plan_device(precision: Precision = "auto", *, gpu: str | None = None) -> DevicePlan:
+def plan_device(precision: Precision = "auto", *, gpu: str | None = None, writes: bool = False) -> DevicePlan:
     """Choose the device and the precision.
 
     Args:
@@ -37,6 +38,7 @@ def plan_device(precision: Precision = "auto", *, gpu: str | None = None) -> Dev
             know no bfloat16, on a CPU with instructions for bfloat16 what is measured to be faster, else float32.
         gpu: Address that Spark gave the task, which this process sees as its only GPU (`visible_devices`); None takes
             the first GPU, if there is one.
+        writes: The model writes: each token reads all of its weights, and half as many bytes weigh more than products.
 
     Raises:
         EngineError: Spark gave a GPU, but torch sees none.
@@ -49,7 +51,9 @@ def plan_device(precision: Precision = "auto", *, gpu: str | None = None) -> Dev
     elif gpu is not None:
         raise EngineError(f"Spark gave this task GPU {gpu}, but torch {torch.__version__} sees no CUDA device")
     else:
-        best, reason = _best_on_cpu(_cpu_flags(), _measure_products)
+        best, reason = (
+            ("", "") if precision != "auto" else _best_on_cpu(_cpu_flags(), None if writes else _measure_products)
+        )
         device = "cpu"
     if precision != "auto":
         return DevicePlan(device, precision, "as asked for")
@@ -88,14 +92,17 @@ def _best_on_cuda(capability: tuple[int, int]) -> tuple[str, str]:
     return "float32", f"compute capability {shown} has no Tensor Cores"
 
 
-def _best_on_cpu(flags: dict[str, Any], measure: Callable[[], dict[str, float]]) -> tuple[str, str]:
+def _best_on_cpu(flags: dict[str, Any], measure: Callable[[], dict[str, float]] | None) -> tuple[str, str]:
     """A processor with instructions for bfloat16 may be slower by them: Intel's without AMX take twice as long."""
     name = "AMX" if flags.get("amx_bf16") else "AVX512-BF16" if flags.get("avx512_bf16") else None
     if name is None:
         return "float32", "the processor has neither AMX nor AVX512-BF16"
+    if measure is None:
+        return "bfloat16", f"the processor has {name}"
     speeds = measure()
     told = " and ".join(f"{precision} {speed / 1e9:.0f}" for precision, speed in speeds.items())
-    return max(speeds, key=speeds.__getitem__), f"the processor has {name}; a core multiplies {told} GFLOP/s"
+    best = "float32" if speeds["float32"] > _CLEARLY * speeds["bfloat16"] else "bfloat16"
+    return best, f"the processor has {name}; a core multiplies {told} GFLOP/s"
 
 
 def _measure_products() -> dict[str, float]:

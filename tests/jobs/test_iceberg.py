@@ -97,3 +97,19 @@ def test_a_snapshot_that_is_gone_cannot_be_gone_on_from() -> None:
     for last in (Span(None, 99), Span(98, 99, 0, 5)):
         with pytest.raises(InputError, match=r"snapshot 99.*expired or rolled back.*--overwrite"):
             _next(_lineage("append", "append"), last, 10)
+
+
+def test_the_rest_of_a_span_is_cut_by_the_key_that_it_was_begun_with() -> None:
+    lineage, source = _lineage("append", "append", first=7), InputSettings(table="lake.db.texts")
+    first = next_span(lineage, None, source, size=10, key=["id"])
+    assert first is not None
+    assert first[0] == Span(None, 2, 0, SHARES // 2, ("id",))
+    rest = next_span(lineage, first[0], source, size=10, key=["other"])
+    assert rest is not None
+    assert rest[0] == Span(None, 2, SHARES // 2, SHARES, ("id",))
+
+
+def test_shares_are_never_so_small_that_reading_is_all_that_is_done() -> None:
+    found = _next(_lineage("append", first=7), None, 0)
+    assert found is not None
+    assert found[0].high == SHARES // 64

@@ -27,6 +27,7 @@ def test_a_gpu_gets_what_it_multiplies(capability: tuple[int, int], best: str) -
 )
 def test_a_cpu_gets_what_it_multiplies_fastest(flags: dict[str, bool], bfloat16: float, best: str) -> None:
     assert _best_on_cpu(flags, lambda: {"bfloat16": bfloat16, "float32": 3e9})[0] == best
+    assert _best_on_cpu(flags, None)[0] == ("bfloat16" if len(flags) and "avx512_f" not in flags else "float32")
 
 
 def test_products_are_timed_and_threads_left_as_they_were() -> None:

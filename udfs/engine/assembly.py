@@ -96,7 +96,7 @@ def assemble(
 def _assemble_writer(
     spec: ScoreSpec, *, cores: int, gpu: str | None, start_at: int, make_journal: MakeJournal
 ) -> Engine:
-    plan = plan_device(spec.precision, gpu=gpu)
+    plan = plan_device(spec.precision, gpu=gpu, writes=True)
     on_cuda = plan.device.startswith("cuda")
     shown = f"cuda:{gpu}" if gpu is not None and on_cuda else plan.device
     name = f"{platform.node()}:{os.getpid()}:{shown}/{plan.precision}"

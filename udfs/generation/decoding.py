@@ -29,12 +29,14 @@ class _Active:
         slot: Where its keys and values are.
         past: Tokens of it that are there.
         begun: It has been looked at for a prefix that another has.
+        awaited: The sequence that it has waited for.
     """
 
     sequence: Sequence
     slot: Slot
     past: int = 0
     begun: bool = False
+    awaited: _Active | None = None
 
     def next_tokens(self, room: int) -> np.ndarray:
         """What is to be run next: the rest of the prompt, as far as there is room, or the token that was written."""
@@ -151,15 +153,19 @@ class Decoder:
             reading: Sequences whose prompts run in this step.
 
         Returns:
-            Whether it begins now: it waits where more of what it needs is just being computed.
+            Whether it begins now: it waits where more of what it needs is just being computed, but once alone for one
+            that ends with its first token and leaves nothing behind.
         """
         prompt, best, count = active.sequence.prompt, None, 0
         for other in self._active:
             shared = 0 if other is active else min(_count_shared(prompt, other.sequence.prompt), other.past)
             if shared > count:
                 best, count = other, shared
-        if any(_count_shared(prompt, other.sequence.prompt) - count >= _LEAST_SHARED for other in reading):
-            return False
+        if active.awaited is None or active.awaited in reading:
+            more = (o for o in reading if _count_shared(prompt, o.sequence.prompt) - count >= _LEAST_SHARED)
+            active.awaited = next(more, None)
+            if active.awaited is not None:
+                return False
         active.begun = True
         if best is not None and count >= _LEAST_SHARED:
             self._arena.copy(best.slot, active.slot, count)

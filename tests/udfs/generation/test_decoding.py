@@ -102,6 +102,17 @@ def test_prompts_that_begin_alike_are_computed_once(llama: Any, step_tokens: int
     ) == 1  # those of one step wait for the first
 
 
+def test_prompts_wait_once_for_one_that_ends_with_its_first_token(llama: Any) -> None:
+    model, prompts, _ = llama
+    decoder = _decoder(model, spec=_spec(max_new_tokens=1), at_once=8, step_tokens=1000)
+    assert all(decoder.add(number, prompt) for number, prompt in enumerate(prompts[:8]))
+    steps = 0
+    while len(decoder):
+        decoder.step()
+        steps += 1
+    assert steps == 2
+
+
 def test_what_is_drawn_depends_on_prompt_and_seed_alone(llama: Any) -> None:
     model, prompts, greedy = llama
     spec = _spec(temperature=0.8, top_p=0.9, top_k=40, seed=4)
