@@ -50,7 +50,8 @@ def faults(top: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     def make(**options: Any) -> Path:
         starts = tmp_path / "starts"
         site = plant(tmp_path / "site", starts=str(starts), **options)
-        monkeypatch.setattr(sys, "path", [*sys.path, site])  # an engine's path is its worker's
+        # An engine's path is its worker's. First in it: Debian's Python has a sitecustomize of its own.
+        monkeypatch.setattr(sys, "path", [site, *sys.path])
         return starts
 
     return make
