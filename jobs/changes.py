@@ -16,14 +16,17 @@ _SKIP_BY_WORDS = {
     **{f"Cannot process {operation} snapshot": option for operation, option in SKIP_SNAPSHOTS.items()},
 }
 _GONE = re.compile(r"DIFFERENT_DELTA_TABLE_READ_BY_STREAMING_SOURCE|the snapshot was expired or removed")
-# How a log is followed; another choice changes nothing of what is scored already.
-_HOW_TO_FOLLOW = {
-    "ignoredeletes",
-    "failondataloss",
+_BOUNDS = {
     "maxbytespertrigger",
     "maxfilespertrigger",
     "streaming-max-files-per-micro-batch",
     "streaming-max-rows-per-micro-batch",
+}
+# How a log is followed; another choice changes nothing of what is scored already.
+_HOW_TO_FOLLOW = {
+    "ignoredeletes",
+    "failondataloss",
+    *_BOUNDS,
     *(name.lower() for name in _SKIPS),
 }
 
@@ -71,6 +74,11 @@ def tell_skipped(options: dict[str, Any]) -> list[str]:
         for option in _SKIPS
         if skips_changes(options, option)
     ]
+
+
+def is_bounded(options: dict[str, Any]) -> bool:
+    """Whether the input's options bound what is read at once, whatever size gristmill wants."""
+    return any(name.lower() in _BOUNDS for name in options)
 
 
 def decides_rows(option: str) -> bool:

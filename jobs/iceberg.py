@@ -97,8 +97,8 @@ def next_span(
     elif last.high < SHARES:
         rest = replace(last, low=last.high, high=SHARES)
     else:
-        rest = _find_new(_later(lineage, last.end), last.end, source, size=size)
-        rest = None if rest is None else replace(rest, key=tuple(key))
+        end = _find_end(_later(lineage, last.end), source, size=size)
+        rest = None if end is None else Span(last.end, end, key=tuple(key))
     return None if rest is None else _cut(rest, _bytes_of(rest, lineage), size)
 
 
@@ -134,8 +134,8 @@ def _later(lineage: list[Snapshot], snapshot: int) -> list[Snapshot]:
     )
 
 
-def _find_new(later: list[Snapshot], since: int, source: InputSettings, *, size: int) -> Span | None:
-    """From a snapshot on up to the one by which there are enough bytes, or to the last one before rows were changed."""
+def _find_end(later: list[Snapshot], source: InputSettings, *, size: int) -> int | None:
+    """The snapshot by which there are enough bytes, or the last before rows were changed; None if nothing is new."""
     end, held = None, 0
     for snapshot in later:
         if snapshot.operation not in _HARMLESS:
@@ -147,7 +147,7 @@ def _find_new(later: list[Snapshot], since: int, source: InputSettings, *, size:
         end, held = snapshot.id, held + snapshot.added_bytes
         if held >= size:
             break
-    return None if end is None else Span(since, end)
+    return end
 
 
 def _bytes_of(span: Span, lineage: list[Snapshot]) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from jobs.changes import explain_change
+from jobs.changes import explain_change, is_bounded
 from jobs.checkpoint import Checkpoint
 from jobs.committed import Committed, Increment, Span, add_up
 from jobs.errors import (
@@ -36,7 +36,7 @@ from jobs.reading import Readable, read_frame, read_planned
 from jobs.session import spark_conf
 from jobs.settings import Settings
 from jobs.sizing import bytes_per_s, choose_bytes, is_off, take_for_full
-from jobs.sources import Kind, explode_variants, is_bounded, read_stream, select_needed
+from jobs.sources import Kind, explode_variants, read_stream, select_needed
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession

@@ -20,12 +20,6 @@ FILE, FILE_SIZE = "_gristmill_file", "_gristmill_file_size"
 _STREAMING = ("delta",)
 _FOREVER = "36500d"  # Spark leaves out files that are a week older than the newest, unless told otherwise
 _TELL_ALL = {"ignoreCorruptFiles": "false", "ignoreMissingFiles": "false"}  # whatever the session says
-_BOUNDS = {
-    "maxbytespertrigger",
-    "maxfilespertrigger",
-    "streaming-max-files-per-micro-batch",
-    "streaming-max-rows-per-micro-batch",
-}
 _ICEBERG_FILE = 128 << 20  # Iceberg bounds an increment by its files alone; these are usual
 
 _GLOB = re.compile(r"[*?\[\]{}\\]")
@@ -101,11 +95,6 @@ def bound_increment(increment_bytes: int) -> dict[str, int]:
     """The options by which files and Delta, and by which Iceberg, bound what they read at once."""
     files = max(1, increment_bytes // _ICEBERG_FILE)
     return {"maxBytesPerTrigger": increment_bytes, "streaming-max-files-per-micro-batch": files}
-
-
-def is_bounded(options: dict[str, Any]) -> bool:
-    """Whether the input's options bound what is read at once, whatever size gristmill wants."""
-    return any(name.lower() in _BOUNDS for name in options)
 
 
 def select_needed(frame: DataFrame, settings: Settings, *more: Column) -> DataFrame:

@@ -46,18 +46,16 @@ def plan_device(precision: Precision = "auto", *, gpu: str | None = None, writes
     import torch
 
     if torch.cuda.is_available():
-        best, reason = _best_on_cuda(torch.cuda.get_device_capability(0))
         device = "cuda:0"
     elif gpu is not None:
         raise EngineError(f"Spark gave this task GPU {gpu}, but torch {torch.__version__} sees no CUDA device")
     else:
-        best, reason = (
-            ("", "") if precision != "auto" else _best_on_cpu(_cpu_flags(), None if writes else _measure_products)
-        )
         device = "cpu"
     if precision != "auto":
         return DevicePlan(device, precision, "as asked for")
-    return DevicePlan(device, best, reason)
+    if device == "cpu":
+        return DevicePlan(device, *_best_on_cpu(_cpu_flags(), None if writes else _measure_products))
+    return DevicePlan(device, *_best_on_cuda(torch.cuda.get_device_capability(0)))
 
 
 def visible_devices(gpu: str, seen: str | None) -> str:

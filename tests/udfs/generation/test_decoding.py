@@ -97,9 +97,8 @@ def test_prompts_that_begin_alike_are_computed_once(llama: Any, step_tokens: int
     model, prompts, alone = llama
     found = _write(_decoder(model, at_once=8, step_tokens=step_tokens), prompts)
     assert [sequence.ids for sequence in found] == alone
-    assert [sequence.cached_tokens >= 20 for sequence in found].count(
-        False
-    ) == 1  # those of one step wait for the first
+    shared = [sequence.cached_tokens >= 20 for sequence in found]
+    assert shared.count(False) == 1  # those of one step wait for the first
 
 
 def test_prompts_wait_once_for_one_that_ends_with_its_first_token(llama: Any) -> None:
