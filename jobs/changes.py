@@ -1,4 +1,4 @@
-"""Tables whose rows were changed or deleted: what the reader of their log says of it, and what a user can do."""
+"""Tables whose rows were changed or deleted: what their log says of it, and what a user can do."""
 
 from __future__ import annotations
 
@@ -11,17 +11,9 @@ from jobs.errors import InputError
 _SKIP_COMMITS = "skipChangeCommits"
 SKIP_SNAPSHOTS = {"overwrite": "streaming-skip-overwrite-snapshots", "delete": "streaming-skip-delete-snapshots"}
 _SKIPS = (_SKIP_COMMITS, *SKIP_SNAPSHOTS.values())
-_SKIP_BY_WORDS = {
-    r"DELTA_SOURCE_TABLE_IGNORE_CHANGES|DELTA_SOURCE_IGNORE_DELETE": _SKIP_COMMITS,
-    **{f"Cannot process {operation} snapshot": option for operation, option in SKIP_SNAPSHOTS.items()},
-}
-_GONE = re.compile(r"DIFFERENT_DELTA_TABLE_READ_BY_STREAMING_SOURCE|the snapshot was expired or removed")
-_BOUNDS = {
-    "maxbytespertrigger",
-    "maxfilespertrigger",
-    "streaming-max-files-per-micro-batch",
-    "streaming-max-rows-per-micro-batch",
-}
+_CHANGED = re.compile(r"DELTA_SOURCE_TABLE_IGNORE_CHANGES|DELTA_SOURCE_IGNORE_DELETE")
+_GONE = re.compile(r"DIFFERENT_DELTA_TABLE_READ_BY_STREAMING_SOURCE")
+_BOUNDS = {"maxbytespertrigger", "maxfilespertrigger"}
 # How a log is followed; another choice changes nothing of what is scored already.
 _HOW_TO_FOLLOW = {
     "ignoredeletes",
@@ -35,11 +27,10 @@ def explain_change(told: str) -> InputError | None:
     """What a user can do about a table that was changed; None where it says something else.
 
     Args:
-        told: By Delta or Iceberg.
+        told: By Delta's stream.
     """
-    for words, option in _SKIP_BY_WORDS.items():
-        if re.search(words, told):
-            return changed_rows(told, option)
+    if _CHANGED.search(told):
+        return changed_rows(told, _SKIP_COMMITS)
     if _GONE.search(told):
         return InputError(
             f"the table's log no longer goes back to what was scored last ({told}); score all that the table holds now "

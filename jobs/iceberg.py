@@ -1,9 +1,9 @@
-"""What the log of an Iceberg table tells: which snapshots there are, and whether they tell of all rows.
+"""An Iceberg table from snapshot to snapshot: what its log tells, and which part of it the next increment is made of.
 
-Iceberg's stream begins with the oldest snapshot that is left, and reads what each one has appended. Rows of snapshots
-that have been expired are in none of them, and neither is what became of rows that were changed. Such a table is
-read as it is now, and from then on from snapshot to snapshot. What is too much for an increment is cut by the hash of
-its rows' keys: a snapshot stays what it is, so that the same rows are in an increment whenever it is read.
+Its stream is not used. With `Trigger.AvailableNow` it takes all that is new at once, and it begins with the oldest
+snapshot that is left, without the rows of those that have expired. Where the snapshots tell of all rows, increments
+follow them; else the first ones are of the table as it is. What is too much for an increment is cut by the hash of its
+rows' keys: a snapshot stays what it is, so that the same rows are in an increment whenever it is read.
 """
 
 from __future__ import annotations
@@ -72,11 +72,6 @@ def read_lineage(spark: SparkSession, source: InputSettings) -> list[Snapshot]:
     return lineage[::-1]
 
 
-def tells_all(lineage: list[Snapshot]) -> bool:
-    """Whether what the snapshots have appended is what the table holds."""
-    return not lineage or (lineage[0].parent is None and all(s.operation in _HARMLESS for s in lineage))
-
-
 def next_span(
     lineage: list[Snapshot], last: Span | None, source: InputSettings, *, size: int, key: Sequence[str] = ()
 ) -> tuple[Span, int] | None:
@@ -92,13 +87,13 @@ def next_span(
     Raises:
         InputError: The log does not go back so far, or rows were changed.
     """
-    if last is None:
-        rest = Span(None, lineage[-1].id, key=tuple(key)) if lineage else None
-    elif last.high < SHARES:
-        rest = replace(last, low=last.high, high=SHARES)
+    if last is not None and last.high < SHARES:
+        rest: Span | None = replace(last, low=last.high, high=SHARES)
     else:
-        end = _find_end(_later(lineage, last.end), source, size=size)
-        rest = None if end is None else Span(last.end, end, key=tuple(key))
+        start = None if last is None else last.end
+        followed = start is not None or _tells_all(lineage)
+        end = _find_end(_later(lineage, start), source, size=size) if followed else lineage[-1].id
+        rest = None if end is None else Span(start, end, key=tuple(key))
     return None if rest is None else _cut(rest, _bytes_of(rest, lineage), size)
 
 
@@ -119,15 +114,26 @@ def read_span(spark: SparkSession, source: InputSettings, span: Span) -> DataFra
     return frame.where((share >= span.low) & (share < span.high))
 
 
-def _later(lineage: list[Snapshot], snapshot: int) -> list[Snapshot]:
-    """The snapshots after one.
+def _tells_all(lineage: list[Snapshot]) -> bool:
+    """Whether what the snapshots have appended is what the table holds."""
+    return not lineage or (lineage[0].parent is None and all(s.operation in _HARMLESS for s in lineage))
+
+
+def _later(lineage: list[Snapshot], snapshot: int | None) -> list[Snapshot]:
+    """The snapshots after one; all, if it is the parent of the first, or None.
 
     Raises:
         InputError: It is not there.
     """
+    if snapshot is None or (lineage and lineage[0].parent == snapshot):
+        return lineage
+    return lineage[_place(lineage, snapshot) + 1 :]
+
+
+def _place(lineage: list[Snapshot], snapshot: int) -> int:
     for place, there in enumerate(lineage):
         if there.id == snapshot:
-            return lineage[place + 1 :]
+            return place
     raise InputError(
         f"the table's snapshot {snapshot}, up to which it is scored, was expired or rolled back, and nothing tells "
         "what came after it; score all of it again with --overwrite"
@@ -152,7 +158,7 @@ def _find_end(later: list[Snapshot], source: InputSettings, *, size: int) -> int
 
 def _bytes_of(span: Span, lineage: list[Snapshot]) -> int:
     """Bytes of all shares of a span together."""
-    until = lineage[: len(lineage) - len(_later(lineage, span.end))]
+    until = lineage[: _place(lineage, span.end) + 1]
     if span.start is None:
         return until[-1].total_bytes
     return sum(snapshot.added_bytes for snapshot in _later(until, span.start))

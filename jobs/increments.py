@@ -19,14 +19,14 @@ from jobs.committed import Committed, Increment, Span, add_up
 from jobs.errors import (
     SPARK_ERRORS,
     DeadlineReached,
-    InputError,
     JobError,
+    OutputError,
     TooManyFailed,
     explain,
     pack_error,
     unpack_error,
 )
-from jobs.iceberg import Snapshot, next_span, read_lineage, read_span, tells_all
+from jobs.iceberg import Snapshot, next_span, read_span
 from jobs.interrupts import Stop
 from jobs.lock import Claim
 from jobs.output import CHECKPOINT, Output
@@ -153,8 +153,6 @@ class ScoreIncrement:
         if self._run.is_late():
             raise DeadlineReached("the deadline has passed")
         self._run.claim.check()
-        if self._kind == "iceberg" and span is None and number == 0:
-            self._check_lineage(frame.sparkSession)
         began = time.monotonic()
         slots = count_slots(frame.sparkSession)
         with spark_conf(frame.sparkSession, {"spark.sql.shuffle.partitions": str(min(slots, 200))}):
@@ -184,15 +182,6 @@ class ScoreIncrement:
         if self._kind != "files" or self._schema is None:
             return read_frame(frame)
         return read_planned(frame.sparkSession, self._settings, self._schema, checkpoint.files_of(number))
-
-    def _check_lineage(self, spark: SparkSession) -> None:
-        """Check that an Iceberg table's stream has begun with its first snapshot.
-
-        Snapshots may have expired after they were looked at and before the stream began with the oldest. They do not
-        come back: if they are all there now, they were all there then.
-        """
-        if not tells_all(read_lineage(spark, self._settings.input)):
-            raise InputError("the table's first snapshots expired as the job began; nothing is scored, start it again")
 
     def _go_on(self, made: Increment) -> None:
         """Decide what becomes of the increments after this one."""
@@ -288,7 +277,7 @@ def score_once(frame: DataFrame, settings: Settings, run: Run, *, listener: List
 def score_spans(
     spark: SparkSession, settings: Settings, run: Run, lineage: list[Snapshot], *, listener: Listener, stop: Stop
 ) -> None:
-    """Score what is new in an Iceberg table whose stream does not tell of all rows: first all that it holds.
+    """Score what is new in an Iceberg table.
 
     Args:
         spark: The session.
@@ -299,10 +288,16 @@ def score_spans(
         stop: Ends it.
 
     Raises:
+        OutputError: What is committed does not tell up to where.
         JobError: Of the increment at which it ended.
     """
     source, fixed = settings.input, settings.input.increment_bytes
     before = [increment for increment in Output(settings).increments() if not increment.is_retry]
+    if before and before[-1].input_span is None:
+        raise OutputError(
+            f"output.path {settings.output.path} was written by a gristmill that read Iceberg as a stream; start "
+            "afresh with --overwrite"
+        )
     work = ScoreIncrement(settings, run, kind="iceberg", before=before, listener=listener)
     while not stop.is_set():
         run.claim.check()
@@ -314,12 +309,6 @@ def score_spans(
         span, held = found
         with _told(len(work.done)):
             work.commit(select_needed(read_span(spark, source, span), settings), len(work.done), span=span, size=held)
-
-
-def is_streamed(output: Output, lineage: list[Snapshot]) -> bool:
-    """Whether an Iceberg table is read as a stream: as its output began, or as its log allows."""
-    first = next((increment for increment in output.increments() if not increment.is_retry), None)
-    return tells_all(lineage) if first is None else first.input_span is None
 
 
 @contextlib.contextmanager

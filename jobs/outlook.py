@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from jobs.committed import Increment
-from jobs.sizing import LEAST_S, bytes_per_s, forecast, tell_huge
+from jobs.sizing import LEAST_S, bytes_per_s, forecast, rows_per_s, tell_huge
 
 
 class Outlook:
@@ -19,7 +19,8 @@ class Outlook:
         run_id: The run.
         deadline: Its deadline.
         known: What was committed before, retries left out.
-        left: Sizes of the files that are in no committed increment now; None where nothing tells.
+        files: Sizes of the files that are in no committed increment now; None where the input is a table.
+        rows: Rows of a table that are in no committed increment; None where nothing tells.
         say, warn: Take a line for the user.
     """
 
@@ -28,17 +29,18 @@ class Outlook:
         run_id: str,
         deadline: datetime | None,
         known: Sequence[Increment],
-        left: Callable[[], Mapping[str, int]] | None,
         *,
+        files: Callable[[], Mapping[str, int]] | None = None,
+        rows: int | None = None,
         say: Callable[[str], None],
         warn: Callable[[str], None],
     ) -> None:
-        self._run_id, self._deadline, self._known, self._left = run_id, deadline, list(known), left
+        self._run_id, self._deadline, self._known, self._files = run_id, deadline, list(known), files
         self._say, self._warn = say, warn
         self._in_time: bool | None = None
         self._judged_files = False
-        sizes = left() if left else {}
-        self.left_bytes = sum(sizes.values()) if left else None
+        sizes = files() if files else {}
+        self.left_bytes, self._left_rows = sum(sizes.values()) if files else None, rows or 0
         self._judge_files(sizes)
         self._judge_deadline()
 
@@ -47,8 +49,9 @@ class Outlook:
         self._known.append(made)
         if self.left_bytes is not None:
             self.left_bytes = max(0, self.left_bytes - (made.input_bytes or 0))
-        if self._left and not self._judged_files and self._rate_of_long_ones():
-            self._judge_files(self._left())
+        self._left_rows = max(0, self._left_rows - made.counts.rows)
+        if self._files and not self._judged_files and self._rate_of_long_ones():
+            self._judge_files(self._files())
         self._judge_deadline()
 
     def _rate_of_long_ones(self) -> float | None:
@@ -66,9 +69,19 @@ class Outlook:
         """Say whether the deadline will be kept: as soon as it is known, and whenever that changes."""
         if self._deadline is None:
             return
-        rate = bytes_per_s(self._known, self._run_id)
-        line = forecast(rate, left=self.left_bytes, now=datetime.now(UTC), deadline=self._deadline)
-        if line is None or ("in time" in line) == self._in_time:
+        told = self._rest()
+        if told is None:
+            return
+        line = forecast(*told, now=datetime.now(UTC), deadline=self._deadline)
+        if ("in time" in line) == self._in_time:
             return
         self._in_time = "in time" in line
         self._say(line)
+
+    def _rest(self) -> tuple[str, float] | None:
+        """What is left, in words and in seconds; None if nothing tells, or nothing is left."""
+        if self.left_bytes and (rate := bytes_per_s(self._known, self._run_id)):
+            return f"{self.left_bytes / 1e6:,.1f} MB", self.left_bytes / rate
+        if self._left_rows and (rate := rows_per_s(self._known, self._run_id)):
+            return f"{self._left_rows:,} rows", self._left_rows / rate
+        return None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jobs.errors import SPARK_ERRORS, unreadable_input
+from jobs.reading import count_rows
 from jobs.settings import Settings
 from udfs.asking import make_asker
 from udfs.factory import make_udf
@@ -52,10 +52,7 @@ def make_plan(frame: DataFrame, settings: Settings) -> Plan:
     Raises:
         InputError: The rows cannot be read.
     """
-    try:
-        rows = frame.count()
-    except SPARK_ERRORS as error:
-        raise unreadable_input(error) from error
+    rows = count_rows(frame)
     return Plan(rows, plan_partitions(rows, count_slots(frame.sparkSession), settings))
 
 

@@ -26,7 +26,8 @@ class RunReport:
         scoring_s: The part of it in which increments were read, scored and committed.
         numbers: The increments that it committed.
         input_files, input_bytes: What they were made of.
-        left: What is left for the next run, by `files`, `bytes` and `expired_rows`; what is not known is not there.
+        left: What is left for the next run, by `files` and `bytes`, or of a table with a deadline by `rows`, and by
+            `expired_rows`; what is not known is not there.
         ignored_files: Files that could not be read, as input.ignore_corrupt asks.
         gone_files: Files that were taken away after they had been planned and before they were scored.
         warnings: Files that were not read, or not again, or that are too large, and why; settings of the model's own

@@ -31,8 +31,8 @@ from jobs.deadlines import deadline_at
 from jobs.engines import start_beside_spark, start_engines
 from jobs.errors import DeadlineReached, Interrupted, JobError, OutputError, TooManyFailed
 from jobs.iceberg import read_lineage
-from jobs.increments import Run, check_failed, is_streamed, score_once, score_spans, score_stream
-from jobs.input_files import list_input, name_some, tell_back, tell_replaced, tell_unread
+from jobs.increments import Run, check_failed, score_once, score_spans, score_stream
+from jobs.input_files import name_some
 from jobs.interrupts import Stop, cancel_all
 from jobs.outlook import Outlook
 from jobs.output import Output
@@ -42,6 +42,7 @@ from jobs.retry import publish_retries, retry_all
 from jobs.session import open_session
 from jobs.settings import Settings
 from jobs.sources import Kind, find_kind, read_input
+from jobs.unscored import Unscored
 from udfs.generation.own_settings import tell_ignored
 from udfs.models import open_model
 from udfs.tasks import make_task
@@ -160,7 +161,6 @@ def _report_retry(
     settings: Settings, output: Output, run: Run, warnings: list[str], status: Status, *, error: str | None = None
 ) -> RunReport:
     own = [increment for increment in output.increments() if increment.run_id == run.run_id]
-    expired = sum(increment.counts.failed_by_code.get("expired", 0) for increment in own)
     report = make_report(
         settings,
         own,
@@ -168,12 +168,17 @@ def _report_retry(
         started_at=run.started_at,
         status=status,
         command="retry",
-        left={"expired_rows": expired} if expired else {},
+        left=_expired_in(own),
         warnings=warnings,
         error=error,
     )
     output.write_report(run.run_id, report.as_dict())
     return report
+
+
+def _expired_in(increments: Sequence[Increment]) -> dict[str, int]:
+    expired = sum(increment.counts.failed_by_code.get("expired", 0) for increment in increments)
+    return {"expired_rows": expired} if expired else {}
 
 
 class Job:
@@ -201,8 +206,7 @@ class Job:
     ) -> None:
         self._spark, self._settings, self._run, self._kind = spark, settings, run, kind
         self._output, self._frame, self._console = output, frame, console
-        self._files = list_input(str(settings.input.path), frame.inputFiles()) if kind == "files" else None
-        self._lineage = read_lineage(spark, settings.input) if kind == "iceberg" else None
+        self._unscored = Unscored(settings, output, kind, frame, counts_rows=run.deadline is not None)
         self._warnings: list[str] = []
 
     def carry_out(self, stop: Stop) -> RunReport:
@@ -211,9 +215,12 @@ class Job:
         Raises:
             JobError: What ended it before its time, but for the deadline and a model that fails too often.
         """
-        for warning in (*tell_ignored_settings(self._settings), *tell_skipped(self._settings.input.options)):
+        for warning in (
+            *tell_ignored_settings(self._settings),
+            *tell_skipped(self._settings.input.options),
+            *self._unscored.warnings(),
+        ):
             self._warn(warning)
-        self._look_at_files()
         status, error = self._score(stop)
         report = self._report(status, error)
         if isinstance(error, JobError) and status != "expired" and not isinstance(error, TooManyFailed):
@@ -229,8 +236,9 @@ class Job:
             with ProgressBar(self._spark, self._console, told=outlook.go_on) as bar:
                 if self._kind == "once":
                     score_once(self._frame, self._settings, self._run, listener=bar)
-                elif self._lineage is not None and not is_streamed(self._output, self._lineage):
-                    score_spans(self._spark, self._settings, self._run, self._lineage, listener=bar, stop=stop)
+                elif self._kind == "iceberg":
+                    lineage = read_lineage(self._spark, self._settings.input)
+                    score_spans(self._spark, self._settings, self._run, lineage, listener=bar, stop=stop)
                 else:
                     self._score_stream(bar, stop, outlook.left_bytes)
             stop.check("interrupted")
@@ -259,8 +267,15 @@ class Job:
 
     def _look_ahead(self) -> Outlook:
         known = [increment for increment in self._output.increments() if not increment.is_retry]
-        left = self._unscored if self._files is not None else None
-        return Outlook(self._run.run_id, self._run.deadline, known, left, say=self._say, warn=self._warn)
+        return Outlook(
+            self._run.run_id,
+            self._run.deadline,
+            known,
+            files=self._unscored.files if self._unscored.is_of_files else None,
+            rows=self._unscored.rows(),
+            say=self._say,
+            warn=self._warn,
+        )
 
     def _own(self) -> list[Increment]:
         return [increment for increment in self._output.increments() if increment.run_id == self._run.run_id]
@@ -280,7 +295,7 @@ class Job:
             run_id=self._run.run_id,
             started_at=self._run.started_at,
             status=status,
-            left=self._left(own),
+            left=_expired_in(own) | self._unscored.as_counts(),
             warnings=self._warnings,
             error=str(error) if error else None,
         )
@@ -292,39 +307,6 @@ class Job:
             self._show_warning(f"gone before they were scored, and left out: {gone}")
         return report
 
-    def _look_at_files(self) -> None:
-        """Warn of files that are not read, or not again."""
-        if self._files is None:
-            return
-        source = self._settings.input
-        filtered = any(key.lower() in _FILTERS for key in source.options)
-        known = self._output.increments()
-        gone = [uri for increment in known for uri in increment.gone_files]
-        read = sorted((i.input_offset, i.began_ms) for i in known if i.input_offset is not None)
-        for warning in (
-            *tell_unread(self._files, path=str(source.path), filtered=filtered),
-            *tell_replaced(self._files, self._output.checkpoint().seen(), read),
-            *tell_back(self._files, gone),
-        ):
-            self._warn(warning)
-
-    def _left(self, own: list[Increment]) -> dict[str, int]:
-        """What is left for the next run."""
-        left = {"expired_rows": sum(i.counts.failed_by_code.get("expired", 0) for i in own)}
-        if self._files is not None:
-            sizes = self._unscored()
-            left |= {"files": len(sizes), "bytes": sum(sizes.values())}
-        return {name: value for name, value in left.items() if value}
-
-    def _unscored(self) -> dict[str, int]:
-        """Sizes of the files in no committed increment."""
-        if self._files is None:
-            return {}
-        checkpoint = self._output.checkpoint()
-        scored = {i.number for i in self._output.increments() if not i.is_retry}
-        over = checkpoint.offset_of(max(scored, default=-1))
-        return self._files.left(file for file in checkpoint.seen() if file.offset <= over)
-
     def _say(self, line: str) -> None:
         self._console.print(escape(line), style="dim", soft_wrap=True)
 
@@ -335,9 +317,6 @@ class Job:
 
     def _show_warning(self, warning: str) -> None:
         _show_warning(self._console, warning)
-
-
-_FILTERS = {"pathglobfilter", "modifiedbefore", "modifiedafter"}
 
 
 def _show_warning(console: Console, warning: str) -> None:
@@ -383,8 +362,8 @@ def check_report(report: RunReport, settings: Settings) -> None:
         left = [f"{value:,} {name.replace('_', ' ')}" for name, value in report.left.items()]
         advice = f"`gristmill retry CONF --only expired` scores the rows that expired in {settings.output.path}"
         raise DeadlineReached(
-            f"the deadline came first; left: {', '.join(left) or 'nothing'}. The same command goes on from there"
-            + (f"; {advice}" if report.left.get("expired_rows") else "")
+            f"the deadline came first; left: {', '.join(left) or 'all of the input'}. "
+            "The same command goes on from there" + (f"; {advice}" if report.left.get("expired_rows") else "")
         )
 
 

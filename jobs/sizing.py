@@ -7,7 +7,7 @@ seconds, are far apart. How many bytes that is, earlier increments tell; the fir
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from itertools import pairwise
@@ -31,13 +31,12 @@ def bytes_per_s(increments: Sequence[Increment], run_id: str | None = None) -> f
         increments: The output's, in order.
         run_id: This run, whose own increments count before those of others: machines change.
     """
-    timed = [i for i in increments if i.input_bytes and i.seconds > 0 and _scored_share(i) > 0]
-    own = [i for i in timed if i.run_id == run_id]
-    recent = (own or timed)[-_RECENT:]
-    if not recent:
-        return None
-    longest = max(recent, key=lambda i: i.seconds)
-    return (longest.input_bytes or 0) * _scored_share(longest) / longest.seconds
+    return _per_s(increments, run_id, lambda increment: increment.input_bytes or 0)
+
+
+def rows_per_s(increments: Sequence[Increment], run_id: str | None = None) -> float | None:
+    """As `bytes_per_s`, in rows."""
+    return _per_s(increments, run_id, lambda increment: increment.counts.rows)
 
 
 def take_for_full(increments: Iterable[Increment]) -> list[Increment]:
@@ -77,14 +76,9 @@ def is_off(size: int, *, wanted: int, left: int | None) -> bool:
     return not size / 2 <= wanted <= 2 * size
 
 
-def forecast(rate: float | None, *, left: int | None, now: datetime, deadline: datetime | None) -> str | None:
-    """A line that says how long the rest takes, and whether that is before the deadline; None if nothing tells."""
-    if not rate or not left:
-        return None
-    need_s = left / rate
-    line = f"{left / 1e6:,.1f} MB are left, about {_duration(need_s)} at the rate so far"
-    if deadline is None:
-        return line
+def forecast(what: str, need_s: float, *, now: datetime, deadline: datetime) -> str:
+    """A line that says how long the rest takes, and whether that is before the deadline."""
+    line = f"{what} are left, about {_duration(need_s)} at the rate so far"
     left_s = (deadline - now).total_seconds()
     by = f"{deadline:%Y-%m-%d %H:%M:%S}"
     if need_s <= left_s:
@@ -110,6 +104,16 @@ def tell_huge(sizes: Mapping[str, int], rate: float | None) -> str | None:
         "A file is never split, and a kill costs all that was scored of it; write it as "
         f"{math.ceil(largest / holds):,} files or more, say by Spark's `repartition`"
     )
+
+
+def _per_s(increments: Sequence[Increment], run_id: str | None, amount: Callable[[Increment], int]) -> float | None:
+    timed = [i for i in increments if amount(i) and i.seconds > 0 and _scored_share(i) > 0]
+    own = [i for i in timed if i.run_id == run_id]
+    recent = (own or timed)[-_RECENT:]
+    if not recent:
+        return None
+    longest = max(recent, key=lambda i: i.seconds)
+    return amount(longest) * _scored_share(longest) / longest.seconds
 
 
 def _scored_share(increment: Increment) -> float:

@@ -20,7 +20,6 @@ FILE, FILE_SIZE = "_gristmill_file", "_gristmill_file_size"
 _STREAMING = ("delta",)
 _FOREVER = "36500d"  # Spark leaves out files that are a week older than the newest, unless told otherwise
 _TELL_ALL = {"ignoreCorruptFiles": "false", "ignoreMissingFiles": "false"}  # whatever the session says
-_ICEBERG_FILE = 128 << 20  # Iceberg bounds an increment by its files alone; these are usual
 
 _GLOB = re.compile(r"[*?\[\]{}\\]")
 
@@ -76,25 +75,19 @@ def read_stream(spark: SparkSession, settings: Settings, schema: StructType, inc
 
     Args:
         spark: The session.
-        settings: The job, whose input is files or a table with a log.
+        settings: The job, whose input is files or a Delta table.
         schema: Of files: that of the batch read.
         increment_bytes: An increment ends with the file that would pass it; it has one file at least.
     """
     source = settings.input
     options = _file_options(source) if source.is_files() else source.options
-    reader = spark.readStream.options(**{**bound_increment(increment_bytes), **options})
+    reader = spark.readStream.options(**{"maxBytesPerTrigger": increment_bytes, **options})
     if source.table:
         return select_needed(reader.table(source.table), settings)
     reader = reader.format(source.format)
     if not source.is_files():
         return select_needed(reader.load(source.path), settings)
     return reader.schema(schema).option("maxFileAge", _FOREVER).load(_as_directory(str(source.path)))
-
-
-def bound_increment(increment_bytes: int) -> dict[str, int]:
-    """The options by which files and Delta, and by which Iceberg, bound what they read at once."""
-    files = max(1, increment_bytes // _ICEBERG_FILE)
-    return {"maxBytesPerTrigger": increment_bytes, "streaming-max-files-per-micro-batch": files}
 
 
 def select_needed(frame: DataFrame, settings: Settings, *more: Column) -> DataFrame:

@@ -9,10 +9,14 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from jobs import score as scoring
+from jobs.deadlines import parse_deadline
 from jobs.errors import JobError
 from jobs.score import retry, score
 from jobs.session import open_session
@@ -80,6 +84,14 @@ class App:
         found = self.spark.read.parquet(str(self.folder / "out")).where("outcome = 'succeeded'")
         return sorted(row["id"] for row in found.collect())
 
+    def say(self, name: str, deadline: str, **source: Any) -> None:
+        """Score, and tell all lines of the terminal; the report counts what is left."""
+        job = self._job(**source)
+        limits = job.limits.model_copy(update={"deadline": parse_deadline(deadline)})
+        terminal = StringIO()
+        report = score(job.model_copy(update={"limits": limits}), console=Console(file=terminal, width=200))
+        self.told[name] = [terminal.getvalue(), report.left]
+
     def _tell(self, name: str, run: Callable[[], Any]) -> None:
         try:
             report = run()
@@ -129,7 +141,7 @@ def followed(app: App) -> None:
 
 
 def raced(app: App) -> None:
-    """An Iceberg table whose first snapshots expire after the job has looked at them and before its stream begins."""
+    """An Iceberg table whose first snapshots expire after the job has looked at them and before it reads them."""
     app.append(*range(1, 40))
     app.append(40)
     app.append(41)
@@ -141,7 +153,7 @@ def raced(app: App) -> None:
         return found
 
     scoring.read_lineage = look_and_lose
-    app.score("raced")
+    app.score("raced", increment_bytes=700)
     scoring.read_lineage = look
     app.score("again, in shares", increment_bytes=700)
     app.append(42)
@@ -168,7 +180,21 @@ def expired(app: App) -> None:
     app.append(9)
     app.sql(EXPIRE)
     app.append(10)
+    app.score("expired, and no gap")
+    app.append(11)
+    app.append(12)
+    app.sql(EXPIRE)
     app.score("expired since")
+
+
+def dated(app: App) -> None:
+    """A table is scored up to a deadline: what is left is told in rows, before and after."""
+    for first in range(1, 120, 40):
+        app.append(*range(first, first + 40))
+    app.say("time enough", "1h", increment_bytes=700)
+    app.append(*range(121, 131))
+    app.say("no time", "0.01s")
+    app.say("one more night", "1h")
 
 
 if __name__ == "__main__":

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs.committed import SHARES, Span
-from jobs.errors import InputError
-from jobs.iceberg import Snapshot, next_span, tells_all
-from jobs.settings import InputSettings
+from jobs.committed import MARK, SHARES, Committed, Increment, Span, name_of
+from jobs.errors import InputError, OutputError
+from jobs.iceberg import Snapshot, next_span
+from jobs.increments import Run, score_spans
+from jobs.interrupts import Stop
+from jobs.progress import Listener
+from jobs.settings import InputSettings, load_settings
 
 
 def _lineage(*operations: str, first: int | None = None) -> list[Snapshot]:
@@ -33,27 +41,27 @@ def _all(lineage: list[Snapshot], last: Span | None, size: int, **options: Any) 
     return found
 
 
-@pytest.mark.parametrize(
-    ("lineage", "all_told"),
-    [
-        ([], True),
-        (_lineage("append", "replace", "append"), True),
-        (_lineage("append", "append", first=7), False),
-        (_lineage("append", "overwrite"), False),
-        (_lineage("append", "delete"), False),
-    ],
-)
-def test_snapshots_tell_all_rows_if_they_go_back_to_the_first_and_nothing_was_changed(
-    lineage: list[Snapshot], all_told: bool
-) -> None:
-    assert tells_all(lineage) is all_told
-
-
-def test_the_first_span_is_all_that_the_table_holds_whatever_led_to_it() -> None:
-    lineage = _lineage("append", "overwrite", "delete", first=7)
-    assert _next(lineage, None, 30) == (Span(None, 3), 30)
-    assert _next(lineage, Span(None, 3), 30) is None
+def test_a_table_whose_snapshots_tell_all_its_rows_is_followed_from_the_first() -> None:
+    lineage = _lineage("append", "replace", "append", "append")
+    assert _all(lineage, None, 10) == [(None, 1), (1, 2), (2, 3), (3, 4)]
+    assert _all(lineage, None, 99) == [(None, 4)]
     assert _next([], None, 30) is None
+
+
+@pytest.mark.parametrize(
+    "lineage",
+    [_lineage("append", "append", first=7), _lineage("append", "overwrite"), _lineage("append", "delete")],
+)
+def test_the_first_span_of_others_is_all_that_the_table_holds(lineage: list[Snapshot]) -> None:
+    assert _next(lineage, None, 20) == (Span(None, 2), 20)
+    assert _next(lineage, Span(None, 2), 20) is None
+
+
+def test_it_goes_on_from_a_snapshot_that_expired_since_if_the_next_one_is_there() -> None:
+    lineage = _lineage("append", "append", "append")[1:]  # its parent is the first
+    assert _all(lineage, Span(None, 1), 10) == [(1, 2), (2, 3)]
+    with pytest.raises(InputError, match=r"snapshot 1, .*expired"):
+        _next(lineage, Span(None, 1, 0, SHARES // 2), 10)  # the rest of it cannot be read
 
 
 def test_later_spans_end_with_the_snapshot_that_fills_them_and_the_last_one_always() -> None:
@@ -97,6 +105,18 @@ def test_a_snapshot_that_is_gone_cannot_be_gone_on_from() -> None:
     for last in (Span(None, 99), Span(98, 99, 0, 5)):
         with pytest.raises(InputError, match=r"snapshot 99.*expired or rolled back.*--overwrite"):
             _next(_lineage("append", "append"), last, 10)
+
+
+def test_an_output_that_does_not_tell_up_to_which_snapshot_it_goes_is_refused(
+    write_job: Callable[..., Path], tmp_path: Path
+) -> None:
+    settings = load_settings(write_job(input={"format": "iceberg"}))
+    mark = tmp_path / "out" / name_of(0) / MARK
+    mark.parent.mkdir(parents=True)
+    mark.write_text(json.dumps(asdict(Increment(0, "run", "", 1.0, Committed(rows=1)))))
+    run = Run("run", datetime.now(UTC))
+    with pytest.raises(OutputError, match=r"read Iceberg as a stream.*--overwrite"):
+        score_spans(None, settings, run, _lineage("append"), listener=Listener(), stop=Stop())  # type: ignore[arg-type]
 
 
 def test_the_rest_of_a_span_is_cut_by_the_key_that_it_was_begun_with() -> None:

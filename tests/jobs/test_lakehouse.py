@@ -53,9 +53,21 @@ def test_a_table_is_followed_by_its_log_and_what_is_changed_stops_it(kind: str, 
     assert keys == [1, 2, 3, 4, 6, 7, 8, 9]
 
 
+@pytest.mark.parametrize("kind", ["delta", "iceberg"])
+def test_what_is_left_of_a_table_is_told_before_a_deadline_and_after_it(kind: str, tmp_path: Path) -> None:
+    told, keys = _run("dated", kind, tmp_path)
+    said, _ = told["time enough"]
+    assert "80 rows are left, about" in said
+    assert said.count("in time for the deadline") == 1
+    for late in ("no time", "one more night"):  # before anything is scored: the rate is known
+        assert "10 rows are left, about" in told[late][0]
+    assert [told[name][1] for name in ("time enough", "no time", "one more night")] == [{}, {"rows": 10}, {}]
+    assert keys == list(range(1, 131))
+
+
 def test_an_iceberg_table_that_forgets_as_a_job_begins_is_scored_whole_by_the_next_run(tmp_path: Path) -> None:
     told, keys = _run("raced", "iceberg", tmp_path)
-    assert told["raced"].startswith("InputError: the table's first snapshots expired as the job began")
+    assert told["raced"].startswith("InputError: cannot read the input: Cannot find snapshot")
     status, rows, increments = told["again, in shares"]
     assert (status, rows) == ("completed", 41)
     assert increments > 1
@@ -70,6 +82,7 @@ def test_an_iceberg_table_whose_first_snapshots_are_gone_is_read_as_a_whole_once
     assert told["compacted"] == ["completed", 1, 1]
     assert told["deleted"].startswith("InputError: rows of the table were changed or deleted")
     assert told["deleted, skipped"] == ["completed", 1, 1]
+    assert told["expired, and no gap"] == ["completed", 2, 1]
     assert told["expired since"].startswith("InputError: the table's snapshot ")
     assert "--overwrite" in told["expired since"]
-    assert keys == list(range(1, 9))
+    assert keys == list(range(1, 11))

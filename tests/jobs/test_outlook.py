@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from jobs.committed import Committed, Increment
@@ -19,7 +20,7 @@ def test_what_is_left_is_counted_on_and_the_deadline_is_told_when_it_changes() -
         return {"a": 600, "b": 600}
 
     deadline = datetime.now(UTC) + timedelta(seconds=1000)
-    outlook = Outlook("run", deadline, [], left, say=said.append, warn=lambda _: None)
+    outlook = Outlook("run", deadline, [], files=left, say=said.append, warn=lambda _: None)
     outlook.go_on(_increment(0, 1, 200))
     outlook.go_on(_increment(1, 2, 200))
     assert ["in time" in line for line in said] == [True]
@@ -33,7 +34,7 @@ def test_what_is_left_is_counted_on_and_the_deadline_is_told_when_it_changes() -
 def test_a_huge_file_is_told_when_its_time_is_known() -> None:
     warned = list[str]()
     sizes = {"small": 1000, "huge": 10_000_000, "first": 40_000}
-    outlook = Outlook("run", None, [], lambda: sizes, say=warned.append, warn=warned.append)
+    outlook = Outlook("run", None, [], files=lambda: sizes, say=warned.append, warn=warned.append)
     outlook.go_on(_increment(0, 5, 50))  # mostly the model's start
     assert warned == []
     sizes.pop("first")
@@ -47,12 +48,26 @@ def test_a_huge_file_is_told_when_its_time_is_known() -> None:
 
 def test_a_file_that_is_too_large_for_any_device_is_told_before_anything_is_scored() -> None:
     warned = list[str]()
-    Outlook("run", None, [], lambda: {"huge": 5 << 30}, say=warned.append, warn=warned.append)
+    Outlook("run", None, [], files=lambda: {"huge": 5 << 30}, say=warned.append, warn=warned.append)
     assert "huge (the largest: 5,368.7 MB)" in warned[0]
 
 
-def test_a_table_whose_bytes_nothing_tells_has_no_outlook() -> None:
+def test_what_is_left_of_a_table_is_told_in_rows() -> None:
     said = list[str]()
-    outlook = Outlook("run", datetime.now(UTC), [], None, say=said.append, warn=said.append)
-    outlook.go_on(_increment(0, 40, 400))
+    deadline = datetime.now(UTC) + timedelta(seconds=1000)
+    outlook = Outlook("run", deadline, [], rows=100, say=said.append, warn=said.append)
     assert (outlook.left_bytes, said) == (None, [])
+    outlook.go_on(replace(_increment(0, 40, 0), counts=Committed(rows=20)))
+    assert ["80 rows are left, about 3 min" in line and "in time" in line for line in said] == [True]
+    outlook.go_on(replace(_increment(1, 2000, 0), counts=Committed(rows=20)))
+    assert "60 rows are left, about 1.7 h" in said[1]
+    assert "about 17% of it" in said[1]
+    outlook.go_on(replace(_increment(2, 1, 0), counts=Committed(rows=60)))
+    assert len(said) == 2  # nothing is left
+
+
+def test_a_table_whose_rows_nothing_tells_has_no_outlook() -> None:
+    said = list[str]()
+    outlook = Outlook("run", datetime.now(UTC), [], say=said.append, warn=said.append)
+    outlook.go_on(_increment(0, 40, 400))
+    assert said == []

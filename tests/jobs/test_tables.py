@@ -1,16 +1,18 @@
-"""Tables with a log, read as a stream by their own format.
+"""Tables whose log is read as a stream by their own format, as Delta's is.
 
-Neither Delta nor Iceberg comes with Spark: here a directory of ORC files takes their place, read by Spark's ORC stream.
+Delta does not come with Spark: here a directory of ORC files takes its place, read by Spark's ORC stream.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from jobs import settings as job_settings
 from jobs import sizing, sources
@@ -72,10 +74,19 @@ def test_increments_of_a_table_grow_by_the_rate_of_those_that_were_full(
     assert score(table()).rows == 0
 
 
-def test_iceberg_counts_files_of_a_usual_size() -> None:
-    files = "streaming-max-files-per-micro-batch"
-    assert [sources.bound_increment(size)[files] for size in (1, 300 << 20, 1 << 30)] == [1, 2, 8]
-    assert sources.bound_increment(5)["maxBytesPerTrigger"] == 5
+def test_what_is_left_of_a_table_is_told_in_rows_before_a_deadline(
+    spark: Any, table: Callable[..., Settings], tmp_path: Path
+) -> None:
+    for number in range(3):
+        _append(spark, tmp_path, (2 * number, "a red kettle"), (2 * number + 1, "a spade"))
+    terminal = StringIO()
+    score(table(input={"increment_bytes": 1}, limits={"deadline": "1h"}), console=Console(file=terminal, width=200))
+    assert "4 rows are left, about" in terminal.getvalue()
+    assert terminal.getvalue().count("in time for the deadline") == 1
+    _append(spark, tmp_path, (6, "tea"))
+    late = score(table(limits={"deadline": "0.01s"}), console=Console(file=terminal, width=200))
+    assert "1 rows are left, about" in terminal.getvalue()
+    assert (late.status, late.left) == ("expired", {"rows": 1})
 
 
 def test_failed_rows_of_a_table_are_looked_up_by_their_key(
