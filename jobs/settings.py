@@ -109,7 +109,7 @@ class ScoreSettings(_Section):
     num_beams: PositiveInt = 1
     engine: WritingEngine = "auto"
     source_lang: str | None = None
-    target_lang: str | None = None
+    target_lang: str | list[str] | None = None
     json_schema: dict[str, Any] | None = Field(default=None, alias="schema")
     choices: list[str] = []
     max_tokens: PositiveInt | None = None
@@ -130,6 +130,8 @@ class ScoreSettings(_Section):
     def _one_variant_name(self) -> ScoreSettings:
         if isinstance(self.variants, dict) and len(self.variants) != 1:
             raise ValueError("variants takes a list, or one name with a list, as in {language: [de, fr]}")
+        if isinstance(self.target_lang, list) and self.variants_as == "rows":
+            raise ValueError("several languages have their translations in a map; variants_as: rows is of variants")
         name, values = self.named_variants()
         if values and not name.isidentifier():
             raise ValueError(f"variants has the name {name!r}; a template cannot read it")

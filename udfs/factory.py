@@ -298,7 +298,7 @@ def summarize(
 
 def translate(
     model: str,
-    target_lang: str | None = None,
+    target_lang: str | Sequence[str] | None = None,
     *,
     source_lang: str | None = None,
     text: str | None = None,
@@ -314,19 +314,19 @@ def translate(
 
     Args:
         target_lang: As the model calls it: `deu_Latn` of NLLB, `de_DE` of mBART, `de` of M2M; of T5 and of chats, `de`
-            or `German`. A Marian model for one pair needs none.
+            or `German`. A Marian model for one pair needs none. Of several, each text is translated into each.
         source_lang: Likewise; NLLB, mBART, M2M and T5 need it.
         overflow: With `chunk`, the translations of a longer text's chunks are joined.
 
     Returns:
-        A UDF as `summarize`.
+        A UDF as `summarize`; with several languages `texts` and `finish_reasons` are maps by them.
     """
     return make_udf(
         ScoreSpec(
             task="translation",
             model=model,
             source_lang=source_lang,
-            target_lang=target_lang,
+            target_lang=target_lang if target_lang is None or isinstance(target_lang, str) else tuple(target_lang),
             template=text,
             max_new_tokens=max_new_tokens,
             num_beams=num_beams,

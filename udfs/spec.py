@@ -63,7 +63,8 @@ class ScoreSpec:
         stop: Strings that end an answer; they are cut off.
         num_beams: Answers that an encoder-decoder model follows at once.
         engine: What runs a decoder that writes; `auto` takes vLLM where it is installed and the device is CUDA.
-        source_lang, target_lang: Of a translation, as the model calls them.
+        source_lang: Of a translation, as the model calls it.
+        target_lang: Likewise; of several, each row is translated into each, and the answers are maps by them.
         json_schema: JSON that the answer has to match, as text.
         choices: What the answer has to be one of.
         max_tokens: Longest item, special tokens included; None takes the model's own limit.
@@ -101,7 +102,7 @@ class ScoreSpec:
     num_beams: int = 1
     engine: WritingEngine = "auto"
     source_lang: str | None = None
-    target_lang: str | None = None
+    target_lang: str | tuple[str, ...] | None = None
     json_schema: str | None = None
     choices: tuple[str, ...] = ()
     max_tokens: int | None = None
@@ -149,6 +150,8 @@ class ScoreSpec:
             yield f"{', '.join(strange)} belong to text-generation, not to {self.task}"
         if self.task != "translation" and (self.source_lang or self.target_lang):
             yield f"source_lang and target_lang belong to translation, not to {self.task}"
+        if isinstance(self.target_lang, tuple):
+            yield from self._list_problems("target_lang") if self.target_lang else ["target_lang is an empty list"]
 
     def _chunk_problems(self) -> Any:
         if self.overflow == "chunk" and self.task == "text-generation":
@@ -194,11 +197,7 @@ class ScoreSpec:
         if self.json_schema is not None and self.choices:
             yield "schema and choices exclude each other: an answer is JSON or one of the choices"
         for name in ("choices", "variants"):
-            values = getattr(self, name)
-            if isinstance(values, str) or any(not value.strip() for value in values):
-                yield f"{name} needs a list of values that are not blank"
-            elif len(set(values)) < len(values):
-                yield f"{name} holds a value more than once"
+            yield from self._list_problems(name)
         if any(choice != choice.strip() for choice in self.choices):
             yield "choices holds a value that begins or ends with a space"
         if self.variants and not (self.template or self.messages):
@@ -207,6 +206,13 @@ class ScoreSpec:
             yield "variants need a name by which the templates read them"
         if self.json_schema is not None:
             yield from find_schema_problems(self.json_schema)
+
+    def _list_problems(self, name: str) -> Any:
+        values = getattr(self, name)
+        if isinstance(values, str) or any(not value.strip() for value in values):
+            yield f"{name} needs a list of values that are not blank"
+        elif len(set(values)) < len(values):
+            yield f"{name} holds a value more than once"
 
     def _label_problems(self) -> Any:
         if isinstance(self.labels, str):
@@ -220,6 +226,11 @@ class ScoreSpec:
             yield "labels holds a blank label"
         if self.hypothesis_template is not None and "{}" not in self.hypothesis_template:
             yield "hypothesis_template needs a {} where the label goes, as in 'This text is about {}.'"
+
+    @property
+    def asked_for(self) -> tuple[str, ...]:
+        """What each row is asked for once, in the order of its answers; empty where it has one answer."""
+        return self.target_lang if isinstance(self.target_lang, tuple) else self.variants
 
     @property
     def asks_questions(self) -> bool:

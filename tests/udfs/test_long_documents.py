@@ -52,6 +52,16 @@ def test_each_chunk_is_asked_for_and_no_prompt_is_too_long(t5: str) -> None:
     ]
 
 
+def test_each_of_several_languages_has_its_own_chunks(t5: str) -> None:
+    spec = make_spec(
+        t5, task="translation", source_lang="en", target_lang=("de", "fr"), overflow="chunk", max_tokens=60
+    )
+    rows = score_rows([DOCUMENT, "Short."], spec, lambda p: _document(p).upper() if "German" in p else _document(p))
+    assert rows[0]["texts"] == {"de": DOCUMENT.upper(), "fr": DOCUMENT}
+    assert rows[1]["texts"] == {"de": "SHORT.", "fr": "Short."}
+    assert [row["truncated"] for row in rows] == [True, False]
+
+
 def test_an_answer_that_is_cut_in_one_chunk_is_cut(t5: str) -> None:
     spec = _translate(t5, max_tokens=60)
     task = make_writing_task(spec)

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from tests.stand_in import encode_text, make_spec, make_writing_task, score_rows
 from tests.writers import make_decoder, make_encoder_decoder
-from udfs.asking import ask, make_asker, question_columns
+from udfs.asking import Question, ask, make_asker, question_columns
 from udfs.errors import ModelError, SpecError
 from udfs.generation.written import BROKEN, LENGTH, Written
 from udfs.models import open_model
@@ -182,12 +182,22 @@ def test_t5_wants_a_prefix_and_bart_the_text_alone(t5: str, tmp_path: Path) -> N
 
 def test_forced_tokens_follow_the_text_under_a_type_of_their_own(t5: str) -> None:
     class Forced(TextGeneration):
-        forced = (7, 8)
+        def questions(self, text: str) -> list[Question]:
+            return [ask(text, forced=(7, 8) if text == "ab" else (9,))]
 
     items = Forced(make_spec(t5), open_model(t5)).tokenize(["ab", "c"]).items
-    assert items.ids[[2, 3, 5, 6]].tolist() == [7, 8, 7, 8]
+    assert items.ids[[2, 3, 5]].tolist() == [7, 8, 9]
     assert items.type_ids is not None
-    assert items.type_ids.tolist() == [0, 0, 1, 1, 0, 1, 1]
+    assert items.type_ids.tolist() == [0, 0, 1, 1, 0, 1]
+
+
+def test_a_text_is_translated_into_each_of_several_languages(decoder: str) -> None:
+    spec = make_spec(decoder, task="translation", target_lang=("de", "fr"))
+    answer = {"German": "Tee", "French": "thé"}
+    rows = score_rows(["tea", None], spec, lambda prompt: next(text for name, text in answer.items() if name in prompt))
+    assert rows[0]["texts"] == {"de": "Tee", "fr": "thé"}
+    assert rows[0]["finish_reasons"] == {"de": "stop", "fr": "stop"}
+    assert (rows[1]["texts"], rows[1]["error"]["code"]) == (None, "empty_input")
 
 
 @pytest.mark.parametrize(

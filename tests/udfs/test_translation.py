@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
@@ -15,6 +16,7 @@ from udfs.tasks import make_task
 from udfs.tasks.translation import Translation
 
 LANGUAGES = {"marian": (None, "de"), "m2m": ("en", "de"), "nllb": ("eng_Latn", "deu_Latn"), "mbart": ("en_XX", "de_DE")}
+OTHERS = {"marian": "fr", "m2m": "fr", "nllb": "fra_Latn", "mbart": "fr_XX"}
 TEXT = "the red kettle"
 
 
@@ -23,7 +25,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return request.param, make_translator(tmp_path_factory.mktemp(request.param), request.param)
 
 
-def _task(model: str, source: str | None, target: str | None, max_tokens: int = 40) -> Translation:
+def _task(model: str, source: str | None, target: str | tuple[str, ...] | None, max_tokens: int = 40) -> Translation:
     spec = ScoreSpec(task="translation", model=model, source_lang=source, target_lang=target, max_tokens=max_tokens)
     task = make_task(spec, open_model(model))
     assert isinstance(task, Translation)
@@ -52,10 +54,23 @@ def test_a_long_text_is_cut_before_the_tokens_that_end_it(family: tuple[str, str
     task = _task(model, *LANGUAGES[name], max_tokens=8)
     made = task.tokenize([TEXT, TEXT * 5])
     assert made.truncated.tolist() == [True, True]
-    encoder = made.items.lengths - len(task.forced)
+    forced = 0 if name == "marian" else 1
+    encoder = made.items.lengths - forced
     assert (encoder <= 8).all()
     whole = _task(model, *LANGUAGES[name]).tokenize([TEXT]).items.ids
-    assert made.items.ids[int(encoder[0]) - 1] == whole[len(whole) - 1 - len(task.forced)]
+    assert made.items.ids[int(encoder[0]) - 1] == whole[len(whole) - 1 - forced]
+
+
+@pytest.mark.parametrize("max_tokens", [8, 40])
+def test_each_of_several_languages_is_asked_for_as_if_it_were_alone(family: tuple[str, str], max_tokens: int) -> None:
+    name, model = family
+    source, target = LANGUAGES[name]
+    other = OTHERS[name]
+    several = _task(model, source, (str(target), other), max_tokens).tokenize([TEXT, TEXT * 2]).items
+    alone = [_task(model, source, one, max_tokens).tokenize([TEXT, TEXT * 2]).items for one in (target, other)]
+    found, expected = (np.split(items.ids, items.offsets[1:-1]) for items in (several, alone[0]))
+    assert [ids.tolist() for ids in found[::2]] == [ids.tolist() for ids in expected]
+    assert [ids.tolist() for ids in found[1::2]] == [i.tolist() for i in np.split(alone[1].ids, alone[1].offsets[1:-1])]
 
 
 def test_a_language_that_the_model_does_not_know_is_told_with_some_that_it_does(family: tuple[str, str]) -> None:

@@ -63,9 +63,10 @@ class More:
 
 @dataclass(frozen=True)
 class _Prompt:
-    """Token ids of a prompt, and what stands before its chunk in the document."""
+    """Token ids of a prompt, those that its answer begins with, and what stands before its chunk in the document."""
 
     ids: list[int]
+    forced: tuple[int, ...] = ()
     gap: str = ""
 
 
@@ -82,7 +83,7 @@ class TextGeneration:
         check_writes(files, spec.task)
         check_engine(files, spec)
         self._spec, self._files = spec, files
-        self.units_per_text = max(1, len(spec.variants))
+        self.units_per_text = max(1, len(spec.asked_for))
         self.max_tokens = resolve_prompt_tokens(files, spec)
         self.fields = _make_fields(spec)
         self._splitters: dict[int, Splitter] = {}
@@ -98,11 +99,6 @@ class TextGeneration:
     def codec(self) -> Codec:
         return load_codec(self._files)
 
-    @property
-    def forced(self) -> Sequence[int]:
-        """Tokens that the decoder begins with, beyond its start token."""
-        return ()
-
     def questions(self, text: str) -> list[Question]:
         """What the model is asked about a text."""
         return read_questions(text, self._spec)
@@ -116,13 +112,13 @@ class TextGeneration:
         """Texts to items, with what is to become of each one that is too long."""
         questions = [question for text in texts for question in self.questions(text)]
         ids = self._encode(questions)
-        asked = [[_Prompt(i)] if i else [] for i in ids]
+        asked = [[_Prompt(i, q.forced)] if i else [] for i, q in zip(ids, questions, strict=True)]
         truncated = np.array([len(i) > self.max_tokens for i in ids], dtype=bool)
         for number in np.flatnonzero(truncated).tolist():
             asked[number] = self._fit(questions[number], ids[number], overflows[number // self.units_per_text])
         units = np.concatenate([[0], np.cumsum([len(prompts) for prompts in asked], dtype=np.int64)])
         flat = [prompt for prompts in asked for prompt in prompts]
-        return Tokenized(self._make_items([p.ids for p in flat]), units, truncated, gaps=[p.gap for p in flat])
+        return Tokenized(_make_items(flat), units, truncated, gaps=[prompt.gap for prompt in flat])
 
     def show(self, items: Items) -> list[str]:
         """Items as the model reads them, special tokens included."""
@@ -172,20 +168,21 @@ class TextGeneration:
         """Prompts that are short enough, in the place of one that is not; none where there is no room."""
         match overflow:
             case "truncate":
-                return [_Prompt(cut)] if (cut := self._shorten(question, ids)) else []
+                return [_Prompt(cut, question.forced)] if (cut := self._shorten(question, ids)) else []
             case "chunk":
-                return self._chunk(question.document)
+                return self._chunk(question)
         return []
 
-    def _chunk(self, document: str) -> list[_Prompt]:
-        """A question for each chunk of a document; room is made for what a prompt takes around it."""
+    def _chunk(self, question: Question) -> list[_Prompt]:
+        """The question about each chunk of its document; room is made for what a prompt takes around it."""
         room = self._room
         while room > 0:
-            (chunks,) = self._splitter(room)([document])
-            ids = self._encode([question for chunk in chunks for question in self.questions(chunk.text)])
+            (chunks,) = self._splitter(room)([question.document])
+            ids = self._encode([question.about(chunk.text) for chunk in chunks])
             excess = max(map(len, ids), default=0) - self.max_tokens
             if excess <= 0:
-                return [_Prompt(*both) for both in zip(ids, self._gaps(document, chunks), strict=True) if both[0]]
+                gaps = self._gaps(question.document, chunks)
+                return [_Prompt(i, question.forced, gap) for i, gap in zip(ids, gaps, strict=True) if i]
             room -= excess
         return []
 
@@ -228,16 +225,6 @@ class TextGeneration:
             kept -= len(ids) - self.max_tokens
         return []
 
-    def _make_items(self, ids: list[list[int]]) -> Items:
-        forced = list(self.forced)
-        flat, offsets = join_ids([i + forced for i in ids] if forced else ids)
-        if not forced:
-            return Items(flat, offsets)
-        types = np.zeros(len(flat), dtype=np.int32)
-        for place in range(1, len(forced) + 1):
-            types[offsets[1:] - place] = 1
-        return Items(flat, offsets, types)
-
     def _check(self, text: str) -> Any:
         if self._spec.choices and text.strip() not in self._spec.choices:
             raise InvalidAnswerError("none of the choices")
@@ -247,9 +234,9 @@ class TextGeneration:
         texts: list[Any] = [answer and (answer[0].strip() if self._spec.choices else answer[0]) for answer in answers]
         reasons = [answer and FINISH_REASONS[min(answer[1], len(FINISH_REASONS) - 1)] for answer in answers]
         columns = [texts, reasons, values][: len(self.fields)]
-        if not self._spec.variants:
+        names, size = self._spec.asked_for, self.units_per_text
+        if not names:
             return [pa.array(column, field.type) for column, field in zip(columns, self.fields, strict=True)]
-        names, size = self._spec.variants, self.units_per_text
         return [
             pa.array(
                 [list(zip(names, column[i : i + size], strict=True)) for i in range(0, len(column), size)], field.type
@@ -316,6 +303,17 @@ def resolve_prompt_tokens(files: ModelFiles, spec: ScoreSpec) -> int:
     return spec.max_tokens or limit - spec.max_new_tokens
 
 
+def _make_items(prompts: Sequence[_Prompt]) -> Items:
+    """Prompts as items; tokens that an answer begins with come last, and are of type 1."""
+    flat, offsets = join_ids([[*prompt.ids, *prompt.forced] for prompt in prompts])
+    if not any(prompt.forced for prompt in prompts):
+        return Items(flat, offsets)
+    types = np.zeros(len(flat), dtype=np.int32)
+    for prompt, end in zip(prompts, offsets[1:].tolist(), strict=True):
+        types[end - len(prompt.forced) : end] = 1
+    return Items(flat, offsets, types)
+
+
 def _make_fields(spec: ScoreSpec) -> tuple[pa.Field, ...]:
     kinds: list[tuple[str, str, pa.DataType]] = [
         ("text", "texts", pa.string()),
@@ -323,7 +321,7 @@ def _make_fields(spec: ScoreSpec) -> tuple[pa.Field, ...]:
     ]
     if spec.json_schema is not None:
         kinds.append(("answer", "answers", answer_type(json.loads(spec.json_schema))))
-    if spec.variants:
+    if spec.asked_for:
         return tuple(pa.field(several, pa.map_(pa.string(), kind)) for _, several, kind in kinds)
     return tuple(pa.field(one, kind) for one, _, kind in kinds)
 

@@ -22,7 +22,7 @@ _T5 = {"t5", "longt5"}
 class Translation(TextGeneration):
     """Marian wants the target before the text, M2M, NLLB and mBART a source and a forced token, T5 a sentence.
 
-    Other encoder-decoders get the text alone; a decoder is asked in a chat.
+    Other encoder-decoders get the text alone; a decoder is asked in a chat. A text is asked for once in each target.
     """
 
     def __init__(self, spec: ScoreSpec, files: ModelFiles) -> None:
@@ -41,17 +41,28 @@ class Translation(TextGeneration):
     def codec(self) -> Codec:
         return load_codec(self._files, self._spec.source_lang if self._kind in _MULTILINGUAL else None)
 
-    @cached_property
-    def forced(self) -> Sequence[int]:
-        if self._kind not in _MULTILINGUAL or not isinstance(self.codec, TransformersCodec):
-            return ()
-        target = language_token(self.codec, self._spec.target_lang, self._files, "target_lang")
-        # an mBART for one pair starts with its language anyway
-        return () if target == self._files.config.get("decoder_start_token_id") else (target,)
+    def questions(self, text: str) -> list[Question]:
+        role = "user" if self._decodes_only else ""
+        return [ask(text, role=role, before=before, forced=forced) for before, forced in self._ways]
 
     @cached_property
-    def _before(self) -> str:
-        source, target = self._spec.source_lang, self._spec.target_lang
+    def _ways(self) -> list[tuple[str, tuple[int, ...]]]:
+        """Of each target, what stands before a text, and what its translation begins with."""
+        return [(self._before(target), self._forced(target)) for target in self._targets]
+
+    @property
+    def _targets(self) -> Sequence[str | None]:
+        return self._spec.asked_for or [self._spec.target_lang]  # type: ignore[list-item]  # one alone is a string
+
+    def _forced(self, target: str | None) -> tuple[int, ...]:
+        if self._kind not in _MULTILINGUAL or not isinstance(self.codec, TransformersCodec):
+            return ()
+        token = language_token(self.codec, target, self._files, "target_lang")
+        # an mBART for one pair starts with its language anyway
+        return () if token == self._files.config.get("decoder_start_token_id") else (token,)
+
+    def _before(self, target: str | None) -> str:
+        source = self._spec.source_lang
         if self._kind == "marian" and isinstance(self.codec, TransformersCodec):
             return marian_prefix(self.codec, target, self._files)
         if self._kind in _T5:
@@ -60,9 +71,6 @@ class Translation(TextGeneration):
             to = name_language(target or "")
             return _ASKED.format(name_language(source), to) if source else _ASKED_OPEN.format(to)
         return ""
-
-    def questions(self, text: str) -> list[Question]:
-        return [ask(text, role="user" if self._decodes_only else "", before=self._before)]
 
     def _check_languages(self) -> None:
         """Refuse languages that the model does not know before a row is read.
@@ -83,4 +91,4 @@ class Translation(TextGeneration):
             )
         if self._kind in _MULTILINGUAL and isinstance(checker := load_codec(self._files), TransformersCodec):
             language_token(checker, self._spec.source_lang, self._files, "source_lang")
-        _ = self._before, self.forced
+        _ = self._ways
