@@ -18,6 +18,8 @@ _BOUNDS = {"maxbytespertrigger", "maxfilespertrigger"}
 _HOW_TO_FOLLOW = {
     "ignoredeletes",
     "failondataloss",
+    "streaming-max-files-per-micro-batch",  # of Iceberg's stream, which is not used
+    "streaming-max-rows-per-micro-batch",
     *_BOUNDS,
     *(name.lower() for name in _SKIPS),
 }
@@ -70,6 +72,12 @@ def tell_skipped(options: dict[str, Any]) -> list[str]:
 def is_bounded(options: dict[str, Any]) -> bool:
     """Whether the input's options bound what is read at once, whatever size gristmill wants."""
     return any(name.lower() in _BOUNDS for name in options)
+
+
+def takes_all(options: dict[str, Any]) -> bool:
+    """Whether all that a table holds will be scored: nothing is skipped, or left out at the start."""
+    some = {"ignoredeletes", "startingversion", "startingtimestamp", *(name.lower() for name in _SKIPS)}
+    return not any(name.lower() in some for name in options)
 
 
 def decides_rows(option: str) -> bool:

@@ -60,7 +60,7 @@ def add_up(parts: Iterable[Committed]) -> Committed:
 
 @dataclass(frozen=True)
 class Span:
-    """The rows of an Iceberg table that make an increment, where its stream does not tell of all.
+    """The rows of an Iceberg table that make an increment.
 
     Args:
         start: The snapshot after which they were appended; None for all that the table held with `end`.
@@ -89,7 +89,7 @@ class Increment:
         input_files, input_bytes: What it was made of; null where the source does not tell.
         input_bound: Of a table's stream: the bytes that it was cut to; it has as many if more was left.
         input_offset: Where its files end in the source's log; null where there is none.
-        input_span: What it was made of in an Iceberg table; null where its stream tells.
+        input_span: What it was made of in an Iceberg table; null of other inputs.
         ignored_files: Files of it that could not be read.
         gone_files: Files of it that were there as it was planned, and not as it was scored.
         mended: Of a retry: rows that succeeded now, by the code that they had failed with.

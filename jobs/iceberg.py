@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 _LEAST_SHARE = SHARES // 64  # each share reads the whole snapshot
+_OTHER_SNAPSHOTS = {
+    *("stream-from-timestamp", "snapshot-id", "start-snapshot-id", "end-snapshot-id"),
+    *("as-of-timestamp", "versionasof", "timestampasof", "branch", "tag"),
+}
 _HARMLESS = ("append", "replace")  # the latter moves rows into other files
 
 
@@ -48,8 +52,13 @@ def read_lineage(spark: SparkSession, source: InputSettings) -> list[Snapshot]:
     """The snapshots that led to what the table is now, as far back as they are left, the oldest first.
 
     Raises:
-        InputError: The catalog does not show them.
+        InputError: The catalog does not show them, or options ask for others.
     """
+    if strange := [name for name in source.options if name.lower() in _OTHER_SNAPSHOTS]:
+        raise InputError(
+            f"input.options.{strange[0]}: an Iceberg table is scored as its main branch is, from the first snapshot "
+            "on; leave it out, or take a `query`"
+        )
     try:
         rows = _read_metadata(spark, source, "snapshots").collect()
         now = _read_metadata(spark, source, "refs").where("name = 'main'").collect()
@@ -91,24 +100,34 @@ def next_span(
         rest: Span | None = replace(last, low=last.high, high=SHARES)
     else:
         start = None if last is None else last.end
-        followed = start is not None or _tells_all(lineage)
+        # by its path, a table is read with the columns that it had then; by its name, with those of today
+        followed = start is not None or (_tells_all(lineage) and (source.table or not lineage))
         end = _find_end(_later(lineage, start), source, size=size) if followed else lineage[-1].id
         rest = None if end is None else Span(start, end, key=tuple(key))
     return None if rest is None else _cut(rest, _bytes_of(rest, lineage), size)
 
 
 def read_span(spark: SparkSession, source: InputSettings, span: Span) -> DataFrame:
-    """The rows of a span."""
+    """The rows of a span.
+
+    Raises:
+        InputError: They cannot be read any more.
+    """
     from pyspark.sql import functions as F
 
     bounds: dict[str, Any] = {"snapshot-id": span.end}
     if span.start is not None:
         bounds = {"start-snapshot-id": span.start, "end-snapshot-id": span.end}
     reader = spark.read.options(**source.options, **bounds)
-    frame = reader.table(source.table) if source.table else reader.format(source.format).load(source.path)
+    try:
+        frame = reader.table(source.table) if source.table else reader.format(source.format).load(source.path)
+    except SPARK_ERRORS as error:
+        raise unreadable_input(error, "; if a snapshot has just expired, start the job again") from error
     if (span.low, span.high) == (0, SHARES):
         return frame
     kinds = {name.lower(): kind for name, kind in frame.dtypes}
+    if gone := [name for name in span.key if name.lower() not in kinds]:
+        raise InputError(f"{', '.join(gone)}, by which a snapshot was parted, is no column of the table any more")
     hashed = (F.col(f"`{c}`") if can_hash(kinds[c.lower()]) else F.col(f"`{c}`").cast("string") for c in span.key)
     share = F.pmod(F.xxhash64(*hashed), F.lit(SHARES))
     return frame.where((share >= span.low) & (share < span.high))
@@ -120,7 +139,7 @@ def _tells_all(lineage: list[Snapshot]) -> bool:
 
 
 def _later(lineage: list[Snapshot], snapshot: int | None) -> list[Snapshot]:
-    """The snapshots after one; all, if it is the parent of the first, or None.
+    """The snapshots after one: all of them, if it is None, or the parent of the first that is left.
 
     Raises:
         InputError: It is not there.

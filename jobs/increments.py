@@ -1,7 +1,9 @@
-"""From the input to committed increments: one Structured Streaming query that reads what is new and then ends.
+"""From the input to committed increments.
 
-Spark's checkpoint says which files or table versions are in which increment; a batch that is not over is replayed
-with the same rows under the same number. An increment that is committed already is never scored again.
+Of files and Delta tables one Structured Streaming query reads what is new, and then ends: Spark's checkpoint says which
+files or table versions are in which increment, and a batch that is not over is replayed with the same rows under the
+same number. Of Iceberg tables the marks of what is committed say where the next increment begins (see `jobs.iceberg`).
+An increment that is committed already is never scored again.
 """
 
 from __future__ import annotations
@@ -137,7 +139,7 @@ class ScoreIncrement:
         Args:
             frame: Its rows; of files, what Spark makes of them, and not read.
             number: Its number.
-            span: What it is of an Iceberg table that is read without its stream.
+            span: What it is of an Iceberg table.
             size: Bytes of the span.
 
         Raises:

@@ -206,7 +206,7 @@ class Job:
     ) -> None:
         self._spark, self._settings, self._run, self._kind = spark, settings, run, kind
         self._output, self._frame, self._console = output, frame, console
-        self._unscored = Unscored(settings, output, kind, frame, counts_rows=run.deadline is not None)
+        self._unscored = Unscored(settings, output, kind, frame)
         self._warnings: list[str] = []
 
     def carry_out(self, stop: Stop) -> RunReport:
@@ -231,8 +231,8 @@ class Job:
         return report
 
     def _score(self, stop: Stop) -> tuple[Status, JobError | None]:
-        outlook = self._look_ahead()
         try:
+            outlook = self._look_ahead()
             with ProgressBar(self._spark, self._console, told=outlook.go_on) as bar:
                 if self._kind == "once":
                     score_once(self._frame, self._settings, self._run, listener=bar)
@@ -266,6 +266,8 @@ class Job:
         )
 
     def _look_ahead(self) -> Outlook:
+        if self._run.deadline is not None:
+            self._unscored.count()
         known = [increment for increment in self._output.increments() if not increment.is_retry]
         return Outlook(
             self._run.run_id,
@@ -362,7 +364,7 @@ def check_report(report: RunReport, settings: Settings) -> None:
         left = [f"{value:,} {name.replace('_', ' ')}" for name, value in report.left.items()]
         advice = f"`gristmill retry CONF --only expired` scores the rows that expired in {settings.output.path}"
         raise DeadlineReached(
-            f"the deadline came first; left: {', '.join(left) or 'all of the input'}. "
+            f"the deadline came first; {'left: ' if left else 'what is left is not counted'}{', '.join(left)}. "
             "The same command goes on from there" + (f"; {advice}" if report.left.get("expired_rows") else "")
         )
 

@@ -85,6 +85,12 @@ class Message(_Section):
     content: str
 
 
+def _check_languages(value: Any) -> Any:
+    if value is None or isinstance(value, str) or (isinstance(value, list) and all(isinstance(v, str) for v in value)):
+        return value
+    raise ValueError("give a language, or a list of them; `no` is one in quotes alone")
+
+
 class ScoreSettings(_Section):
     """What is computed, by which model, of which text."""
 
@@ -109,7 +115,7 @@ class ScoreSettings(_Section):
     num_beams: PositiveInt = 1
     engine: WritingEngine = "auto"
     source_lang: str | None = None
-    target_lang: str | list[str] | None = None
+    target_lang: Annotated[str | list[str] | None, BeforeValidator(_check_languages)] = None
     json_schema: dict[str, Any] | None = Field(default=None, alias="schema")
     choices: list[str] = []
     max_tokens: PositiveInt | None = None

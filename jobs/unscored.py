@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from jobs.changes import takes_all
 from jobs.committed import Increment
 from jobs.input_files import list_input, tell_back, tell_replaced, tell_unread
 from jobs.output import Output
@@ -25,19 +26,12 @@ class Unscored:
         output: Its output.
         kind: How the input is read.
         frame: The whole input.
-        counts_rows: Count the rows of a table, where its log tells of new ones; nothing but a deadline asks for it.
-
-    Raises:
-        InputError: The rows cannot be counted.
     """
 
-    def __init__(
-        self, settings: Settings, output: Output, kind: Kind, frame: DataFrame, *, counts_rows: bool = False
-    ) -> None:
-        self._settings, self._output = settings, output
+    def __init__(self, settings: Settings, output: Output, kind: Kind, frame: DataFrame) -> None:
+        self._settings, self._output, self._kind, self._frame = settings, output, kind, frame
         self._files = list_input(str(settings.input.path), frame.inputFiles()) if kind == "files" else None
-        variants = len(exploded[1]) if (exploded := settings.exploded()) else 1
-        self._rows = variants * count_rows(frame) if counts_rows and kind in ("table", "iceberg") else None
+        self._rows: int | None = None
 
     @property
     def is_of_files(self) -> bool:
@@ -51,11 +45,18 @@ class Unscored:
         over = checkpoint.offset_of(max((i.number for i in self._committed()), default=-1))
         return self._files.left(file for file in checkpoint.seen() if file.offset <= over)
 
-    def rows(self) -> int | None:
-        """Rows in no committed increment, each once a variant; None where they are not counted.
+    def count(self) -> None:
+        """Count the rows of a table, where its log tells of new ones and all of them are to be scored.
 
-        Rows that were deleted after they had been scored make it too few.
+        Raises:
+            InputError: They cannot be read.
         """
+        if self._kind in ("table", "iceberg") and takes_all(self._settings.input.options):
+            variants = len(exploded[1]) if (exploded := self._settings.exploded()) else 1
+            self._rows = variants * count_rows(self._frame)
+
+    def rows(self) -> int | None:
+        """Rows in no committed increment, each once a variant; None where they are not counted."""
         if self._rows is None:
             return None
         return max(0, self._rows - sum(increment.counts.rows for increment in self._committed()))

@@ -55,6 +55,7 @@ class App:
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind, self.table, self.folder = kind, TABLES[kind], folder
+        self.out, self.columns = "out", ["id"]
         self.told: dict[str, Any] = {}
         self._model = make_encoder(folder / "model")
         jars = ",".join(map(str, sorted((TARGET / "jars").iterdir())))
@@ -81,7 +82,7 @@ class App:
 
     def keys(self) -> list[int]:
         """Of rows that succeeded."""
-        found = self.spark.read.parquet(str(self.folder / "out")).where("outcome = 'succeeded'")
+        found = self.spark.read.parquet(str(self.folder / self.out)).where("outcome = 'succeeded'")
         return sorted(row["id"] for row in found.collect())
 
     def say(self, name: str, deadline: str, **source: Any) -> None:
@@ -104,7 +105,7 @@ class App:
         where = {} if "path" in source else {"table": self.table}
         job = {
             "input": {"key": ["id"], **where, **source},
-            "output": {"path": str(self.folder / "out"), "columns": ["id"]},
+            "output": {"path": str(self.folder / self.out), "columns": self.columns},
             "score": {"task": "feature-extraction", "model": self._model, "text": "text", "overflow": "fail"},
             "limits": {"max_error_rate": 1.0},
             "spark": {"master": "local[2]", "conf": self._conf},
@@ -195,6 +196,20 @@ def dated(app: App) -> None:
     app.append(*range(121, 131))
     app.say("no time", "0.01s")
     app.say("one more night", "1h")
+
+
+def evolved(app: App) -> None:
+    """An Iceberg table that has another column than its first snapshot had, by its name and by its path."""
+    app.append(1, 2)
+    app.append(3)
+    app.sql("ALTER TABLE {table} ADD COLUMN note string")
+    app.spark.sql(f"INSERT INTO {app.table} VALUES (4, 'a red kettle 4', 'new')")
+    app.columns = ["id", "note"]
+    app.score("by name", increment_bytes=700)
+    app.out = "by_path"
+    path = str(app.folder / "tables/db/texts")
+    app.score("by path", increment_bytes=700, format="iceberg", path=path)
+    app.score("nothing new", format="iceberg", path=path)
 
 
 if __name__ == "__main__":

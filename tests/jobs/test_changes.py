@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.changes import explain_change, tell_skipped
+from jobs.changes import explain_change, takes_all, tell_skipped
 from jobs.errors import SettingsError, explain
 from jobs.fingerprint import describe
 from jobs.settings import load_settings
@@ -41,12 +41,18 @@ def test_how_a_log_is_followed_may_change_and_what_it_gives_may_not(write_job: C
         return describe(load_settings(write_job(input={"options": options})))["input.options"]
 
     assert described(skipChangeCommits=True, maxFilesPerTrigger=3) == described() == {}
+    assert described(**{"streaming-max-files-per-micro-batch": 3}) == {}
     assert described(multiLine=True) == {"multiLine": True}
 
 
 def test_what_is_skipped_is_warned_of() -> None:
     (warning,) = tell_skipped({"skipchangecommits": "true", "streaming-skip-delete-snapshots": False})
     assert "skipChangeCommits" in warning
+
+
+def test_all_of_a_table_is_scored_unless_options_leave_some_out() -> None:
+    assert takes_all({"maxFilesPerTrigger": 3})
+    assert not any(map(takes_all, ({"startingVersion": 3}, {"SkipChangeCommits": "true"}, {"ignoreDeletes": True})))
 
 
 def test_rows_are_not_to_be_read_again(write_job: Callable[..., Path]) -> None:

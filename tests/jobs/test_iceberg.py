@@ -13,7 +13,7 @@ import pytest
 
 from jobs.committed import MARK, SHARES, Committed, Increment, Span, name_of
 from jobs.errors import InputError, OutputError
-from jobs.iceberg import Snapshot, next_span
+from jobs.iceberg import Snapshot, next_span, read_lineage
 from jobs.increments import Run, score_spans
 from jobs.interrupts import Stop
 from jobs.progress import Listener
@@ -55,6 +55,19 @@ def test_a_table_whose_snapshots_tell_all_its_rows_is_followed_from_the_first() 
 def test_the_first_span_of_others_is_all_that_the_table_holds(lineage: list[Snapshot]) -> None:
     assert _next(lineage, None, 20) == (Span(None, 2), 20)
     assert _next(lineage, Span(None, 2), 20) is None
+
+
+def test_a_table_by_its_path_is_read_with_the_columns_that_it_has_now() -> None:
+    source = InputSettings(format="iceberg", path="/lake/db/texts")
+    assert next_span(_lineage("append", "append"), None, source, size=10) == (Span(None, 2, 0, SHARES // 2), 10)
+    assert next_span([], None, source, size=10) is None
+
+
+@pytest.mark.parametrize("option", ["stream-from-timestamp", "Branch", "snapshot-id"])
+def test_options_that_ask_for_other_snapshots_are_refused(option: str) -> None:
+    source = InputSettings(table="lake.db.texts", options={option: "1"})
+    with pytest.raises(InputError, match=rf"input\.options\.{option}: .*leave it out"):
+        read_lineage(None, source)  # type: ignore[arg-type]
 
 
 def test_it_goes_on_from_a_snapshot_that_expired_since_if_the_next_one_is_there() -> None:

@@ -65,6 +65,16 @@ def test_what_is_left_of_a_table_is_told_before_a_deadline_and_after_it(kind: st
     assert keys == list(range(1, 131))
 
 
+def test_an_iceberg_table_whose_columns_changed_is_scored_from_the_first_snapshot_on(tmp_path: Path) -> None:
+    told, keys = _run("evolved", "iceberg", tmp_path)
+    assert told["by name"] == ["completed", 4, 3]
+    status, rows, increments = told["by path"]
+    assert (status, rows) == ("completed", 4)
+    assert increments > 1
+    assert told["nothing new"] == ["completed", 0, 0]
+    assert keys == [1, 2, 3, 4]
+
+
 def test_an_iceberg_table_that_forgets_as_a_job_begins_is_scored_whole_by_the_next_run(tmp_path: Path) -> None:
     told, keys = _run("raced", "iceberg", tmp_path)
     assert told["raced"].startswith("InputError: cannot read the input: Cannot find snapshot")

@@ -172,6 +172,8 @@ def test_variants_as_rows_are_a_column_of_the_input_the_output_and_the_key() -> 
         ({"task": "summarization", "text": "a", "choices": ["b"]}, "choices belong to text-generation"),
         ({"prompt": "a", "target_lang": "de"}, "belong to translation"),
         ({"task": "translation", "text": "t", "target_lang": []}, "empty list"),
+        ({"task": "translation", "text": "t", "target_lang": False}, "1 validation error"),
+        ({"task": "translation", "text": "t", "target_lang": ["de", False]}, "`no` is one in quotes alone"),
         ({"task": "translation", "text": "t", "target_lang": ["de", "de"]}, "target_lang holds a value more than once"),
         ({"task": "translation", "text": "t", "target_lang": ["de"], "variants_as": "rows"}, "in a map"),
         ({"prompt": "a", "choices": ["b"], "schema": {"type": "string"}}, "exclude each other"),

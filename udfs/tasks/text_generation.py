@@ -71,7 +71,7 @@ class _Prompt:
 
 
 class TextGeneration:
-    """What a model writes to a prompt, or as the next message of a chat; once for each variant.
+    """What a model writes to a prompt, or as the next message of a chat; once for each variant or language.
 
     An answer that must be one of `choices` or match `json_schema` and does not is no answer.
     """
@@ -194,8 +194,8 @@ class TextGeneration:
     def _room(self) -> int:
         """Tokens of a document that fit into a prompt."""
         example = "x"  # some templates leave spaces out where there is no document
-        around = len(self._encode(self.questions(example))[0]) - len(self.codec.encode([example], special=False)[0])
-        return self.max_tokens - around
+        longest = max(map(len, self._encode(self.questions(example))))
+        return self.max_tokens - (longest - len(self.codec.encode([example], special=False)[0]))
 
     def _splitter(self, room: int) -> Splitter:
         if room not in self._splitters:
