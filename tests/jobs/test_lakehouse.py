@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jobs.committed import MARK, name_of
 from tests.conftest import ROOT
 from tests.fetch_lakehouse import TARGET
 
@@ -21,18 +23,22 @@ pytestmark = [
 ]
 
 
-def _run(scenario: str, kind: str, folder: Path) -> tuple[dict[str, Any], list[int]]:
-    done = subprocess.run(
+def _start(scenario: str, kind: str, folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         [sys.executable, str(ROOT / "tests/jobs/lakehouse_app.py"), scenario, kind, str(folder)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": f"{TARGET / 'spark'}:{ROOT}", "SPARK_LOCAL_IP": "127.0.0.1"},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=400,
-        check=False,
     )
-    assert done.returncode == 0, done.stderr[-6000:]
-    seen = json.loads(done.stdout.splitlines()[-1])
+
+
+def _run(scenario: str, kind: str, folder: Path) -> tuple[dict[str, Any], list[int]]:
+    process = _start(scenario, kind, folder)
+    said, log = process.communicate(timeout=400)
+    assert process.returncode == 0, log[-6000:]
+    seen = json.loads(said.splitlines()[-1])
     assert seen["spark"].startswith("4.0.")  # also the oldest that gristmill takes
     return seen["told"], seen["keys"]
 
@@ -63,6 +69,23 @@ def test_what_is_left_of_a_table_is_told_before_a_deadline_and_after_it(kind: st
         assert "10 rows are left, about" in told[late][0]
     assert [told[name][1] for name in ("time enough", "no time", "one more night")] == [{}, {"rows": 10}, {}]
     assert keys == list(range(1, 131))
+
+
+@pytest.mark.parametrize("kind", ["delta", "iceberg"])
+@pytest.mark.parametrize("committed", [1, 2])
+def test_a_killed_driver_s_table_is_gone_on_with(kind: str, committed: int, tmp_path: Path) -> None:
+    process = _start("begun", kind, tmp_path)
+    mark = tmp_path / "out" / name_of(committed - 1) / MARK
+    while process.poll() is None and not mark.exists():
+        time.sleep(0.01)
+    process.kill()
+    process.communicate(timeout=60)
+    assert mark.exists()
+    told, keys = _run("gone_on", kind, tmp_path)
+    status, rows, increments = told["the rest"]
+    assert (status, 120 - rows, increments >= 2) == ("completed", 30 * committed, True)
+    assert told["nothing new"] == ["completed", 0, 0]
+    assert keys == list(range(1, 121))
 
 
 def test_an_iceberg_table_whose_columns_changed_is_scored_from_the_first_snapshot_on(tmp_path: Path) -> None:
