@@ -67,6 +67,7 @@ class Span:
         end: The snapshot by which they were.
         low, high: The share of them that it is, by the hash of their key: from the first up to the second of SHARES.
         key: Columns whose hash that is.
+        widened: They are hashed as the widest type that theirs may become, so that the hash stays what it is.
     """
 
     start: int | None
@@ -74,6 +75,7 @@ class Span:
     low: int = 0
     high: int = SHARES
     key: tuple[str, ...] = ()
+    widened: bool = True
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class Increment:
         span = value.get("input_span")
         if span is None and value.get("input_snapshot") is not None:  # as 0.1 wrote it at first
             span = {"start": None, "end": value["input_snapshot"]}
-        made = Span(**{**span, "key": tuple(span.get("key", ()))}) if span else None
+        made = Span(**{"widened": False, **span, "key": tuple(span.get("key", ()))}) if span else None
         own = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
         return cls(**{**own, "counts": Committed(**value["counts"]), "input_span": made, **files})
 

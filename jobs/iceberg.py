@@ -26,6 +26,7 @@ _OTHER_SNAPSHOTS = {
     *("stream-from-timestamp", "snapshot-id", "start-snapshot-id", "end-snapshot-id"),
     *("as-of-timestamp", "versionasof", "timestampasof", "branch", "tag"),
 }
+_WIDEST = {"int": "bigint", "float": "double"}  # what a column's type may become
 _HARMLESS = ("append", "replace")  # the latter moves rows into other files
 
 
@@ -128,7 +129,7 @@ def read_span(spark: SparkSession, source: InputSettings, span: Span) -> DataFra
     kinds = {name.lower(): kind for name, kind in frame.dtypes}
     if gone := [name for name in span.key if name.lower() not in kinds]:
         raise InputError(f"{', '.join(gone)}, by which a snapshot was parted, is no column of the table any more")
-    hashed = (F.col(f"`{c}`") if can_hash(kinds[c.lower()]) else F.col(f"`{c}`").cast("string") for c in span.key)
+    hashed = (F.col(f"`{c}`").cast(_hashed_as(kinds[c.lower()], widened=span.widened)) for c in span.key)
     share = F.pmod(F.xxhash64(*hashed), F.lit(SHARES))
     return frame.where((share >= span.low) & (share < span.high))
 
@@ -188,6 +189,13 @@ def _cut(rest: Span, held: int, size: int) -> tuple[Span, int]:
     shares = max(_LEAST_SHARE, SHARES * size // max(held, 1))
     high = SHARES if rest.low + 1.5 * shares >= SHARES else rest.low + shares
     return replace(rest, high=high), held * (high - rest.low) // SHARES
+
+
+def _hashed_as(kind: str, *, widened: bool) -> str:
+    """The type as which a key's column is hashed."""
+    if not can_hash(kind) or (widened and kind.startswith("decimal")):
+        return "string"
+    return _WIDEST.get(kind, kind) if widened else kind
 
 
 def _read_metadata(spark: SparkSession, source: InputSettings, name: str) -> DataFrame:

@@ -133,6 +133,25 @@ class Output:
         kept = self.folder.read_json(_JOB).get("schema") if self.is_begun() else None
         return StructType.fromJson(kept) if kept else None
 
+    def check_types(self, frame: DataFrame) -> None:
+        """Refuse an input whose columns have other types than in what is committed: no reader could read both.
+
+        Raises:
+            OutputError: It has some.
+        """
+        first = next(iter(self.increments()), None)
+        if first is None:
+            return
+        held = dict(self.read(frame.sparkSession, name_of(first.number)).dtypes)
+        changed = [
+            f"{name} is {kind} and was {held[name]}" for name, kind in frame.dtypes if held.get(name, kind) != kind
+        ]
+        if changed:
+            raise OutputError(
+                f"the input's types have changed since output.path {self.path} was begun ({', '.join(changed)}): no "
+                "reader could read both; name another directory, or start afresh with --overwrite"
+            )
+
     def is_committed(self, number: int) -> bool:
         return self.folder.exists(f"{name_of(number)}/{MARK}")
 

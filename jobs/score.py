@@ -87,6 +87,8 @@ def score(
             raise OutputError(
                 f"output.path {output.path} already holds this job's results; score them again with --overwrite"
             )
+        if kind in ("table", "iceberg") and not overwrite:
+            output.check_types(frame)
         output.begin(frame.schema if kind == "files" else None, overwrite=overwrite)
         publish_retries(spark, settings, run)
         job = Job(spark, settings, run, kind, output, frame, console)

@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from jobs import increments
 from jobs import score as scoring
 from jobs.deadlines import parse_deadline
 from jobs.errors import JobError
@@ -87,7 +88,7 @@ class App:
     def keys(self) -> list[int]:
         """Of rows that succeeded."""
         found = self.spark.read.parquet(str(self.folder / self.out)).where("outcome = 'succeeded'")
-        return sorted(row["id"] for row in found.collect())
+        return sorted(row["id"] if "id" in self.columns else int(row["text"].split()[-1]) for row in found.collect())
 
     def say(self, name: str, deadline: str, **source: Any) -> None:
         """Score, and tell all lines of the terminal; the report counts what is left."""
@@ -214,6 +215,28 @@ def evolved(app: App) -> None:
     path = str(app.folder / "tables/db/texts")
     app.score("by path", increment_bytes=700, format="iceberg", path=path)
     app.score("nothing new", format="iceberg", path=path)
+
+
+def widened(app: App) -> None:
+    """The key's type of an Iceberg table becomes a wider one while a snapshot is scored in shares."""
+    app.append(*range(1, 41))
+    app.out = "with_key"
+    app.score("with the key", increment_bytes=300)
+    app.out, app.columns = "out", ["text"]
+    choose, chosen = increments.next_span, list[Any]()
+
+    def choose_once(*args: Any, **options: Any) -> Any:
+        chosen.append(None if chosen else choose(*args, **options))
+        return chosen[-1]
+
+    increments.next_span = choose_once
+    app.score("some", increment_bytes=300)
+    increments.next_span = choose
+    app.sql("ALTER TABLE {table} ALTER COLUMN id TYPE bigint")
+    app.score("the rest", increment_bytes=300)
+    app.out, app.columns = "with_key", ["id"]
+    app.score("with another key")
+    app.out, app.columns = "out", ["text"]
 
 
 def begun(app: App) -> None:

@@ -132,6 +132,16 @@ def test_an_output_that_does_not_tell_up_to_which_snapshot_it_goes_is_refused(
         score_spans(None, settings, run, _lineage("append"), listener=Listener(), stop=Stop())  # type: ignore[arg-type]
 
 
+def test_marks_of_earlier_versions_say_how_they_were_hashed() -> None:
+    mark = asdict(Increment(0, "run", "", 1.0, Committed(rows=1), input_span=Span(None, 2, 0, 5, ("id",))))
+    assert Increment.from_json(json.loads(json.dumps(mark))).input_span == Span(None, 2, 0, 5, ("id",))
+    del mark["input_span"]["widened"]
+    assert Increment.from_json(mark).input_span == Span(None, 2, 0, 5, ("id",), widened=False)
+    later = _next(_lineage("append", "append", first=7), Increment.from_json(mark).input_span, 20)
+    assert later is not None
+    assert not later[0].widened
+
+
 def test_the_rest_of_a_span_is_cut_by_the_key_that_it_was_begun_with() -> None:
     lineage, source = _lineage("append", "append", first=7), InputSettings(table="lake.db.texts")
     first = next_span(lineage, None, source, size=10, key=["id"])

@@ -98,6 +98,14 @@ def test_an_iceberg_table_whose_columns_changed_is_scored_from_the_first_snapsho
     assert keys == [1, 2, 3, 4]
 
 
+def test_an_iceberg_key_that_is_widened_amid_a_snapshot_loses_no_row(tmp_path: Path) -> None:
+    told, keys = _run("widened", "iceberg", tmp_path)
+    assert [told[name][0] for name in ("some", "the rest")] == ["completed", "completed"]
+    assert 0 < told["some"][1] < 40
+    assert "(id is bigint and was int)" in told["with another key"]
+    assert keys == list(range(1, 41))
+
+
 def test_an_iceberg_table_that_forgets_as_a_job_begins_is_scored_whole_by_the_next_run(tmp_path: Path) -> None:
     told, keys = _run("raced", "iceberg", tmp_path)
     assert told["raced"].startswith("InputError: cannot read the input: Cannot find snapshot")

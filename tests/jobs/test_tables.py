@@ -17,6 +17,7 @@ from rich.console import Console
 from jobs import settings as job_settings
 from jobs import sizing, sources
 from jobs.errors import OutputError
+from jobs.output import Output
 from jobs.score import retry, score
 from jobs.settings import Settings, load_settings
 
@@ -72,6 +73,17 @@ def test_increments_of_a_table_grow_by_the_rate_of_those_that_were_full(
     assert (report.status, report.rows, report.increments) == ("completed", 6, 3)  # the second one told of the first
     assert _succeeded(spark, tmp_path) == Counter(range(6))
     assert score(table()).rows == 0
+
+
+def test_columns_of_another_type_than_in_the_output_are_refused(
+    spark: Any, table: Callable[..., Settings], tmp_path: Path
+) -> None:
+    _append(spark, tmp_path, (1, "a red kettle"))
+    settings = table(output={"columns": ["id"]})
+    score(settings)
+    Output(settings).check_types(spark.createDataFrame([], "id int, text binary, more string"))
+    with pytest.raises(OutputError, match=r"\(id is bigint and was int\): no reader"):
+        Output(settings).check_types(spark.createDataFrame([], "id bigint, text string"))
 
 
 def test_what_is_left_of_a_table_is_told_in_rows_before_a_deadline(
