@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 _TOKENS = 1024  # of a micro-batch; the layout is good for any number
 
 
 def prepack(model: Any) -> Any:
-    """Replace the linear layers of a bfloat16 model on a CPU by ones whose weights are laid out for oneDNN.
+    """Replace the linear layers of a model on a CPU by ones whose weights are laid out for oneDNN.
 
-    The private functions are those that torch's own compiler calls for a frozen model. Where they are missing, the
-    model stays as it is. Measured: 4 % on mixed and 7 % on short texts.
+    A layer whose only use is a GELU computes that too, before its output leaves the caches. The private functions are
+    those that torch's own compiler calls for a frozen model. Where they are missing, the model stays as it is.
+
+    Measured, mixed and short texts: weights 4 and 7 % in bfloat16; in float32 19 and 14 % on an AMD EPYC and nothing on
+    an Intel Xeon. GELU 5 and 6 % in bfloat16.
 
     Args:
-        model: In evaluation mode; it is changed. Its code reads no layer's weight by itself.
+        model: In evaluation mode, in bfloat16 or float32; it is changed. Its code reads no layer's weight by itself.
 
     Returns:
         The model.
@@ -23,27 +29,40 @@ def prepack(model: Any) -> Any:
     """
     import torch
 
-    if not _can_prepack():
+    if not _can_prepack(model.dtype):
         return model
 
     class Prepacked(torch.nn.Module):
-        def __init__(self, layer: torch.nn.Linear) -> None:
+        def __init__(self, layer: torch.nn.Linear, then: str) -> None:
             super().__init__()
+            self.then = then
             self.weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), _TOKENS)
             self.bias = None if layer.bias is None else layer.bias.detach()
 
         def forward(self, states: torch.Tensor) -> torch.Tensor:
-            return torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, "none", [], "none")
+            return torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, self.then, [], "none")
 
     for part in list(model.modules()):
+        fuses = _is_gelu(getattr(part, "intermediate_act_fn", None))
         for name, layer in list(part.named_children()):
             if type(layer) is torch.nn.Linear:
-                setattr(part, name, Prepacked(layer))
+                setattr(part, name, Prepacked(layer, "gelu" if fuses and name == "dense" else "none"))
+        if fuses and isinstance(getattr(part, "dense", None), Prepacked):
+            part.intermediate_act_fn = torch.nn.Identity()
     return model
 
 
-def _can_prepack() -> bool:
+def _is_gelu(activation: Any) -> bool:
+    """It is the exact one, between the layers of BERT and its kin."""
+    import torch
+
+    return getattr(activation, "act", None) is torch.nn.functional.gelu
+
+
+def _can_prepack(dtype: torch.dtype) -> bool:
     import torch
 
     found = all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
-    return found and torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if not found or not torch.backends.mkldnn.is_available():
+        return False
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
