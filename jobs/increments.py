@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 LEAST_ROWS = 100  # before so many, a share of failed rows says nothing
 RESIZE = "[gristmill resize]"
 _POLL_S = 0.2
+# Spark Connect gives the Python that commits increments ten seconds to start; a busy server takes longer now and then.
+_SLOW_START = "Timed out while waiting for the Python worker to connect back"
+_SLOW_STARTS = 3
 
 
 @dataclass(frozen=True)
@@ -248,6 +251,7 @@ def score_stream(
     output = Output(settings)
     fixed = settings.input.increment_bytes
     sizes_itself = fixed == "auto" and not is_bounded(settings.input.options)
+    slow_starts = 0
     while True:
         known = [i for i in output.increments() if not i.is_retry]
         rate = bytes_per_s(take_for_full(known), run.run_id)
@@ -265,8 +269,13 @@ def score_stream(
             listener=listener,
         )
         stream = read_stream(spark, settings, schema, size)
-        if not _run_query(stream, work, settings, stop):
-            return
+        try:
+            if not _run_query(stream, work, settings, stop):
+                return
+        except JobError as error:
+            if _SLOW_START not in str(error) or slow_starts == _SLOW_STARTS:
+                raise
+            slow_starts += 1
 
 
 def score_once(frame: DataFrame, settings: Settings, run: Run, *, listener: Listener) -> None:

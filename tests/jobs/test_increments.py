@@ -8,16 +8,20 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from jobs import reading
+from jobs import increments, reading
 from jobs.errors import BusyError, InputError, JobError, OutputError, TooManyFailed, UserError
 from jobs.files import Folder
+from jobs.increments import Run
+from jobs.interrupts import Stop
 from jobs.lock import Lease
 from jobs.output import Output
+from jobs.progress import Listener
 from jobs.retry import check_codes
 from jobs.score import check_report, retry, score
 from jobs.settings import Settings, load_settings
@@ -223,3 +227,28 @@ def test_an_overwrite_that_was_killed_is_begun_again(
     Output(nightly()).folder.write_json("_gristmill/job.json", {"thrown_away": True})
     assert score(nightly()).rows == 1
     assert _keys(spark, tmp_path / "out") == Counter([1])
+
+
+@pytest.mark.parametrize("slow", [2, 9])
+def test_a_server_that_is_slow_to_start_python_is_asked_again_but_not_for_ever(
+    slow: int, monkeypatch: pytest.MonkeyPatch, write_job: WriteJob
+) -> None:
+    asked = list[int]()
+
+    def run(*_: Any) -> bool:
+        asked.append(1)
+        if len(asked) <= slow:
+            raise JobError("SocketTimeoutException: Timed out while waiting for the Python worker to connect back")
+        return False
+
+    monkeypatch.setattr(increments, "_run_query", run)
+    monkeypatch.setattr(increments, "read_stream", lambda *_: None)
+    options: Any = {"kind": "files", "schema": None, "left": 1, "listener": Listener(), "stop": Stop()}
+    stream: Any = increments.score_stream
+    score_all = functools.partial(stream, None, load_settings(write_job()), Run("run", datetime.now(UTC)), **options)
+    if slow > 3:
+        with pytest.raises(JobError, match="Timed out"):
+            score_all()
+    else:
+        score_all()
+    assert len(asked) == min(slow, 3) + 1
