@@ -52,7 +52,8 @@ class Translation(TextGeneration):
 
     @property
     def _targets(self) -> Sequence[str | None]:
-        return self._spec.asked_for or [self._spec.target_lang]  # type: ignore[list-item]  # one alone is a string
+        target = self._spec.target_lang
+        return target if isinstance(target, tuple) else (target,)
 
     def _forced(self, target: str | None) -> tuple[int, ...]:
         if self._kind not in _MULTILINGUAL or not isinstance(self.codec, TransformersCodec):
