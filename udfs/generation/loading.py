@@ -15,6 +15,7 @@ from udfs.generation.attention import CACHED, register_cached
 from udfs.generation.cache import Arena
 from udfs.generation.decoding import Decoder
 from udfs.generation.encoder_decoder import EncoderDecoder
+from udfs.generation.graphs import Graphs
 from udfs.generation.own_settings import tell_ignored
 from udfs.generation.picking import Picker
 from udfs.generation.vllm import VllmDecoder, load_vllm, takes_vllm
@@ -97,17 +98,19 @@ def _load_decoders(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan, lanes: 
     if room < longest:
         print(f"gristmill: the cache holds {room} tokens; a text of {longest} has no room in it", file=sys.stderr)
     picker = _make_picker(spec, files, model, penalty=model.generation_config.repetition_penalty or 1.0)
+    arenas = [Arena(room) for _ in range(lanes)]
     return [
         Decoder(
             model,
             picker,
-            Arena(room),
+            arena,
             device=plan.device,
             max_new_tokens=spec.max_new_tokens,
             max_sequences=sequences,
             step_tokens=step_tokens,
+            graphs=Graphs(model, arena, device=plan.device) if on_cuda else None,
         )
-        for _ in range(lanes)
+        for arena in arenas
     ]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import itertools
 from typing import Any
 
@@ -9,49 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.random_writers import DECODERS, END, make_prompts, make_writer, write_alone
-from udfs.generation.attention import CACHED, register_cached
+from tests.decoders import NEW, make_spec, put_to_write, write_all
+from tests.random_writers import DECODERS, make_prompts, make_writer, write_alone
+from tests.recorded import Recorder, plain_kernel
 from udfs.generation.cache import Arena
-from udfs.generation.decoding import Decoder
-from udfs.generation.picking import Picker
 from udfs.generation.written import BROKEN, LENGTH, STOP
-from udfs.spec import ScoreSpec
-
-NEW = 24
-
-
-def _spec(**options: Any) -> ScoreSpec:
-    options = {"max_new_tokens": NEW, **options}
-    return ScoreSpec(task="text-generation", model="tiny", template="{{ x }}", **options)
-
-
-def _decoder(
-    model: Any, *, spec: ScoreSpec | None = None, tokenizer: Any = None, at_once: int = 5, step_tokens: int = 24
-) -> Decoder:
-    register_cached()
-    model.set_attn_implementation(CACHED)
-    spec = spec or _spec()
-    picker = Picker(spec, ends=frozenset({END}), tokenizer=tokenizer)
-    return Decoder(
-        model,
-        picker,
-        Arena(4096),
-        device="cpu",
-        max_new_tokens=spec.max_new_tokens,
-        max_sequences=at_once,
-        step_tokens=step_tokens,
-    )
-
-
-def _write(decoder: Decoder, prompts: list[np.ndarray]) -> list[Any]:
-    """Each prompt as soon as there is room; the sequences in the order of the prompts."""
-    over: dict[int, Any] = {}
-    waiting = list(range(len(prompts)))
-    while waiting or len(decoder):
-        while waiting and decoder.is_hungry() and decoder.add(waiting[0], prompts[waiting[0]]):
-            waiting.pop(0)
-        over |= {sequence.owner: sequence for sequence in decoder.step()}
-    return [over[i] for i in range(len(prompts))]
 
 
 @pytest.mark.parametrize("kind", DECODERS)
@@ -59,7 +22,7 @@ def _write(decoder: Decoder, prompts: list[np.ndarray]) -> list[Any]:
 def test_answers_are_those_of_one_prompt_at_a_time(kind: str, at_once: int, step_tokens: int) -> None:
     model, prompts = make_writer(kind), make_prompts(8)
     alone = [write_alone(model, prompt, max_new_tokens=NEW) for prompt in prompts]
-    found = _write(_decoder(model, at_once=at_once, step_tokens=step_tokens), prompts)
+    found = write_all(put_to_write(model, at_once=at_once, step_tokens=step_tokens), prompts)
     assert [sequence.ids for sequence in found] == alone
     assert [s.finish for s in found] == [LENGTH if len(ids) == NEW else STOP for ids in alone]
 
@@ -74,7 +37,14 @@ def llama() -> tuple[Any, list[np.ndarray], list[list[int]]]:
 @given(st.data())
 def test_no_mix_of_arrivals_and_cancellations_changes_an_answer(llama: Any, data: st.DataObject) -> None:
     model, prompts, alone = llama
-    decoder = _decoder(model, at_once=data.draw(st.integers(1, 6)), step_tokens=data.draw(st.integers(1, 80)))
+    recorded = data.draw(st.booleans())
+    decoder = put_to_write(
+        model,
+        at_once=data.draw(st.integers(1, 6)),
+        step_tokens=data.draw(st.integers(1, 80)),
+        recorded=recorded,
+        record=Recorder(),
+    )
     waiting = data.draw(st.permutations(range(len(prompts))))
     over: dict[int, list[int]] = {}
     cancelled: set[int] = set()
@@ -86,8 +56,8 @@ def test_no_mix_of_arrivals_and_cancellations_changes_an_answer(llama: Any, data
             victim = data.draw(st.sampled_from(decoder.sequences))
             cancelled.add(victim.owner)
             decoder.drop([victim])
-        if len(decoder):
-            over |= {sequence.owner: sequence.ids for sequence in decoder.step()}
+        with plain_kernel() if recorded else contextlib.nullcontext():
+            over |= {sequence.owner: sequence.ids for sequence in (decoder.step() if len(decoder) else ())}
     assert over.keys() | cancelled == set(range(len(prompts)))
     assert all(ids == alone[number] for number, ids in over.items())
 
@@ -95,7 +65,7 @@ def test_no_mix_of_arrivals_and_cancellations_changes_an_answer(llama: Any, data
 @pytest.mark.parametrize("step_tokens", [24, 1000])
 def test_prompts_that_begin_alike_are_computed_once(llama: Any, step_tokens: int) -> None:
     model, prompts, alone = llama
-    found = _write(_decoder(model, at_once=8, step_tokens=step_tokens), prompts)
+    found = write_all(put_to_write(model, at_once=8, step_tokens=step_tokens), prompts)
     assert [sequence.ids for sequence in found] == alone
     shared = [sequence.cached_tokens >= 20 for sequence in found]
     assert shared.count(False) == 1  # those of one step wait for the first
@@ -103,7 +73,7 @@ def test_prompts_that_begin_alike_are_computed_once(llama: Any, step_tokens: int
 
 def test_prompts_wait_once_for_one_that_ends_with_its_first_token(llama: Any) -> None:
     model, prompts, _ = llama
-    decoder = _decoder(model, spec=_spec(max_new_tokens=1), at_once=8, step_tokens=1000)
+    decoder = put_to_write(model, spec=make_spec(max_new_tokens=1), at_once=8, step_tokens=1000)
     assert all(decoder.add(number, prompt) for number, prompt in enumerate(prompts[:8]))
     steps = 0
     while len(decoder):
@@ -114,10 +84,10 @@ def test_prompts_wait_once_for_one_that_ends_with_its_first_token(llama: Any) ->
 
 def test_what_is_drawn_depends_on_prompt_and_seed_alone(llama: Any) -> None:
     model, prompts, greedy = llama
-    spec = _spec(temperature=0.8, top_p=0.9, top_k=40, seed=4)
-    together = [s.ids for s in _write(_decoder(model, spec=spec), prompts)]
-    alone = [s.ids for s in _write(_decoder(model, spec=spec, at_once=1), prompts)]
-    other = [s.ids for s in _write(_decoder(model, spec=_spec(temperature=0.8, seed=5)), prompts)]
+    spec = make_spec(temperature=0.8, top_p=0.9, top_k=40, seed=4)
+    together = [s.ids for s in write_all(put_to_write(model, spec=spec), prompts)]
+    alone = [s.ids for s in write_all(put_to_write(model, spec=spec, at_once=1), prompts)]
+    other = [s.ids for s in write_all(put_to_write(model, spec=make_spec(temperature=0.8, seed=5)), prompts)]
     assert together == alone
     assert together != other
     assert together != greedy
@@ -126,8 +96,8 @@ def test_what_is_drawn_depends_on_prompt_and_seed_alone(llama: Any) -> None:
 def test_drawing_among_one_token_is_greedy(llama: Any) -> None:
     model, prompts, greedy = llama
     for options in ({"top_k": 1}, {"top_p": 1e-6}):
-        spec = _spec(temperature=1.0, **options)
-        assert [s.ids for s in _write(_decoder(model, spec=spec), prompts)] == greedy
+        spec = make_spec(temperature=1.0, **options)
+        assert [s.ids for s in write_all(put_to_write(model, spec=spec), prompts)] == greedy
 
 
 class _Letters:
@@ -140,8 +110,8 @@ class _Letters:
 def test_a_stop_string_ends_an_answer(llama: Any) -> None:
     model, prompts, greedy = llama
     word = f"<{greedy[0][6]}>"
-    spec = _spec(stop=(word,))
-    found = _write(_decoder(model, spec=spec, tokenizer=_Letters()), prompts)
+    spec = make_spec(stop=(word,))
+    found = write_all(put_to_write(model, spec=spec, tokenizer=_Letters()), prompts)
     for sequence, ids in zip(found, greedy, strict=True):
         places = [place for place, token in enumerate(ids) if f"<{token}>" == word]
         assert sequence.ids == (ids[: places[0] + 1] if places else ids)
@@ -151,7 +121,7 @@ def test_a_stop_string_ends_an_answer(llama: Any) -> None:
 def test_an_answer_that_is_no_number_fails_alone_and_leaves_nothing_behind(llama: Any) -> None:
     model, prompts, alone = llama
     poison = np.array([7, 7, 7, 7, 7], dtype=np.int32)
-    decoder = _decoder(model, at_once=4)
+    decoder = put_to_write(model, at_once=4)
     run = decoder._model
 
     def spoil(*, input_ids: torch.Tensor, **options: Any) -> Any:
@@ -161,7 +131,7 @@ def test_an_answer_that_is_no_number_fails_alone_and_leaves_nothing_behind(llama
         return output
 
     decoder._model = spoil
-    found = _write(decoder, [prompts[0], poison, *prompts[1:]])
+    found = write_all(decoder, [prompts[0], poison, *prompts[1:]])
     assert found[1].finish == BROKEN
     assert [s.ids for s in (found[0], *found[2:]) if 7 not in (*s.prompt[-1:], *s.ids)] == [
         ids for prompt, ids in zip(prompts, alone, strict=True) if 7 not in (*prompt[-1:], *ids)

@@ -1,0 +1,68 @@
+"""Decoders of tiny models, and prompts that are given to them as they have room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tests.random_writers import END
+from udfs.generation.attention import CACHED, register_cached
+from udfs.generation.cache import Arena
+from udfs.generation.decoding import Decoder
+from udfs.generation.graphs import Call, Graphs
+from udfs.generation.picking import Picker
+from udfs.spec import ScoreSpec
+
+NEW = 24
+
+
+def make_spec(**options: Any) -> ScoreSpec:
+    options = {"max_new_tokens": NEW, **options}
+    return ScoreSpec(task="text-generation", model="tiny", template="{{ x }}", **options)
+
+
+def put_to_write(
+    model: Any,
+    *,
+    spec: ScoreSpec | None = None,
+    tokenizer: Any = None,
+    at_once: int = 5,
+    step_tokens: int = 24,
+    device: str = "cpu",
+    record: Callable[[Call], Call] | None = None,
+    recorded: bool = False,
+) -> Decoder:
+    """A decoder of a model.
+
+    Args:
+        recorded: Its steps are recorded.
+        record: By this; None makes CUDA graphs.
+    """
+    register_cached()
+    model.set_attn_implementation(CACHED)
+    spec = spec or make_spec()
+    picker = Picker(spec, ends=frozenset({END}), tokenizer=tokenizer)
+    arena = Arena(4096)
+    return Decoder(
+        model,
+        picker,
+        arena,
+        device=device,
+        max_new_tokens=spec.max_new_tokens,
+        max_sequences=at_once,
+        step_tokens=step_tokens,
+        graphs=Graphs(model, arena, device=device, record=record) if recorded else None,
+    )
+
+
+def write_all(decoder: Decoder, prompts: list[np.ndarray]) -> list[Any]:
+    """Each prompt as soon as there is room; the sequences in the order of the prompts."""
+    over: dict[int, Any] = {}
+    waiting = list(range(len(prompts)))
+    while waiting or len(decoder):
+        while waiting and decoder.is_hungry() and decoder.add(waiting[0], prompts[waiting[0]]):
+            waiting.pop(0)
+        over |= {sequence.owner: sequence for sequence in decoder.step()}
+    return [over[i] for i in range(len(prompts))]

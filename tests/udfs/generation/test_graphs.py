@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention import varlen
+
+from tests.decoders import NEW, put_to_write, write_all
+from tests.random_writers import DECODERS, make_prompts, make_writer, write_alone
+from tests.recorded import Recorder, attend_plainly, plain_kernel
+from udfs.generation import graphs
+from udfs.generation.graphs import Call
+
+on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+_BOUNDED = {"Gemma2"}  # products bounded by a tanh, which the kernel does not know
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(graphs, "_ROWS", 4)
+    with plain_kernel():
+        yield
+
+
+def test_the_plain_kernel_is_told_what_torch_s_own_can_be_told() -> None:
+    own = inspect.signature(varlen.varlen_attn).parameters
+    assert own.keys() >= inspect.signature(attend_plainly).parameters.keys()
+    assert {name for name, known in own.items() if known.default is known.empty} <= set(list(own)[:7])
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.usefixtures("kernel")
+def test_answers_by_the_kernel_and_recorded_steps_are_those_of_one_prompt_at_a_time(kind: str) -> None:
+    model, prompts, record = make_writer(kind), make_prompts(8), Recorder()
+    alone = [write_alone(model, prompt, max_new_tokens=NEW) for prompt in prompts]
+    found = write_all(put_to_write(model, step_tokens=7, recorded=True, record=record), prompts)
+    assert [sequence.ids for sequence in found] == alone
+    assert (record.replayed == 0) if kind in _BOUNDED else (record.replayed > NEW)
+
+
+@pytest.fixture(scope="module")
+def llama() -> tuple[Any, list[np.ndarray], list[list[int]]]:
+    model, prompts = make_writer("Llama"), make_prompts(8, seed=1)
+    return model, prompts, [write_alone(model, prompt, max_new_tokens=NEW) for prompt in prompts]
+
+
+@pytest.mark.usefixtures("kernel")
+def test_steps_are_recorded_once_for_each_number_of_rows(llama: Any) -> None:
+    model, prompts, alone = llama
+    record = Recorder()
+    found = write_all(put_to_write(model, at_once=6, step_tokens=300, recorded=True, record=record), prompts)
+    assert [sequence.ids for sequence in found] == alone
+    assert record.recorded == 2  # of 8 rows, and of 4 as answers end
+
+
+@pytest.mark.parametrize("fault", ["raises", "wrong"])
+@pytest.mark.usefixtures("kernel")
+def test_steps_that_cannot_be_recorded_or_come_out_wrong_are_run_as_they_are(
+    llama: Any, fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def record(call: Call) -> Call:
+        if fault == "raises":
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return lambda: call().roll(1, dims=-1)
+
+    model, prompts, alone = llama
+    found = write_all(put_to_write(model, recorded=True, record=record), prompts)
+    assert [sequence.ids for sequence in found] == alone
+    assert "steps are not recorded as CUDA graphs: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])
+def test_tokens_in_half_precision_are_the_likeliest_within_rounding(kind: str, device: str) -> None:
+    """On a GPU by its kernel and by graphs, on a CPU by what there is there."""
+    model, prompts = make_writer(kind).to(device, torch.bfloat16), make_prompts(70)
+    decoder = put_to_write(model, at_once=64, step_tokens=500, device=device, recorded=device == "cuda")
+    found = write_all(decoder, prompts)
+    if device == "cuda":
+        assert decoder._recorded() is (None if kind in _BOUNDED else decoder._graphs)
+    exact = make_writer(kind)
+    parts = [_shortfall(exact, prompt, sequence.ids) for prompt, sequence in zip(prompts, found, strict=True)]
+    assert np.concatenate(parts).mean() < 0.01
+
+
+def _shortfall(model: Any, prompt: np.ndarray, ids: list[int]) -> np.ndarray:
+    """How far each token's logit is below the largest at its place, as a share of the range of logits."""
+    row = torch.from_numpy(np.concatenate([prompt, ids]).astype(np.int64))
+    with torch.inference_mode():
+        logits = model(input_ids=row[None]).logits[0, len(prompt) - 1 : -1]
+    taken = logits.gather(1, row[len(prompt) :, None])[:, 0]
+    most, least = logits.max(-1).values, logits.min(-1).values
+    return ((most - taken) / (most - least)).numpy()
