@@ -12,6 +12,7 @@ import numpy as np
 from udfs.engine.runner import plan_lanes
 from udfs.executor import usable_cores
 from udfs.models import ModelFiles
+from udfs.prepacking import prepack_layer
 
 _CPU_SHAPES = ((1024, 384, 1536), (1024, 768, 3072))  # tokens, in, out: those of encoders
 _CUDA_SHAPES = ((8192, 8192, 8192), (16384, 1024, 4096), (16384, 4096, 4096))
@@ -81,12 +82,13 @@ def _measure_shape(pool: ThreadPoolExecutor, lanes: int, shape: tuple[int, int, 
 
     rows, inside, outside = shape
     states = torch.randn(rows, inside, device=device).to(dtype)
-    weight = torch.randn(outside, inside, device=device).to(dtype)
+    layer = torch.nn.Linear(inside, outside, bias=False, device=device, dtype=dtype)
+    product = prepack_layer(layer) if device == "cpu" else layer
 
     def multiply(times: int) -> None:
         with torch.inference_mode():
             for _ in range(times):
-                torch.nn.functional.linear(states, weight)
+                product(states)
         if device.startswith("cuda"):
             torch.cuda.synchronize()
 

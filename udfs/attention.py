@@ -91,7 +91,7 @@ def known_to_kernel(precision: str, head_width: int) -> frozenset[str]:
         head_width: Numbers of a head.
 
     Returns:
-        None where there is no such kernel, or it does not take such heads.
+        Their names; none where there is no such kernel, or it does not take such heads.
     """
     import torch
 

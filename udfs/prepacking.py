@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import torch
@@ -29,8 +31,25 @@ def prepack(model: Any) -> Any:
     """
     import torch
 
-    if not _can_prepack(model.dtype):
-        return model
+    for part in list(model.modules()):
+        dense = getattr(part, "dense", None)
+        fuses = type(dense) is torch.nn.Linear and _is_gelu(getattr(part, "intermediate_act_fn", None))
+        for name, layer in list(part.named_children()):
+            if type(layer) is torch.nn.Linear:
+                setattr(part, name, prepack_layer(layer, "gelu" if fuses and name == "dense" else "none"))
+        if fuses and part.dense is not dense:
+            part.intermediate_act_fn = torch.nn.Identity()
+    return model
+
+
+def prepack_layer(layer: torch.nn.Linear, then: Literal["gelu", "none"] = "none") -> torch.nn.Module:
+    """One layer and what comes after it; the layer itself where it cannot be."""
+    return _make_prepacked()(layer, then) if _can_prepack(layer.weight.dtype) else layer
+
+
+@functools.cache
+def _make_prepacked() -> Callable[..., torch.nn.Module]:
+    import torch
 
     class Prepacked(torch.nn.Module):
         def __init__(self, layer: torch.nn.Linear, then: str) -> None:
@@ -42,14 +61,7 @@ def prepack(model: Any) -> Any:
         def forward(self, states: torch.Tensor) -> torch.Tensor:
             return torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, self.then, [], "none")
 
-    for part in list(model.modules()):
-        fuses = _is_gelu(getattr(part, "intermediate_act_fn", None))
-        for name, layer in list(part.named_children()):
-            if type(layer) is torch.nn.Linear:
-                setattr(part, name, Prepacked(layer, "gelu" if fuses and name == "dense" else "none"))
-        if fuses and isinstance(getattr(part, "dense", None), Prepacked):
-            part.intermediate_act_fn = torch.nn.Identity()
-    return model
+    return Prepacked
 
 
 def _is_gelu(activation: Any) -> bool:
