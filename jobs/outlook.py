@@ -83,5 +83,5 @@ class Outlook:
         if self.left_bytes and (rate := bytes_per_s(self._known, self._run_id)):
             return f"{self.left_bytes / 1e6:,.1f} MB", self.left_bytes / rate
         if self._left_rows and (rate := rows_per_s(self._known, self._run_id)):
-            return f"{self._left_rows:,} rows", self._left_rows / rate
+            return f"{self._left_rows:,} {'row' if self._left_rows == 1 else 'rows'}", self._left_rows / rate
         return None

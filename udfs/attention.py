@@ -78,34 +78,32 @@ def can_pack(config: dict[str, Any], *, device: str, precision: str) -> bool:
         return True
     width = config.get("hidden_size") or config.get("dim") or config.get("n_embd") or 0
     heads = config.get("num_attention_heads") or config.get("n_heads") or config.get("n_head") or 1
-    known = known_to_kernel(precision, width // heads)
-    return bool(known) and (config.get("model_type") != "modernbert" or "window_size" in known)
+    told = ("window_size",) if config.get("model_type") == "modernbert" else ()
+    return kernel_takes(precision, width // heads, told=told)
 
 
 @functools.cache
-def known_to_kernel(precision: str, head_width: int) -> frozenset[str]:
-    """What CUDA's kernel for packed sequences can be told: names of parameters, in the torch that is installed.
+def kernel_takes(precision: str, head_width: int, *, told: tuple[str, ...] = ()) -> bool:
+    """Whether CUDA's kernel for packed sequences is there, in the torch that is installed, and takes such heads.
 
     Args:
         precision: Floating-point type of its inputs.
         head_width: Numbers of a head.
-
-    Returns:
-        Their names; none where there is no such kernel, or it does not take such heads.
+        told: Parameters that it has to know.
     """
     import torch
 
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:  # a build without it
-        return frozenset()
-    takes = (
+        return False
+    return (
         precision in ("bfloat16", "float16")
         and torch.cuda.get_device_capability() >= (8, 0)
         and 8 <= head_width <= 256
         and head_width % 8 == 0
+        and set(told) <= inspect.signature(varlen_attn).parameters.keys()
     )
-    return frozenset(inspect.signature(varlen_attn).parameters) if takes else frozenset()
 
 
 def register() -> None:

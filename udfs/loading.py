@@ -46,8 +46,6 @@ def load_transformer(
         raise ModelError(f"model {files.name!r}: {_CANNOT_RUN[files.config['model_type']]}; gristmill does not run it")
     quiet_transformers()
     register()
-    if device != "cpu":
-        _leave_masks_unread()
     import torch
     import transformers
     from safetensors import SafetensorError
@@ -100,23 +98,17 @@ def choose_attention(files: ModelFiles, device: str) -> str:
     return "eager" if device == "cpu" and resolve_max_tokens(files, None) <= _PLAIN_ATTENTION_TOKENS else "sdpa"
 
 
-def _load_with_attention(loader: Any, files: ModelFiles, attention: str, options: dict[str, Any]) -> Any:
-    try:
-        return loader.from_pretrained(files.transformer, attn_implementation=attention, **options)
-    except ValueError as error:
-        if attention == "eager" or ("attention" not in str(error) and "sdpa" not in str(error)):
-            raise
-        return loader.from_pretrained(files.transformer, attn_implementation="eager", **options)
+def leave_masks_unread() -> None:
+    """Have transformers make each mask of padding that it is given, without a look at it first.
 
-
-def _leave_masks_unread() -> None:
-    """Have transformers make each mask that it is given, without a look at it first, for which a lane would wait."""
+    A lane would wait for its GPU to answer; and `BatchMaker` gives no mask where nothing is padded.
+    """
     from transformers import AttentionMaskInterface
     from transformers.masking_utils import eager_mask, sdpa_mask
 
     def unread(make_mask: Callable[..., Any]) -> Callable[..., Any]:
         def make(*, attention_mask: Any = None, **options: Any) -> Any:
-            if attention_mask is not None:  # `BatchMaker` gives none where nothing is padded
+            if attention_mask is not None:
                 options["allow_is_bidirectional_skip"] = False
             return make_mask(attention_mask=attention_mask, **options)
 
@@ -124,6 +116,15 @@ def _leave_masks_unread() -> None:
 
     AttentionMaskInterface.register("sdpa", unread(sdpa_mask))
     AttentionMaskInterface.register("eager", unread(eager_mask))
+
+
+def _load_with_attention(loader: Any, files: ModelFiles, attention: str, options: dict[str, Any]) -> Any:
+    try:
+        return loader.from_pretrained(files.transformer, attn_implementation=attention, **options)
+    except ValueError as error:
+        if attention == "eager" or ("attention" not in str(error) and "sdpa" not in str(error)):
+            raise
+        return loader.from_pretrained(files.transformer, attn_implementation="eager", **options)
 
 
 def quiet_transformers() -> None:

@@ -63,10 +63,10 @@ def test_a_table_is_followed_by_its_log_and_what_is_changed_stops_it(kind: str, 
 def test_what_is_left_of_a_table_is_told_before_a_deadline_and_after_it(kind: str, tmp_path: Path) -> None:
     told, keys = _run("dated", kind, tmp_path)
     said, _ = told["time enough"]
-    assert "80 rows are left, about" in said
+    assert "80 rows to go, about" in said
     assert said.count("in time for the deadline") == 1
     for late in ("no time", "one more night"):  # before anything is scored: the rate is known
-        assert "10 rows are left, about" in told[late][0]
+        assert "10 rows to go, about" in told[late][0]
     assert [told[name][1] for name in ("time enough", "no time", "one more night")] == [{}, {"rows": 10}, {}]
     assert keys == list(range(1, 131))
 

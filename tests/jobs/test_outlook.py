@@ -58,9 +58,9 @@ def test_what_is_left_of_a_table_is_told_in_rows() -> None:
     outlook = Outlook("run", deadline, [], rows=100, say=said.append, warn=said.append)
     assert (outlook.left_bytes, said) == (None, [])
     outlook.go_on(replace(_increment(0, 40, 0), counts=Committed(rows=20)))
-    assert ["80 rows are left, about 3 min" in line and "in time" in line for line in said] == [True]
+    assert ["80 rows to go, about 3 min" in line and "in time" in line for line in said] == [True]
     outlook.go_on(replace(_increment(1, 2000, 0), counts=Committed(rows=20)))
-    assert "60 rows are left, about 1.7 h" in said[1]
+    assert "60 rows to go, about 1.7 h" in said[1]
     assert "about 17% of it" in said[1]
     outlook.go_on(replace(_increment(2, 1, 0), counts=Committed(rows=60)))
     assert len(said) == 2  # nothing is left

@@ -93,11 +93,11 @@ def test_what_is_left_of_a_table_is_told_in_rows_before_a_deadline(
         _append(spark, tmp_path, (2 * number, "a red kettle"), (2 * number + 1, "a spade"))
     terminal = StringIO()
     score(table(input={"increment_bytes": 1}, limits={"deadline": "1h"}), console=Console(file=terminal, width=200))
-    assert "4 rows are left, about" in terminal.getvalue()
+    assert "4 rows to go, about" in terminal.getvalue()
     assert terminal.getvalue().count("in time for the deadline") == 1
     _append(spark, tmp_path, (6, "tea"))
     late = score(table(limits={"deadline": "0.01s"}), console=Console(file=terminal, width=200))
-    assert "1 rows are left, about" in terminal.getvalue()
+    assert "1 row to go, about" in terminal.getvalue()
     assert (late.status, late.left) == ("expired", {"rows": 1})
 
 

@@ -24,6 +24,7 @@ from udfs.generation.attention import CACHED, register_cached
 from udfs.generation.cache import Arena
 from udfs.generation.graphs import Graphs
 from udfs.limits import first_position
+from udfs.loading import leave_masks_unread
 from udfs.models import open_model
 from udfs.spec import ScoreSpec
 from udfs.tasks import make_task
@@ -37,6 +38,7 @@ def _own_masks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
     known = AttentionMaskInterface._global_mapping
     before = dict(known)
+    leave_masks_unread()
     yield
     known.clear()
     known.update(before)
@@ -67,7 +69,7 @@ def test_no_encoder_asks_the_device_for_a_number(tmp_path: Path, kind: str, pack
 def test_no_step_that_is_recorded_asks_the_device_for_a_number(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By torch's own kernel, which knows what it is told; transformers is told that a stream is captured, as it is."""
     monkeypatch.setattr(import_utils, "is_cuda_stream_capturing", lambda: True)
-    monkeypatch.setattr(attention, "_kernel_takes", lambda q: True)
+    monkeypatch.setattr(attention, "goes_by_kernel", lambda *_: True)
     register_cached()
     model = make_writer(kind).to("meta", torch.bfloat16)
     model.set_attn_implementation(CACHED)

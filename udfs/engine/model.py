@@ -16,6 +16,7 @@ from udfs.batching import Items, split_equal
 from udfs.engine.batch import BatchMaker
 from udfs.errors import EngineError
 from udfs.limits import first_position, resolve_max_tokens
+from udfs.loading import leave_masks_unread
 from udfs.models import ModelFiles, open_model
 from udfs.precision import DevicePlan, plan_device
 from udfs.spec import ScoreSpec
@@ -105,6 +106,8 @@ class Model:
             pad_id=files.config.get("pad_token_id") or 0,
             first_position=first_position(files.config),
         )
+        if self.on_cuda:
+            leave_masks_unread()
         forward = self._task.load(plan.device, plan.precision, maker)
         if self.on_cuda:
             _finish_loading()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from udfs.attention import known_to_kernel, refuse_mask
+from udfs.attention import kernel_takes, refuse_mask
 from udfs.generation.step import FixedStep, Group, Piece, Spans, Step
 
 if TYPE_CHECKING:
@@ -26,6 +26,12 @@ def register_cached() -> None:
 
     AttentionInterface.register(CACHED, attend_cached)
     AttentionMaskInterface.register(CACHED, refuse_mask)
+
+
+def goes_by_kernel(device: str, precision: str, head_width: int) -> bool:
+    """Whether a GPU's kernel attends over the cache, where it has to find sequences shorter than their slots."""
+    told = ("seqused_k", "enable_gqa", "window_size", "scale")
+    return device.startswith("cuda") and kernel_takes(precision, head_width, told=told)
 
 
 def attend_cached(
@@ -58,7 +64,7 @@ def attend_cached(
         (1, T, heads, D), and None for the weights, which nobody makes.
 
     Raises:
-        ValueError: The step did not arrive, or the tokens are padded.
+        ValueError: The step did not arrive, the tokens are padded, or the step is recorded and not by a kernel.
     """
     if step is None or attention_mask is not None or query.shape[0] != 1:
         raise ValueError("attention over the cache was given no step, or a padded batch")
@@ -70,7 +76,7 @@ def attend_cached(
     keys.index_copy_(0, step.places, k)
     values.index_copy_(0, step.places, v)
     ask = _Ask(keys, values, scale, sliding_window, softcap)
-    if softcap is None and _kernel_takes(q):
+    if softcap is None and goes_by_kernel(q.device.type, str(q.dtype).removeprefix("torch."), q.shape[-1]):
         return _attend_by_kernel(q, ask, step.spans).unsqueeze(0), None
     if not isinstance(step, Step):
         raise ValueError("a step that is recorded needs the kernel of a GPU")
@@ -80,11 +86,6 @@ def attend_cached(
     for piece in step.longer:
         _attend_piece(q, mixed, ask, piece, step)
     return mixed.unsqueeze(0), None
-
-
-def _kernel_takes(q: Tensor) -> bool:
-    wanted = {"seqused_k", "enable_gqa", "window_size", "scale"}
-    return q.is_cuda and wanted <= known_to_kernel(str(q.dtype).removeprefix("torch."), q.shape[-1])
 
 
 @dataclass(frozen=True)

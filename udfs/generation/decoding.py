@@ -1,7 +1,8 @@
 """Continuous batching: a decoder writes many answers at once, and an answer that ends makes room for the next prompt.
 
-Each step runs one new token of every sequence that is being written, and as many tokens of prompts as the step has room
-for, in one packed row. So a long prompt holds nobody up, and the weights are read once for all.
+A step runs one new token of every sequence that is being written, and as many tokens of prompts as it has room for, in
+one packed row. So a long prompt holds nobody up, and the weights are read once for all. On a GPU, where steps without
+prompts are recorded and cost far less, only some steps read prompts.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from udfs.generation.step import Piece, Step
 from udfs.generation.written import BROKEN
 
 _LEAST_SHARED = 16  # tokens; to copy fewer than these is not worth the calls
-_RECORDED_STEPS = 8  # so many, which cost less by far, before one that reads prompts
+_STEPS_UNREAD = 8  # so many recorded steps, for which prompts wait, to one that reads them
 
 
 @dataclass(eq=False)
@@ -79,7 +80,7 @@ class Decoder:
         graphs: Graphs | None = None,
     ) -> None:
         self.max_sequences = max_sequences
-        self._graphs, self._since_read = graphs, 0
+        self._graphs, self._steps_unread = graphs, 0
         self._model, self._picker, self._arena, self._device = model, picker, arena, device
         self._max_new_tokens, self._step_tokens = max_new_tokens, max(step_tokens, max_sequences)
         self._active: list[_Active] = []
@@ -110,10 +111,13 @@ class Decoder:
 
     def drop(self, sequences: list[Sequence]) -> None:
         """Forget some sequences, whatever has become of them."""
+        import torch
+
         gone = set(map(id, sequences))
-        for active in self._active:
-            if id(active.sequence) in gone:
-                self._arena.give_back(active.slot, clean=active.sequence.finish == BROKEN)
+        with torch.inference_mode():  # in which the cache was made
+            for active in self._active:
+                if id(active.sequence) in gone:
+                    self._arena.give_back(active.slot, clean=active.sequence.finish == BROKEN)
         self._active = [active for active in self._active if id(active.sequence) not in gone]
 
     def step(self) -> list[Sequence]:
@@ -138,7 +142,8 @@ class Decoder:
         """What each sequence runs in this step: first those that are being written, then prompts."""
         writing = [active for active in self._active if active.is_written()]
         planned, room = [(active, active.next_tokens(1)) for active in writing], self._step_tokens - len(writing)
-        if writing and not self._is_time_to_read():
+        if not self._is_time_to_read(len(writing)):
+            self._steps_unread += 1
             return planned
         reading = list[_Active]()
         for active in self._active:
@@ -149,17 +154,20 @@ class Decoder:
             reading.append(active)
             planned.append((active, active.next_tokens(room)))
             room -= len(planned[-1][1])
+        read = sum(len(tokens) for _, tokens in planned[len(writing) :])
+        self._steps_unread = 0 if read == self._unread_tokens() else _STEPS_UNREAD  # the rest is due at once
         return planned
 
-    def _is_time_to_read(self) -> bool:
-        """Prompts run in this step: in each, but where steps are recorded, only in some."""
-        if self._recorded() and self._since_read < _RECORDED_STEPS and self._unread_tokens() < self._step_tokens:
-            self._since_read += 1
-            return False
-        self._since_read = 0
-        return True
+    def _is_time_to_read(self, writing: int) -> bool:
+        """In each step; where steps are recorded, once enough prompts wait, or they have waited long enough."""
+        return (
+            not self._working_graphs()
+            or self._steps_unread >= _STEPS_UNREAD
+            or len(self._active) - writing >= writing
+            or self._unread_tokens() >= self._step_tokens
+        )
 
-    def _recorded(self) -> Graphs | None:
+    def _working_graphs(self) -> Graphs | None:
         return self._graphs if self._graphs is not None and self._graphs.works else None
 
     def _unread_tokens(self) -> int:
@@ -201,7 +209,7 @@ class Decoder:
         ]
         last = [int(end) - 1 for (active, tokens), end in zip(planned, ends, strict=True) if _completes(active, tokens)]
         ids = np.concatenate([tokens for _, tokens in planned]).astype(np.int64)
-        if (graphs := self._recorded()) and len(last) == len(ids):
+        if (graphs := self._working_graphs()) and len(last) == len(ids):
             return graphs.run(ids, pieces, lambda: self._call(ids, pieces, last))
         return self._call(ids, pieces, last)
 

@@ -20,10 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _ROWS = 32  # rows are rounded up to a multiple of it: few recordings, and that many cost hardly more than one
-_WARM_UPS = 2  # what is made by a first call, such as a workspace of a product, is not to be recorded
-_LIKE_UNRECORDED = (
-    0.05  # how far, of the largest logit, other kernels for another number of rows may carry half precision
-)
+_LIKE_UNRECORDED = 0.05  # of the largest logit: in half precision, other numbers of rows have other sums
 
 Call = Callable[[], "Tensor"]
 
@@ -35,7 +32,11 @@ class Graphs:
         model: Takes `FixedStep`s.
         arena: Where keys and values go.
         device: torch's name.
-        record: From a call that reads fixed tensors to one that does the same again, faster.
+        record: From a call that reads fixed tensors to one that does the same with what they hold later, and gives the
+            same tensor each time; None makes CUDA graphs.
+
+    Attributes:
+        works: False once a step could not be recorded, or was not the same; all steps are then run as they are.
     """
 
     def __init__(
@@ -46,10 +47,10 @@ class Graphs:
         device: str,
         record: Callable[[Call], Call] | None = None,
     ) -> None:
+        self.works = True
         self._model, self._arena, self._device = model, arena, device
         self._record = record or _Recorder()
-        self._recorded: dict[int, tuple[Tensor, Call]] = {}
-        self.works = True
+        self._recordings: dict[int, tuple[Tensor, Call] | None] = {}  # by rows; None where memory did not do
 
     def run(self, ids: np.ndarray, pieces: Sequence[Piece], unrecorded: Call) -> Tensor:
         """Write one token of each sequence.
@@ -57,21 +58,19 @@ class Graphs:
         Args:
             ids: (B,) the last token of each.
             pieces: B of one token.
-            unrecorded: The same step without a graph; it is run where there is none yet, and a new one is held to it.
+            unrecorded: The same step without a graph; it is run where there is none, and a new one is held to it.
 
         Returns:
             (B, V) logits, which the next call may overwrite.
         """
         rows = -(-len(ids) // _ROWS) * _ROWS
         numbers = self._numbers(rows, ids, pieces)
-        if rows not in self._recorded:
+        if rows not in self._recordings:
             wanted = unrecorded()
-            if wanted.isfinite().all():  # else there is nothing to hold it to
-                self._try_to_record(rows, numbers, wanted)
+            self._try_to_record(rows, numbers, wanted)
             return wanted
-        fixed, replay = self._recorded[rows]
-        fixed.copy_(numbers)
-        return replay()[: len(ids)]
+        recording = self._recordings[rows]
+        return unrecorded() if recording is None else _replay(*recording, numbers)[: len(ids)]
 
     def _numbers(self, rows: int, ids: np.ndarray, pieces: Sequence[Piece]) -> Tensor:
         """(4, rows) int64: token, its position, its place in the arena, and where its sequence begins there."""
@@ -79,29 +78,38 @@ class Graphs:
 
         numbers = np.zeros((4, rows), dtype=np.int64)
         numbers[2:] = self._arena.tokens
-        begins = np.array([piece.slot.start for piece in pieces])
-        past = np.array([piece.past for piece in pieces])
-        numbers[:, : len(ids)] = ids, past, begins + past, begins
+        if pieces:
+            begins = np.array([piece.slot.start for piece in pieces])
+            past = np.array([piece.past for piece in pieces])
+            numbers[:, : len(ids)] = ids, past, begins + past, begins
         return torch.from_numpy(numbers)
 
     def _try_to_record(self, rows: int, numbers: Tensor, wanted: Tensor) -> None:
-        """Record a step and hold it to its like; a model that cannot be recorded writes without."""
+        """Record a step of idle rows and hold it to its like with real ones, which a recording of numbers is not."""
+        import torch
+
+        fixed = self._numbers(rows, np.zeros(0), ()).to(self._device)
         try:
-            fixed = numbers.to(self._device)
             replay = self._record(lambda: self._call(fixed))
-            found = replay()[: len(wanted)]
-            apart = float((found - wanted).abs().max() / wanted.abs().max())
+            found = _replay(fixed, replay, numbers)[: len(wanted)]
+        except torch.OutOfMemoryError:
+            self._recordings[rows] = None
+            return
         except (RuntimeError, ValueError, TypeError) as error:
-            self._give_up(f"{type(error).__name__}: {error}")
+            self._give_up(f"{type(error).__name__}: {error.__context__ or error}")
             return
-        if not apart <= _LIKE_UNRECORDED:
-            self._give_up(f"its logits are {apart:.1%} off")
+        known = wanted.isfinite()
+        if not known.any():
             return
-        self._recorded[rows] = fixed, replay
+        apart = float((found - wanted)[known].abs().max() / wanted[known].abs().max())
+        if apart <= _LIKE_UNRECORDED:
+            self._recordings[rows] = fixed, replay
+        else:
+            self._give_up(f"logits are {apart:.1%} off")
 
     def _give_up(self, why: str) -> None:
         self.works = False
-        self._recorded.clear()
+        self._recordings.clear()
         print(f"gristmill: steps are not recorded as CUDA graphs: {why}", file=sys.stderr)
 
     def _call(self, fixed: Tensor) -> Tensor:
@@ -126,26 +134,34 @@ class Graphs:
         return logits
 
 
+def _replay(fixed: Tensor, replay: Call, numbers: Tensor) -> Tensor:
+    fixed.copy_(numbers)
+    return replay()
+
+
 class _Recorder:
     """Records CUDA graphs, which share the memory of what is between their first and their last tensor."""
 
     def __init__(self) -> None:
+        self._stream: Any = None
         self._pool: Any = None
 
     def __call__(self, call: Call) -> Call:
         import torch
 
         here = torch.cuda.current_stream()
-        aside = torch.cuda.Stream()
-        aside.wait_stream(here)
-        with torch.cuda.stream(aside):
-            for _ in range(_WARM_UPS):
-                call()
-        here.wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
+        self._stream = self._stream or torch.cuda.Stream()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-            found = call()
+        self._stream.wait_stream(here)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.stream(self._stream):
+                call()  # makes what is made once, such as a product's workspace
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                found = call()
+        finally:
+            torch.cuda.set_stream(here)  # a recording that fails leaves its own in place
+            here.wait_stream(self._stream)
 
         def replay() -> Tensor:
             graph.replay()

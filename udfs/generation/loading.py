@@ -11,7 +11,7 @@ import psutil
 from udfs.batching import Items
 from udfs.errors import ModelError
 from udfs.executor import memory_limit
-from udfs.generation.attention import CACHED, register_cached
+from udfs.generation.attention import CACHED, goes_by_kernel, register_cached
 from udfs.generation.cache import Arena
 from udfs.generation.decoding import Decoder
 from udfs.generation.encoder_decoder import EncoderDecoder
@@ -108,7 +108,7 @@ def _load_decoders(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan, lanes: 
             max_new_tokens=spec.max_new_tokens,
             max_sequences=sequences,
             step_tokens=step_tokens,
-            graphs=Graphs(model, arena, device=plan.device) if on_cuda else None,
+            graphs=Graphs(model, arena, device=plan.device) if _can_record(model, plan) else None,
         )
         for arena in arenas
     ]
@@ -136,14 +136,24 @@ def _tokens_that_fit(config: Any, plan: DevicePlan) -> int:
     import torch
 
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     size = getattr(torch, plan.precision).itemsize
-    per_token = 2 * config.num_hidden_layers * heads * width * size
+    per_token = 2 * config.num_hidden_layers * heads * _head_width(config) * size
     if plan.device.startswith("cuda"):
         free = _CUDA_MEMORY_SHARE * torch.cuda.mem_get_info()[0]
     else:
         free = _CPU_MEMORY_SHARE * min(psutil.virtual_memory().available, memory_limit())
     return int(free / per_token)
+
+
+def _head_width(config: Any) -> int:
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def _can_record(model: Any, plan: DevicePlan) -> bool:
+    """All of the model's attention goes by the kernel of a GPU, which no product that is bounded does."""
+    config = model.config.get_text_config()
+    bounded = getattr(config, "attn_logit_softcapping", None)
+    return not bounded and goes_by_kernel(plan.device, plan.precision, _head_width(config))
 
 
 def _probe() -> Items:
