@@ -186,6 +186,8 @@ class ScoreSpec:
             yield "num_beams is for encoder-decoders, which engine 'vllm' does not run; choose one"
         if self.num_beams > 1 and self.temperature > 0:
             yield "num_beams follows the likeliest answers and temperature draws them; choose one"
+        if self.num_beams > 1 and (self.json_schema is not None or self.choices):
+            yield "num_beams follows answers that are free, and schema and choices bind them; choose one"
         if isinstance(self.stop, str) or any(not string for string in self.stop):
             yield "stop needs a list of strings that are not empty"
 

@@ -179,6 +179,7 @@ def test_variants_as_rows_are_a_column_of_the_input_the_output_and_the_key() -> 
         ({"prompt": "a", "choices": ["b"], "schema": {"type": "string"}}, "exclude each other"),
         ({"prompt": "a", "schema": {"type": "text"}}, "no JSON schema"),
         ({"prompt": "a", "temperature": 1, "num_beams": 2}, "choose one"),
+        ({"prompt": "a", "choices": ["b"], "num_beams": 2}, "choose one"),
         ({"prompt": "a", "top_k": 2}, "set a temperature above 0"),
         ({"prompt": "a", "top_p": 0}, "above 0 and at most 1"),
         ({"prompt": "a", "stop": [""]}, "not empty"),

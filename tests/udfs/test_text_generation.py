@@ -225,6 +225,12 @@ def test_a_model_that_cannot_write_or_chat_is_refused(tmp_path: Path) -> None:
             make_writing_task(make_spec(bare, **options))
 
 
+def test_beams_of_a_decoder_are_refused(decoder: str, t5: str) -> None:
+    make_writing_task(make_spec(t5, num_beams=2))
+    with pytest.raises(ModelError, match="is a decoder, and num_beams is for encoder-decoders"):
+        make_writing_task(make_spec(decoder, num_beams=2))
+
+
 def test_a_chat_template_that_refuses_says_why(decoder: str) -> None:
     spec = make_spec(decoder, messages=(("assistant", "{{ text }}"),))
     with pytest.raises(ModelError, match="refuses messages of assistant: begin with the user"):

@@ -81,7 +81,7 @@ class TextGeneration:
 
     def __init__(self, spec: ScoreSpec, files: ModelFiles) -> None:
         check_writes(files, spec.task)
-        check_engine(files, spec)
+        check_ways(files, spec)
         self._spec, self._files = spec, files
         self.units_per_text = max(1, len(spec.asked_for))
         self.max_tokens = resolve_prompt_tokens(files, spec)
@@ -259,15 +259,21 @@ def check_writes(files: ModelFiles, task: str) -> None:
         )
 
 
-def check_engine(files: ModelFiles, spec: ScoreSpec) -> None:
-    """Refuse an encoder-decoder by vLLM.
+def check_ways(files: ModelFiles, spec: ScoreSpec) -> None:
+    """Refuse ways of writing that the model's kind does not know.
 
     Raises:
-        ModelError: It was asked for.
+        ModelError: vLLM was asked for an encoder-decoder, or beams of a decoder.
     """
-    if spec.engine == "vllm" and files.config.get("is_encoder_decoder"):
+    encodes = files.config.get("is_encoder_decoder")
+    if spec.engine == "vllm" and encodes:
         raise ModelError(
             f"model {files.name!r} is an encoder-decoder, which engine 'vllm' does not run; take `engine: auto`"
+        )
+    if spec.num_beams > 1 and not encodes:
+        raise ModelError(
+            f"model {files.name!r} is a decoder, and num_beams is for encoder-decoders; leave it out, or draw with a "
+            "temperature"
         )
 
 
