@@ -82,8 +82,7 @@ def _measure_shape(pool: ThreadPoolExecutor, lanes: int, shape: tuple[int, int, 
 
     rows, inside, outside = shape
     states = torch.randn(rows, inside, device=device).to(dtype)
-    layer = torch.nn.Linear(inside, outside, bias=False, device=device, dtype=dtype)
-    product = prepack_layer(layer) if device == "cpu" else layer
+    product = prepack_layer(torch.nn.Linear(inside, outside, bias=False, device=device, dtype=dtype))
 
     def multiply(times: int) -> None:
         with torch.inference_mode():

@@ -28,8 +28,7 @@ def attend_plainly(
     seqused_k: torch.Tensor,
 ) -> torch.Tensor:
     """What the kernel is: causal attention of each sequence by itself, which reads no more of the cache than it has."""
-    numbers_given = (cu_seq_q, cu_seq_k, seqused_k)
-    assert all(numbers.dtype == torch.int32 for numbers in numbers_given)
+    assert cu_seq_q.dtype == cu_seq_k.dtype == seqused_k.dtype == torch.int32
     assert len(cu_seq_q) == len(cu_seq_k) == len(seqused_k) + 1
     repeats = query.shape[1] // key.shape[1]
     assert enable_gqa == (repeats > 1)

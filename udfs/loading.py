@@ -71,7 +71,7 @@ def load_transformer(
             "it was saved for another task"
         )
     model = model.eval().requires_grad_(False).to(device)
-    return prepack(model) if packed and device == "cpu" else model
+    return prepack(model) if packed else model
 
 
 def load_tokenizer(files: ModelFiles) -> Any:

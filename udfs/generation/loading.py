@@ -87,7 +87,7 @@ def _load_decoders(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan, lanes: 
     )
     wanted = _run_plainly(model)
     model.set_attn_implementation(CACHED)
-    if plan.device == "cpu" and plan.precision == "bfloat16":
+    if plan.precision == "bfloat16":
         prepack(model)
     on_cuda = plan.device.startswith("cuda")
     sequences = max(1, (_CUDA_SEQUENCES if on_cuda else _CPU_SEQUENCES) // lanes)
