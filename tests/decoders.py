@@ -53,7 +53,7 @@ def put_to_write(
         max_new_tokens=spec.max_new_tokens,
         max_sequences=at_once,
         step_tokens=step_tokens,
-        graphs=Graphs(model, arena, device=device, record=record) if recorded else None,
+        graphs=Graphs(model, arena, longest=128, device=device, record=record) if recorded else None,
     )
 
 

@@ -30,11 +30,12 @@ _OTHER_WIDTHS: dict[str, dict[str, Any]] = {
     "ConvBert": {"embedding_size": 32, "conv_kernel_size": 3, "head_ratio": 1},
     "T5": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4},
 }
-# The kinds whose micro-batches are packed.
-PACKS = [
+_PACKS = [
     *("Albert", "Bert", "Camembert", "Data2VecText", "DistilBert", "Electra", "Ernie", "Gte", "JinaEmbeddingsV3"),
     *("ModernBert", "NomicBert", "Roberta", "RobertaPreLayerNorm", "XLMRoberta", "XLMRobertaXL"),
 ]
+# The kinds whose micro-batches are packed, of those that the installed transformers knows.
+PACKS = [kind for kind in _PACKS if hasattr(transformers, f"{kind}Config")]
 
 
 def make_encoder(

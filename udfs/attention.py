@@ -8,7 +8,6 @@ the model's call. No code of a model is changed.
 from __future__ import annotations
 
 import functools
-import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -78,32 +77,78 @@ def can_pack(config: dict[str, Any], *, device: str, precision: str) -> bool:
         return True
     width = config.get("hidden_size") or config.get("dim") or config.get("n_embd") or 0
     heads = config.get("num_attention_heads") or config.get("n_heads") or config.get("n_head") or 1
-    told = ("window_size",) if config.get("model_type") == "modernbert" else ()
-    return kernel_takes(precision, width // heads, told=told)
+    return kernel_takes(precision, width // heads)
 
 
 @functools.cache
-def kernel_takes(precision: str, head_width: int, *, told: tuple[str, ...] = ()) -> bool:
+def kernel_takes(precision: str, head_width: int) -> bool:
     """Whether CUDA's kernel for packed sequences is there, in the torch that is installed, and takes such heads.
 
     Args:
         precision: Floating-point type of its inputs.
         head_width: Numbers of a head.
-        told: Parameters that it has to know.
     """
     import torch
 
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:  # a build without it
-        return False
     return (
-        precision in ("bfloat16", "float16")
+        torch.backends.cuda.is_flash_attention_available()
+        and precision in ("bfloat16", "float16")
         and torch.cuda.get_device_capability() >= (8, 0)
         and 8 <= head_width <= 256
         and head_width % 8 == 0
-        and set(told) <= inspect.signature(varlen_attn).parameters.keys()
     )
+
+
+def attend_by_kernel(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    starts_q: Tensor,
+    starts_k: Tensor,
+    most_q: int,
+    most_k: int,
+    *,
+    scale: float,
+    window: int | None,
+    causal: bool = False,
+    used_k: Tensor | None = None,
+) -> Tensor:
+    """Attention of B sequences, each over its own tokens, by the flash kernel of a GPU.
+
+    This is the operator below torch's `varlen_attn`, which in torch 2.10 and 2.11 does not hand on `used_k`, takes
+    another way through Python, and keeps a kernel with one query from reading grouped heads once.
+
+    Args:
+        q: (T, heads, D) in half precision; k and v may be longer and have fewer heads.
+        starts_q: (B + 1,) int32 on the device, sequence i is tokens starts_q[i]:starts_q[i + 1].
+        starts_k: As starts_q, in k and v; with used_k the last is not read.
+        most_q: So many tokens of q at most in a sequence.
+        most_k: As most_q, of k.
+        scale: Factor of the products.
+        window: A token sees those at a distance below it; None sees all.
+        causal: A token sees none that come after it; the last of q is the last of k.
+        used_k: (B,) int32, tokens of each in k; None is as starts_k says.
+
+    Returns:
+        (T, heads, D).
+
+    Source: torch, `torch/nn/attention/varlen.py`, and `mha_varlen_fwd` of its FlashAttention.
+    """
+    import torch
+
+    left = -1 if window is None else window - 1
+    found = torch.ops.aten._flash_attention_forward(
+        *(q, k, v, starts_q, starts_k, most_q, most_k),
+        0.0,  # dropout
+        causal,
+        False,  # no mask for debugging
+        scale=scale,
+        window_size_left=left,
+        window_size_right=-1 if causal else left,
+        seqused_k=used_k,
+    )
+    mixed: Tensor = found[0]
+    return mixed
 
 
 def register() -> None:
@@ -156,24 +201,12 @@ def attend_packed(
         raise ValueError(f"packed attention was given {'no layout' if layout is None else 'a padded micro-batch'}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
-    if query.device.type != "cpu":
-        mixed = _attend_on_cuda(q, k, v, layout, scale, sliding_window)
-    else:
+    if query.device.type == "cpu":
         mixed = attend_by_runs(q, k, v, layout, scale=scale, sliding_window=sliding_window)
+    else:
+        starts, longest = layout.cu_seqlens, int(layout.lengths.max())
+        mixed = attend_by_kernel(q, k, v, starts, starts, longest, longest, scale=scale, window=sliding_window)
     return mixed.unsqueeze(0), None
-
-
-def _attend_on_cuda(
-    q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float, sliding_window: int | None
-) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
-    own = q.shape[-1] ** -0.5
-    q = q if abs(scale - own) < 1e-6 * own else q * (scale / own)  # not every version takes a scale
-    reach: dict[str, Any] = {} if sliding_window is None else {"window_size": (sliding_window - 1, sliding_window - 1)}
-    longest = int(layout.lengths.max())
-    found: Any = varlen_attn(q, k, v, layout.cu_seqlens, layout.cu_seqlens, longest, longest, **reach)
-    return found
 
 
 def attend_by_runs(

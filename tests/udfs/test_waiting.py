@@ -73,7 +73,7 @@ def test_no_step_that_is_recorded_asks_the_device_for_a_number(kind: str, monkey
     register_cached()
     model = make_writer(kind).to("meta", torch.bfloat16)
     model.set_attn_implementation(CACHED)
-    graphs = Graphs(model, Arena(256), device="meta")
+    graphs = Graphs(model, Arena(256), longest=64, device="meta")
     with torch.inference_mode():
         logits = graphs._call(torch.zeros(4, 32, dtype=torch.int64, device="meta"))
     assert logits.shape == (32, 97)

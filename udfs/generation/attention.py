@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from udfs.attention import kernel_takes, refuse_mask
+from udfs.attention import attend_by_kernel, kernel_takes, refuse_mask
 from udfs.generation.step import FixedStep, Group, Piece, Spans, Step
 
 if TYPE_CHECKING:
@@ -29,9 +29,8 @@ def register_cached() -> None:
 
 
 def goes_by_kernel(device: str, precision: str, head_width: int) -> bool:
-    """Whether a GPU's kernel attends over the cache, where it has to find sequences shorter than their slots."""
-    told = ("seqused_k", "enable_gqa", "window_size", "scale")
-    return device.startswith("cuda") and kernel_takes(precision, head_width, told=told)
+    """Whether a GPU's kernel attends over the cache."""
+    return device.startswith("cuda") and kernel_takes(precision, head_width)
 
 
 def attend_cached(
@@ -175,20 +174,7 @@ def _additive(seen: np.ndarray, like: Tensor) -> Tensor:
 
 def _attend_by_kernel(q: Tensor, ask: _Ask, spans: Spans) -> Tensor:
     """All sequences in one call: each begins in the cache where its slot does, and is as long as it has become."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    left = -1 if ask.window is None else ask.window - 1
-    found: Any = varlen_attn(
-        q,
-        ask.keys,
-        ask.values,
-        spans.news,
-        spans.starts,
-        spans.most_new,
-        spans.longest,
-        scale=ask.scale,
-        window_size=(left, 0),
-        enable_gqa=q.shape[1] != ask.keys.shape[1],
-        seqused_k=spans.lengths,
+    where = spans.news, spans.starts, spans.most_new, spans.longest
+    return attend_by_kernel(
+        q, ask.keys, ask.values, *where, scale=ask.scale, window=ask.window, causal=True, used_k=spans.lengths
     )
-    return found

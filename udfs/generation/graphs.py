@@ -31,6 +31,7 @@ class Graphs:
     Args:
         model: Takes `FixedStep`s.
         arena: Where keys and values go.
+        longest: No sequence becomes longer, in tokens; the kernel shares out its work by it.
         device: torch's name.
         record: From a call that reads fixed tensors to one that does the same with what they hold later, and gives the
             same tensor each time; None makes CUDA graphs.
@@ -44,11 +45,12 @@ class Graphs:
         model: Callable[..., Any],
         arena: Arena,
         *,
+        longest: int,
         device: str,
         record: Callable[[Call], Call] | None = None,
     ) -> None:
         self.works = True
-        self._model, self._arena, self._device = model, arena, device
+        self._model, self._arena, self._longest, self._device = model, arena, longest, device
         self._record = record or _Recorder()
         self._recordings: dict[int, tuple[Tensor, Call] | None] = {}  # by rows; None where memory did not do
 
@@ -122,7 +124,7 @@ class Graphs:
             starts=torch.nn.functional.pad(begins, (0, 1)).int(),
             lengths=(positions + 1).int(),
             most_new=1,
-            longest=self._arena.tokens,
+            longest=self._longest,
         )
         output = self._model(
             input_ids=ids[None],

@@ -108,7 +108,7 @@ def _load_decoders(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan, lanes: 
             max_new_tokens=spec.max_new_tokens,
             max_sequences=sequences,
             step_tokens=step_tokens,
-            graphs=Graphs(model, arena, device=plan.device) if _can_record(model, plan) else None,
+            graphs=Graphs(model, arena, longest=longest, device=plan.device) if _can_record(model, plan) else None,
         )
         for arena in arenas
     ]

@@ -1,17 +1,15 @@
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.nn.attention import varlen
 
 from tests.decoders import NEW, put_to_write, write_all
 from tests.random_writers import DECODERS, make_prompts, make_writer, write_alone
-from tests.recorded import Recorder, attend_plainly, plain_kernel
+from tests.recorded import Recorder, plain_kernel
 from udfs.generation import graphs
 from udfs.generation.graphs import Call
 
@@ -24,12 +22,6 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(graphs, "_ROWS", 4)
     with plain_kernel():
         yield
-
-
-def test_the_plain_kernel_is_told_what_torch_s_own_can_be_told() -> None:
-    own = inspect.signature(varlen.varlen_attn).parameters
-    assert own.keys() >= inspect.signature(attend_plainly).parameters.keys()
-    assert {name for name, known in own.items() if known.default is known.empty} <= set(list(own)[:7])
 
 
 @pytest.mark.parametrize("kind", DECODERS)
