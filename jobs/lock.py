@@ -8,7 +8,6 @@ suspended, a store that did not answer) may have lost it: it looks before each c
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
 import platform
 import threading
@@ -177,7 +176,6 @@ def _note() -> dict[str, Any]:
     return {
         "host": platform.node(),
         "pid": os.getpid(),
-        "user": getpass.getuser(),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

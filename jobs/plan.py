@@ -101,7 +101,8 @@ def score_frame(
 
 def kept_columns(frame: DataFrame, settings: Settings) -> list[str]:
     """Columns of the input that are in the output: those that the settings name, or all but our own."""
-    return settings.output_columns() or [column for column in frame.columns if not column.startswith(OWN)]
+    named = settings.output_columns()
+    return [column for column in frame.columns if not column.startswith(OWN)] if named is None else named
 
 
 def take_samples(frame: DataFrame, settings: Settings, count: int = 3) -> list[Sample]:

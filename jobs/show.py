@@ -10,6 +10,7 @@ from rich.text import Text
 from jobs.settings import Settings
 
 _WIDTH = 44  # characters of a cell
+_PARTS = 3  # of a list
 _SHORT = 12  # characters of cells that keep their width in a narrow terminal
 _COMMON = {"error", "usage", "truncated", "engine"}
 
@@ -54,7 +55,8 @@ def _cell(value: Any) -> str:
         case tuple():  # a Row
             text = ", ".join(_cell(v) for v in value)
         case list():
-            text = f"[{', '.join(_cell(v) for v in value[:3])}, …] ({len(value)})"
+            parts = [*(_cell(v) for v in value[:_PARTS]), *(["…"] if len(value) > _PARTS else [])]
+            text = f"[{', '.join(parts)}] ({len(value)})"
         case _:
             text = "" if value is None else " ".join(str(value).split())
     return text[: _WIDTH - 1] + "…" if len(text) > _WIDTH else text

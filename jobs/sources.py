@@ -94,7 +94,7 @@ def select_needed(frame: DataFrame, settings: Settings, *more: Column) -> DataFr
     """The columns that are kept, and those that the text is made of; each row once a variant, if so asked."""
     from pyspark.sql import functions as F
 
-    kept = settings.output.columns or frame.columns
+    kept = frame.columns if settings.output.columns is None else settings.output.columns
     lowered = {name.lower() for name in kept}
     names = [*kept, *(name for name in settings.input_columns() if name.lower() not in lowered)]
     return explode_variants(frame.select(*(F.col(f"`{name}`") for name in names), *more), settings)

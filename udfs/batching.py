@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 _LEAST_REAL_SHARE = 0.93
+_MOST_PACKED = 65_535  # items: a GPU's attention kernel has so many rows of blocks at most
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def fit_batch(descending: np.ndarray, *, max_batch_tokens: int, min_batch_tokens
             bounds the tokens themselves.
     """
     if not pad_multiple:
-        return max(1, int(np.searchsorted(np.cumsum(descending), max_batch_tokens, side="right")))
+        fits = int(np.searchsorted(np.cumsum(descending), max_batch_tokens, side="right"))
+        return min(max(1, fits), _MOST_PACKED)
     width = padded_length(int(descending[0]), pad_multiple)
     taken = descending[: max(1, max_batch_tokens // width)]
     sizes = np.arange(1, len(taken) + 1) * width

@@ -63,9 +63,14 @@ def usable_cores() -> int:
     return cores
 
 
-def memory_limit() -> int:
-    """Bytes that this process's container leaves it; what the machine has, where there is no container."""
-    with contextlib.suppress(OSError, ValueError):  # no control groups, or `max` for no limit
+def available_memory() -> int:
+    """Bytes that this process can still have, of the machine and of its container's limit.
+
+    What a container holds of files that have not been read lately is given up before anything else, and so is free.
+    """
+    free = int(psutil.virtual_memory().available)
+    with contextlib.suppress(OSError, ValueError, KeyError):  # no control groups, or `max` for no limit
         limit, used = (int((_MEMORY / name).read_text()) for name in ("memory.max", "memory.current"))
-        return max(0, limit - used)
-    return int(psutil.virtual_memory().total)
+        stat = dict(line.split() for line in (_MEMORY / "memory.stat").read_text().splitlines())
+        free = min(free, max(0, limit - used + int(stat["inactive_file"])))
+    return free

@@ -129,7 +129,6 @@ def _load_with_attention(loader: Any, files: ModelFiles, attention: str, options
 
 def quiet_transformers() -> None:
     """Set what must be set before transformers is imported, and keep its bars off the job's terminal."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ["USE_HUB_KERNELS"] = "0"
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     from transformers.utils import logging

@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +24,7 @@ from udfs.errors import ModelError, UnsafeModelError
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack"}
-_WANTED = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_KEPT = {".jinja", ".json", ".model", ".safetensors", ".spm", ".txt"}  # files that decide an answer
 _UNWANTED = ["onnx/*", "openvino/*", "coreml/*", "*/checkpoint-*/*"]
 
 
@@ -37,6 +38,7 @@ class ModelFiles:
         transformer: Where its config.json and weights lie: `root`, or what modules.json says.
         modules: sentence-transformers' modules after the transformer, as (class name, directory).
         config: The transformer's config.json.
+        commit: Of a hub's model.
     """
 
     name: str
@@ -44,18 +46,19 @@ class ModelFiles:
     transformer: Path
     modules: tuple[tuple[str, Path], ...] = ()
     config: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    commit: str | None = None
 
     def read_json(self, path: str) -> dict[str, Any]:
         """A JSON file beside the weights, or else at the root; {} where there is none."""
         for folder in (self.transformer, self.root):
             if (folder / path).is_file():
-                return _load_json(folder / path)
+                return _load_object(folder / path)
         return {}
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of every file that decides an answer, by its path below the root."""
-        files = (p for p in sorted(self.root.rglob("*")) if p.suffix in {".json", ".safetensors", ".txt", ".model"})
-        return {str(p.relative_to(self.root)): _sha256(p) for p in files if p.is_file()}
+        files = (p for p in sorted(self.root.rglob("*")) if p.suffix in _KEPT and p.is_file())
+        return {str(p.relative_to(self.root)): _sha256(p) for p in files}
 
     def stamp(self) -> list[tuple[str, int, int]]:
         """Path, size and time of every file, looked up now: a model that was saved anew is another one."""
@@ -78,7 +81,8 @@ def open_model(name: str, revision: str | None = None) -> ModelFiles:
     if not (transformer / "config.json").is_file():
         raise ModelError(f"model {name!r} has no config.json in {transformer}; it is not a transformers model")
     check_weights(name, transformer)
-    return ModelFiles(name, root, transformer, modules, _load_json(transformer / "config.json"))
+    commit = None if root == boundary else root.name
+    return ModelFiles(name, root, transformer, modules, _load_object(transformer / "config.json"), commit)
 
 
 def find_model(name: str, revision: str | None = None) -> tuple[Path, Path]:
@@ -133,8 +137,9 @@ def check_weights(name: str, folder: Path) -> None:
         raise ModelError(f"model {name!r} has no weights (*.safetensors) in {folder}")
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        for shard in set(_load_json(index).get("weight_map", {}).values()):
-            if Path(shard).name != shard or not (folder / shard).is_file():
+        shards = _load_object(index).get("weight_map", {})
+        for shard in set(shards.values()) if isinstance(shards, dict) else [shards]:
+            if not isinstance(shard, str) or Path(shard).name != shard or not (folder / shard).is_file():
                 raise UnsafeModelError(f"model {name!r}: {index.name} names {shard!r}, which is not a file beside it")
 
 
@@ -159,7 +164,8 @@ def _fetch_from_hub(name: str, revision: str | None) -> tuple[Path, Path]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        root = Path(snapshot_download(name, revision=revision, allow_patterns=_WANTED, ignore_patterns=_UNWANTED))
+        wanted = [f"*{suffix}" for suffix in sorted(_KEPT)]
+        root = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=_UNWANTED))
     except LocalEntryNotFoundError as error:
         raise ModelError(
             f"model {name!r} is not a directory here, not in the hub's cache, and the hub cannot be reached; "
@@ -169,6 +175,8 @@ def _fetch_from_hub(name: str, revision: str | None) -> tuple[Path, Path]:
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"model {name!r} cannot be fetched from the hub: {first_line}") from error
+    if revision is None:
+        print(f"gristmill: model {name!r} has no revision; this run takes {root.name}", file=sys.stderr)
     return root, root.parents[1]  # .../models--org--name holds snapshots/COMMIT and the blobs that it links to
 
 
@@ -177,13 +185,16 @@ def _read_modules(name: str, root: Path) -> tuple[Path, tuple[tuple[str, Path], 
     if not listing.is_file():
         return root, ()
     modules = []
-    for module in _load_json(listing):
+    listed = _load_json(listing)
+    for module in listed if isinstance(listed, list) else [listed]:
+        if not isinstance(module, dict) or not all(isinstance(module.get(key), str) for key in ("path", "type")):
+            raise ModelError(f"model {name!r}: modules.json is no list of modules, each with a path and a type")
         path = (root / module["path"]).resolve()
         if not path.is_relative_to(root.resolve()):
             raise UnsafeModelError(
                 f"model {name!r}: modules.json names {module['path']!r}, outside the model's directory"
             )
-        if not str(module["type"]).startswith("sentence_transformers."):
+        if not module["type"].startswith("sentence_transformers."):
             raise UnsafeModelError(f"model {name!r}: modules.json asks to run the code of {module['type']!r}")
         modules.append((module["type"].rsplit(".", 1)[-1], root / module["path"]))
     if not modules or modules[0][0] != "Transformer":
@@ -204,10 +215,17 @@ def _has_key(value: Any, key: str) -> bool:
     return isinstance(value, list) and any(_has_key(v, key) for v in value)
 
 
+def _load_object(path: Path) -> dict[str, Any]:
+    found = _load_json(path)
+    if not isinstance(found, dict):
+        raise ModelError(f"{path} is JSON, but not an object")
+    return found
+
+
 def _load_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read as JSON: {error}") from error
 
 

@@ -120,7 +120,7 @@ class Tokenizer:
         encodings = self._encode(texts, pairs)
         long = np.fromiter((bool(e.overflowing) for e in encodings), dtype=bool, count=len(encodings))
         kept = [
-            [] if not e.ids or (cut and self._overflow == "fail") else [_Piece(e)]
+            [] if not len(e) or (cut and self._overflow == "fail") else [_Piece(e)]
             for e, cut in zip(encodings, long.tolist(), strict=True)
         ]
         if splitter and long.any():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -25,6 +26,20 @@ NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 )
 def test_a_duration_counts_from_the_start_and_a_time_is_the_next_one(written: str | None, at: datetime | None) -> None:
     assert deadline_at(parse_deadline(written), NOON) == at
+
+
+@pytest.mark.parametrize(("day", "hours"), [(28, 17), (29, 18)])
+def test_a_time_of_the_day_is_by_the_calendar_where_clocks_change(
+    monkeypatch: pytest.MonkeyPatch, day: int, hours: int
+) -> None:
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    evening = datetime(2026, 3, day, 12, 0).astimezone()
+    try:
+        assert deadline_at(parse_deadline("06:00"), evening) == evening + timedelta(hours=hours)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_what_yaml_makes_of_a_date_is_a_deadline_too() -> None:

@@ -177,6 +177,19 @@ def test_a_version_whose_packing_is_wrong_is_padded(tmp_path: Path, monkeypatch:
     assert Model(_spec(make_encoder(tmp_path))).name.endswith("/padded")
 
 
+def test_a_machine_whose_kernel_does_not_run_pads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from udfs import attention
+
+    def refuse(*_: Any, **__: Any) -> torch.Tensor:
+        raise RuntimeError("FlashAttention only supports Ampere GPUs or newer.")
+
+    monkeypatch.setattr(attention, "attend_by_runs", refuse)
+    assert Model(_spec(make_encoder(tmp_path))).name.endswith("/padded")
+    assert "is padded, since packed it does not run: FlashAttention only" in capsys.readouterr().err
+
+
 def test_the_budget_of_packed_items_counts_no_padding(tmp_path: Path) -> None:
     spec = _spec(make_encoder(tmp_path), max_batch_tokens=64)
     seen: list[int] = []

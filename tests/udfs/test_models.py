@@ -9,7 +9,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
 from tests.models import make_encoder, write_json
 from udfs.errors import ModelError, UnsafeModelError
@@ -126,7 +128,6 @@ def test_a_broken_model_is_told(model: Path, spoil: Callable[[Path], None], told
         open_model(str(model))
 
 
-@pytest.mark.xfail(strict=True, raises=(AttributeError, KeyError, TypeError, RecursionError), reason="udfs/models.py")
 @pytest.mark.parametrize(
     ("file", "content"),
     [
@@ -188,3 +189,41 @@ def test_the_hashes_of_a_model_change_with_its_files(model: Path) -> None:
     _add("config.json", "hidden_act", "relu")(model)
     after = open_model(str(model)).hashes()
     assert {name for name in before if before[name] != after[name]} == {"config.json"}
+
+
+@pytest.fixture
+def hub(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A hub whose one model is `org/model`, that `pytest`'s process fetches from; its newest commit."""
+    commit = "c0ffee" + "0" * 34
+
+    def fetch(name: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        assert (name, revision) in {("org/model", None), ("org/model", commit)}
+        target = tmp_path / "models--org--model/snapshots" / commit
+        names = [str(path.relative_to(model)) for path in model.rglob("*") if path.is_file()]
+        for path in filter_repo_objects(names, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            (target / path).write_bytes((model / path).read_bytes())
+        return str(target)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    open_model.cache_clear()
+    return commit
+
+
+def test_all_files_that_decide_an_answer_are_fetched_and_hashed(model: Path, hub: str) -> None:
+    for name in ("chat_template.jinja", "source.spm", "spiece.model", "merges.txt", "pytorch_model.bin", "README.md"):
+        (model / name).write_text("x")
+    files = open_model("org/model", hub)
+    names = {"chat_template.jinja", "source.spm", "spiece.model", "merges.txt", "1_Pooling/config.json"}
+    assert names <= files.hashes().keys()
+    assert not (files.root / "pytorch_model.bin").exists()
+
+
+def test_the_commit_of_a_hubs_model_is_known_and_told_where_none_was_asked_for(
+    hub: str, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert open_model("org/model", hub).commit == hub
+    assert capsys.readouterr().err == ""
+    assert open_model("org/model").commit == hub
+    assert f"'org/model' has no revision; this run takes {hub}" in capsys.readouterr().err
+    assert open_model(str(model)).commit is None

@@ -16,7 +16,7 @@ from udfs.engine.model import Model
 
 # What is tried. A CPU's caches like small batches, a GPU wants to be filled.
 _CPU_TOKENS = (1024, 2048, 4096)
-_CUDA_TOKENS = (8192, 16384, 32768, 65536)
+_CUDA_TOKENS = (8192, 16384, 32768, 65536, 131072)
 _PROBE_LENGTH = 128
 _PROBE_S = 0.4  # for each size; a large model is tried once
 _WORTH = 1.04  # a larger budget has to be so much faster
@@ -155,7 +155,7 @@ def _sizes_that_fit(model: Model, lanes: int) -> list[int]:
 
 
 def _bytes_per_token(model: Model) -> float:
-    """Memory that a token costs at the model's longest length, from the peaks of a smaller and a larger batch."""
+    """Memory that a token costs in items of the longest length (512 at most), by a smaller and a larger batch."""
     import torch
 
     length = min(512, model.max_tokens)

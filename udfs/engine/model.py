@@ -65,8 +65,8 @@ class Model:
         self.width = 0
         packed = packed and can_pack(files.config, device=plan.device, precision=plan.precision)
         self._forward, self._make_batch = self._load(files, plan, packed=packed)
-        if packed and not self._packs_right():
-            print(f"gristmill: {spec.model} is not the same packed as alone; it is padded", file=sys.stderr)
+        if packed and (reason := self._why_not_packed()):
+            print(f"gristmill: {spec.model} is padded, since {reason}", file=sys.stderr)
             packed = False
             self._forward, self._make_batch = self._load(files, plan, packed=False)
         self.pad_multiple = self._make_batch.pad_multiple
@@ -151,17 +151,18 @@ class Model:
         ends = np.concatenate([[0], np.cumsum(rows)])
         return np.concatenate([outputs[ends[i] : ends[i + 1]] for i in np.argsort(where)])
 
-    def _packs_right(self) -> bool:
-        """Three short items together have the outputs that they have alone, in the version that is installed."""
+    def _why_not_packed(self) -> str:
+        """What keeps three short items from the outputs that they have alone, in the version that is installed."""
         counts = np.minimum([5, 3, 3], self.max_tokens)
         ids = np.arange(3, 3 + counts.sum(), dtype=np.int32) % 7 + 3
         items = Items(ids, np.concatenate([[0], np.cumsum(counts)]))
         try:
             together, _ = self._run(items, np.arange(3))
-        except (ValueError, TypeError):  # it takes no layout
-            return False
+        except (ValueError, TypeError, RuntimeError) as error:  # it takes no layout, or has no kernel here
+            return f"packed it does not run: {error}"
         alone = np.concatenate([self._run(items, np.array([i]))[0] for i in range(3)])
-        return bool(np.abs(together - alone).max() <= _LIKE_ALONE * np.abs(alone).max() + 1e-6)
+        same = np.abs(together - alone).max() <= _LIKE_ALONE * np.abs(alone).max() + 1e-6
+        return "" if same else "packed it is not the same as alone"
 
 
 def _fetch(outputs: Tensor, done: Any) -> np.ndarray:

@@ -141,7 +141,8 @@ def _environment(gpu: str | None) -> dict[str, str]:
     """This process' environment, with our modules on the path and one GPU in sight."""
     root = str(Path(udfs.__file__).parents[1])  # a directory, or the zip that Spark handed over
     path = dict.fromkeys(os.path.abspath(entry) for entry in (root, *sys.path) if entry)  # Spark's are relative
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    # The model has been fetched by now; nothing else is.
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "HF_HUB_OFFLINE": "1"}
     environment.pop("OMP_NUM_THREADS", None)  # Spark's, for a worker
     if gpu is not None:
         environment |= {

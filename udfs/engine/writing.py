@@ -82,6 +82,8 @@ class WritingRunner(Runner):
             end_process(f"vLLM is broken: {told_in_short(error)}")
             return
         except Exception as error:  # noqa: BLE001 - what a model raises is its own business, and its items' fate
+            if self._journal:
+                self._journal.end(lane, 0)
             self._take_all_apart(decoder, error)
             return
         if not over:

@@ -6,11 +6,10 @@ import sys
 from typing import Any
 
 import numpy as np
-import psutil
 
 from udfs.batching import Items
 from udfs.errors import ModelError
-from udfs.executor import memory_limit
+from udfs.executor import available_memory
 from udfs.generation.attention import CACHED, goes_by_kernel, register_cached
 from udfs.generation.cache import Arena
 from udfs.generation.decoding import Decoder
@@ -141,7 +140,7 @@ def _tokens_that_fit(config: Any, plan: DevicePlan) -> int:
     if plan.device.startswith("cuda"):
         free = _CUDA_MEMORY_SHARE * torch.cuda.mem_get_info()[0]
     else:
-        free = _CPU_MEMORY_SHARE * min(psutil.virtual_memory().available, memory_limit())
+        free = _CPU_MEMORY_SHARE * available_memory()
     return int(free / per_token)
 
 

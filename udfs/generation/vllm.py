@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import psutil
 
 from udfs.errors import ModelError
-from udfs.executor import memory_limit
+from udfs.executor import available_memory
 from udfs.generation.picking import Sequence, prompt_seed
 from udfs.generation.written import LENGTH, STOP
 from udfs.models import ModelFiles
@@ -281,5 +280,5 @@ def _memory_options(plan: DevicePlan) -> dict[str, Any]:
     if plan.device.startswith("cuda"):
         free, total = torch.cuda.mem_get_info()
         return {"gpu_memory_utilization": _CUDA_MEMORY_SHARE * free / total}
-    free = min(psutil.virtual_memory().available, memory_limit())
+    free = available_memory()
     return {"kv_cache_memory_bytes": int(_CPU_MEMORY_SHARE * free)}
