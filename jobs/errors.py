@@ -1,7 +1,7 @@
 """What can go wrong on the driver, and the exit code that says so.
 
 JobError                 exit 1: unexpected
-├── UserError            exit 2: bad configuration or input; nothing was written
+├── UserError            exit 2: bad configuration or input; what was committed before it was found stays
 │   ├── SettingsError    the YAML or --set
 │   ├── InputError       the table, its columns
 │   ├── OutputError      the place for the result

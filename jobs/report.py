@@ -33,7 +33,7 @@ class RunReport:
         warnings: Files that were not read, or not again, or that are too large, and why; settings of the model's own
             that are ignored.
         batches: `packed`, or `padded` where the model's architecture cannot be packed.
-        usd: wall_s times the price of an executor times the number of hosts that scored.
+        usd: wall_s times the price of a machine times the number of those that scored.
     """
 
     run_id: str

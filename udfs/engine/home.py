@@ -35,6 +35,7 @@ from udfs.executor import Executor
 from udfs.models import open_model
 from udfs.spec import ScoreSpec
 
+RETIRE_S = 20.0  # without a client, an engine ends where somebody wants its memory
 _SOCKET_PATH = 100  # bytes that the kernel allows, less a few
 _FORSAKEN_S = 3600.0
 

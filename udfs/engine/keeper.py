@@ -11,14 +11,13 @@ import threading
 import time
 
 from udfs.engine.faults import forget_faults
-from udfs.engine.home import Home, is_running, try_hold
+from udfs.engine.home import RETIRE_S, Home, is_running, try_hold
 from udfs.engine.runner import Runner
 from udfs.engine.server import Server
 from udfs.executor import Executor
 
 _START_S = 1800.0  # a large model from a slow disk
 _IDLE_S = 300.0  # without a client
-_RETIRE_S = 20.0  # without a client, where somebody wants the memory
 _TICK_S = 0.5
 _LOCK_S = 5.0  # a worker that looks for this engine needs no longer
 _GRACE_S = 10.0  # for this watch itself to end a micro-batch that hangs, before C's timer does
@@ -59,7 +58,7 @@ class Keeper:
                 print(f"a micro-batch hangs for {batch_timeout_s} s", file=sys.stderr, flush=True)
                 faulthandler.dump_traceback()
                 os._exit(71)
-            if server.free_s() > (_RETIRE_S if server.asked_to_retire() else _IDLE_S):
+            if server.free_s() > (RETIRE_S if server.asked_to_retire() else _IDLE_S):
                 self._end_if_unused(server)
 
     def _watch_executor(self) -> None:
@@ -71,7 +70,7 @@ class Keeper:
         """Be found by nobody any more, and end once the clients know."""
         if self._home.owns(self._alive):
             (self._home / "ready.json").unlink(missing_ok=True)
-        if runner.broke_s() > _RETIRE_S:
+        if runner.broke_s() > RETIRE_S:
             self._end()
 
     def _end_if_unused(self, server: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pyarrow.flight as flight
 
 import udfs
 from udfs.engine.faults import PROVEN, remember_fault
-from udfs.engine.home import EngineId, Home, find_home, hold, is_running, make_request, sweep
+from udfs.engine.home import RETIRE_S, EngineId, Home, find_home, hold, is_running, make_request, sweep
 from udfs.engine.journal import Fallen, read_journal
 from udfs.errors import EngineError, GristmillError, error_from_text
 from udfs.executor import Executor
@@ -26,6 +27,7 @@ _STREAK_LIMIT = 20  # engines that die one after the other without an answer, wh
 _START_TRIES = 2  # for a process that ends without a word of its own
 _START_S = 1860.0  # a start that takes longer stands still; by then the engine's own watch has ended it
 _DYING_S = 10.0  # between a connection that breaks and the end of its process
+_END_S = 5.0  # for an engine that is to end, to do so
 _POLL_S = 0.05
 _LOG_LINES = 3
 _CRASHES = ("Fatal Python error", "Timeout (", "a micro-batch hangs", "the device is lost", "vLLM is broken")
@@ -38,7 +40,7 @@ class Ready:
     Args:
         number: It is the so-manieth engine in its directory.
         pid: Its process.
-        name: `host:pid:device/precision`.
+        name: `host:pid:device/precision/batches`, batches packed or padded.
         parcel_tokens: Tokens of a parcel that suit it.
         socket: Where it listens.
     """
@@ -105,13 +107,22 @@ def read_fallen(home: Home, number: int) -> Fallen:
 
 
 def retire_idle(home: Home, gpu: str | None) -> None:
-    """Have the executor's other engines on this device end, those that nobody uses: one model has the memory."""
+    """Have the executor's other engines on this device end, those that nobody uses: one model has the memory.
+
+    Waits for those on a GPU: what is free there decides for good how large a cache or a micro-batch the next one has.
+    """
+    ending = []
     for other in map(Home, home.path.parent.iterdir()):
         with contextlib.suppress(flight.FlightError, OSError, ValueError):
             here = (request := other.read("request.json")) and request.get("gpu") == gpu
             if other != home and here and (told := other.read("ready.json")) and other.is_alive():
                 with flight.connect(f"grpc+unix://{told['socket']}") as client:
-                    list(client.do_action("retire", options=flight.FlightCallOptions(timeout=2)))
+                    (unused,) = client.do_action("retire", options=flight.FlightCallOptions(timeout=2))
+                if ":cuda" in told["name"] and json.loads(unused.body.to_pybytes()):
+                    ending.append(other)
+    until = time.monotonic() + RETIRE_S + _END_S
+    while any(other.is_alive() for other in ending) and time.monotonic() < until:
+        time.sleep(_POLL_S)
 
 
 def _spawn(home: Home, request: dict[str, Any]) -> subprocess.Popen[bytes]:

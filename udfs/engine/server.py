@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 
@@ -57,9 +58,10 @@ class Server(flight.FlightServerBase):
                 self._clients, self._free_since = self._clients - 1, time.monotonic()
 
     def do_action(self, context: object, action: object) -> list[bytes]:
-        """`retire`: somebody wants the memory."""
-        self._retire = self._retire or action.type == "retire"  # type: ignore[attr-defined]
-        return []
+        """`retire`: somebody wants the memory. Answers whether nobody is here who needs it."""
+        with self._lock:
+            self._retire = self._retire or action.type == "retire"  # type: ignore[attr-defined]
+            return [json.dumps(not self._clients).encode()]
 
     def _receive(self, client: str, reader: object) -> None:
         try:

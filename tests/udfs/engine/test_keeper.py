@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -133,3 +134,18 @@ def test_an_unused_engine_makes_room_for_another_model(spec: ScoreSpec, faults: 
     await_end(first)
     (second,) = running_engines(top)
     assert second.pid != first.pid
+
+
+def test_the_memory_of_a_gpu_is_free_when_the_next_model_s_engine_starts(
+    encoder: str, faults: Faults, top: Path
+) -> None:
+    faults()
+    spec = ScoreSpec(task="feature-extraction", model=encoder, precision="float32")
+    rows_of(["red tea"], spec)
+    (first,) = running_engines(top)
+    (ready,) = top.glob("*/*/ready.json")
+    told = json.loads(ready.read_text())
+    ready.write_text(json.dumps({**told, "name": told["name"].replace(":cpu/", ":cuda:0/")}))
+    rows_of(["red tea"], replace(spec, max_tokens=9))
+    (second,) = running_engines(top)
+    assert first.pid != second.pid
