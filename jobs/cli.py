@@ -182,7 +182,7 @@ def main(args: list[str] | None = None) -> None:
     try:
         code = _run(args)
     finally:
-        if code == 0:
+        if code in (0, 4, 130, 143):  # it went as it was told to
             LOG_FILE.unlink(missing_ok=True)
         elif LOG_FILE.exists():
             _complain(f"Spark's log is in {LOG_FILE}")

@@ -14,7 +14,7 @@ from jobs.errors import InputError
 from jobs.files import FileInfo, Folder
 
 _SHOWN = 5
-_GLOB = re.compile(r"[*?\[{]")
+GLOB = re.compile(r"[*?\[{\\]")  # what makes a path a pattern
 # What writers leave beside their data.
 _MARKERS = re.compile(r"_SUCCESS|_(committed|started)_.*|\..*\.crc|_(common_)?metadata")
 
@@ -81,7 +81,7 @@ def tell_unread(files: InputFiles, *, path: str, filtered: bool) -> list[str]:
         path: Of the settings; with wildcards in it, or a filter among the options, it says itself what is not read.
         filtered: There is such an option.
     """
-    if _GLOB.search(path) or filtered:
+    if GLOB.search(path) or filtered:
         return []
     unread = sorted(p for p in set(files.found) - files.taken if not _MARKERS.fullmatch(os.path.basename(p)))
     hidden = [p for p in unread if any(part[:1] in ("_", ".") for part in p[len(files.root) :].split("/"))]
@@ -160,5 +160,5 @@ def _absolute(path: str) -> str:
 
 
 def _fixed_part(path: str) -> str:
-    glob = _GLOB.search(path)
+    glob = GLOB.search(path)
     return path[: path.rfind("/", 0, glob.start())] or "/" if glob else path

@@ -12,8 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, TypeVar
 
 from jobs.errors import SPARK_ERRORS, Interrupted
@@ -61,11 +60,11 @@ def run_interruptibly(work: Callable[[Stop], T]) -> T:
         doing = pool.submit(work, stop)
         pool.shutdown(wait=False)
         while not doing.done() and not stop.is_set():
-            _wait(doing, _POLL_S)
+            wait([doing], timeout=_POLL_S)
         until = time.monotonic() + _PATIENCE_S
         while not doing.done() and time.monotonic() < until:
             cancel_all()  # again and again: a Spark job may begin just afterwards
-            _wait(doing, 1.0)
+            wait([doing], timeout=1.0)
         if not doing.done():
             os._exit(128 + stop.by)
     return doing.result()
@@ -82,11 +81,6 @@ def cancel_all() -> None:
         for query in spark.streams.active:
             query.stop()
         spark.interruptAll()
-
-
-def _wait(doing: Future[Any], seconds: float) -> None:
-    with contextlib.suppress(NotYet, Exception):  # what went wrong is raised by its result
-        doing.result(seconds)
 
 
 @contextlib.contextmanager

@@ -106,7 +106,7 @@ class ScoreSettings(_Section):
     aggregation_strategy: Aggregation | None = None
     variants: list[str] | dict[str, list[str]] = []
     variants_as: Literal["map", "rows"] = "map"
-    max_new_tokens: PositiveInt = 256
+    max_new_tokens: PositiveInt = ScoreSpec.max_new_tokens
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 
 from jobs.errors import SPARK_ERRORS, InputError, unreadable_input
 from jobs.files import Folder
+from jobs.input_files import GLOB
 from jobs.settings import InputSettings, Settings
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _STREAMING = ("delta",)
 _FOREVER = "36500d"  # Spark leaves out files that are a week older than the newest, unless told otherwise
 _TELL_ALL = {"ignoreCorruptFiles": "false", "ignoreMissingFiles": "false"}  # whatever the session says
 
-_GLOB = re.compile(r"[*?\[\]{}\\]")
+_SPECIAL = re.compile(r"[*?\[\]{}\\]")
 
 Kind = Literal["files", "table", "iceberg", "once"]
 
@@ -61,7 +62,7 @@ def read_files(spark: SparkSession, settings: Settings, schema: StructType, uris
     if not uris:
         return select_needed(spark.createDataFrame([], schema), settings)
     reader = spark.read.format(settings.input.format).schema(schema).options(**_file_options(settings.input))
-    paths = [_GLOB.sub(r"\\\g<0>", unquote(uri)) for uri in uris]  # to `load` a name is a pattern, and not encoded
+    paths = [_SPECIAL.sub(r"\\\g<0>", unquote(uri)) for uri in uris]  # to `load` a name is a pattern, and not encoded
     return select_needed(
         reader.load(paths),
         settings,
@@ -145,7 +146,7 @@ def _file_options(source: InputSettings) -> dict[str, Any]:
     among the options.
     """
     path = str(source.path)
-    below = {} if _GLOB.search(path) or Folder(path).is_file() else {"basePath": path}
+    below = {} if GLOB.search(path) or Folder(path).is_file() else {"basePath": path}
     return {**below, **source.options, **_TELL_ALL}
 
 

@@ -14,6 +14,7 @@ from udfs.batching import Items
 from udfs.errors import ModelError
 from udfs.executor import task_cores
 from udfs.limits import resolve_max_tokens
+from udfs.loading import load_tokenizer
 from udfs.models import ModelFiles
 from udfs.spec import Overflow, ScoreSpec
 from udfs.splitting import Splitter
@@ -243,12 +244,9 @@ def _convert_backend(files: ModelFiles) -> Any:
     if not any((folder / name).is_file() for folder in (files.transformer, files.root) for name in _VOCABULARIES):
         # transformers would make an empty one, to which every word is unknown
         raise ModelError(f"model {files.name!r} has no tokenizer: no tokenizer.json, no {', '.join(_VOCABULARIES)}")
-    from transformers import AutoTokenizer
-
     try:
-        made = AutoTokenizer.from_pretrained(files.transformer, local_files_only=True, trust_remote_code=False)
-        return made.backend_tokenizer
-    except (OSError, ValueError, ImportError, AttributeError, KeyError) as error:
+        return load_tokenizer(files).backend_tokenizer
+    except (ModelError, AttributeError) as error:
         raise ModelError(
             f"model {files.name!r} has no tokenizer.json, and none can be made of its other files: {error}"
         ) from error

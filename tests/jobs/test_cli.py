@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs import cli
 from tests.conftest import ROOT
 
 WriteJob = Callable[..., Path]
@@ -85,6 +86,26 @@ def test_a_wrong_call_exits_with_2_and_a_line(args: list[str], told: str) -> Non
     assert done.returncode == 2
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_where_spark_does_not_start_its_log_is_named_and_kept(write_job: WriteJob) -> None:
+    done = _gristmill("score", write_job(spark={"master": "local[0]"}))
+    assert done.returncode == 2
+    assert "Spark does not start on local[0]" in done.stderr
+    log = Path(re.findall(r"Spark's log is in (\S+)", done.stderr)[0])
+    assert log.read_text()
+    log.unlink()
+
+
+def test_a_path_that_may_not_be_read_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: list[str]) -> None:
+        raise PermissionError("[Errno 13] Cannot list directory '/data/in'")
+
+    monkeypatch.setattr(cli, "app", refuse)
+    assert cli._run(["score", "job.yaml"]) == 2
+    assert "Cannot list directory '/data/in'; give this user the right" in capsys.readouterr().err
 
 
 def test_the_doctor_names_everything_and_what_mends_it(tmp_path: Path) -> None:
