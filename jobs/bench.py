@@ -21,6 +21,7 @@ from rich.table import Table
 from jobs.contenders import Contender, pipeline, sentence_transformers
 from jobs.corpus import docstrings
 from jobs.errors import InputError, UserError
+from jobs.floor import run_forward
 from jobs.plan import Plan, score_frame
 from jobs.session import open_session
 from jobs.settings import Settings
@@ -123,12 +124,12 @@ def _make_contenders(
 ) -> list[Contender]:
     window = pa.array(texts, pa.string())
     prepared = [prepare(window.slice(i, spec.window_rows), spec, task) for i in range(0, len(texts), spec.window_rows)]
-    padded = sum(int(engine.forward(p.items).padded_tokens.sum()) for p in prepared)
+    padded = sum(int(outputs.padded_tokens.sum()) for outputs in run_forward(engine, prepared))
     real = int(lengths.sum()) / padded
     found = [Contender("one row at a time, same precision", lambda: _one_by_one(engine, task, texts), 1.0)]
     found += pipeline(spec, files, task, texts, lengths)
     found += sentence_transformers(spec, files, texts, lengths)
-    found.append(Contender("forward pass alone", lambda: [engine.forward(p.items) for p in prepared], real, threads=1))
+    found.append(Contender("forward pass alone", lambda: run_forward(engine, prepared), real, threads=1))
     found.append(Contender("gristmill", lambda: list(score([window], spec)), real))
     return found
 

@@ -26,7 +26,7 @@ from rich.table import Table
 from jobs.contenders import sentence_transformers
 from jobs.corpus import docstrings
 from jobs.errors import UserError
-from jobs.floor import Arithmetic, count_arithmetic, measure_peak
+from jobs.floor import Arithmetic, count_arithmetic, measure_peak, run_forward
 from jobs.settings import Settings
 from jobs.shapes import make_shape
 from udfs.answering import answer_texts
@@ -146,12 +146,12 @@ def _measure(spec: ScoreSpec, texts: list[str], *, rounds: int, name: str, conso
     began = time.perf_counter()
     with LocalEngine(spec) as engine:
         start_s = time.perf_counter() - began
-        padded = sum(int(engine.forward(p.items).padded_tokens.sum()) for p in prepared)
+        padded = sum(int(outputs.padded_tokens.sum()) for outputs in run_forward(engine, prepared))
         device, precision, _ = engine.model.name.split(":", 2)[2].split("/")
         others = sentence_transformers(spec, files, texts, lengths, precisions=(precision,))
         clocks: list[Clock] = []
         ways: dict[str, Callable[[], Any]] = {other.name: other.run for other in others}
-        ways["forward"] = lambda: [engine.forward(p.items) for p in prepared]
+        ways["forward"] = lambda: run_forward(engine, prepared)
         ways["job"] = lambda: clocks.append(_run_job(engine, windows, spec, task))
         torch_device = "cuda:0" if device.startswith("cuda") else "cpu"
         seconds, peaks = _time_rounds(ways, rounds, lambda: measure_peak(torch_device, precision), console)

@@ -1,4 +1,4 @@
-"""The floor under a model's time: what its arithmetic costs, and how fast this device multiplies."""
+"""The floor under a job's time: its forward pass alone, what its arithmetic costs, how fast this device multiplies."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from udfs.engine.client import Outputs
+from udfs.engine.local import LocalEngine
 from udfs.engine.runner import plan_lanes
 from udfs.executor import usable_cores
 from udfs.models import ModelFiles
 from udfs.prepacking import prepack_layer
+from udfs.scoring import Prepared
 
 _CPU_SHAPES = ((1024, 384, 1536), (1024, 768, 3072))  # tokens, in, out: those of encoders
 _CUDA_SHAPES = ((8192, 8192, 8192), (16384, 1024, 4096), (16384, 4096, 4096))
@@ -61,6 +64,12 @@ def _count_linear(files: ModelFiles) -> float:
         model = AutoModel.from_config(AutoConfig.from_pretrained(files.transformer, local_files_only=True))
     layers = ((name, part) for name, part in model.named_modules() if isinstance(part, torch.nn.Linear))
     return float(sum(2 * part.weight.numel() for name, part in layers if "pooler" not in name))
+
+
+def run_forward(engine: LocalEngine, prepared: list[Prepared]) -> list[Outputs]:
+    """The forward pass alone: all windows are there before the first is waited for, so that no lane runs empty."""
+    tickets = [engine.submit(window.items) for window in prepared]
+    return [engine.collect(ticket) for ticket in tickets]
 
 
 def measure_peak(device: str, precision: str) -> float:

@@ -7,14 +7,19 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from jobs.errors import UserError
-from jobs.floor import count_arithmetic, measure_peak
+from jobs.floor import count_arithmetic, measure_peak, run_forward
 from jobs.shapes import make_shape
 from tests.conftest import MINILM, ROOT
 from tests.models import make_encoder
+from udfs.engine.local import LocalEngine
 from udfs.models import open_model
+from udfs.scoring import prepare
+from udfs.spec import ScoreSpec
+from udfs.tasks import make_task
 
 
 def test_the_engine_is_measured_without_spark_and_without_java(tmp_path: Path) -> None:
@@ -59,3 +64,16 @@ def test_a_random_model_of_a_shape_opens(tmp_path: Path) -> None:
     assert count_arithmetic(open_model(path)) == count_arithmetic(open_model(MINILM))
     with pytest.raises(UserError, match="bert-base"):
         make_shape("bert-huge", open_model(MINILM), tmp_path / "other")
+
+
+def test_the_forward_pass_alone_has_all_windows_before_it_waits_for_one(tmp_path: Path) -> None:
+    spec = ScoreSpec(task="feature-extraction", model=make_encoder(tmp_path))
+    task, calls = make_task(spec, open_model(spec.model)), []
+    prepared = [prepare(pa.array(texts), spec, task) for texts in (["red kettle", "tea"], ["lamp"], ["dog", "a cat"])]
+    with LocalEngine(spec) as engine, pytest.MonkeyPatch.context() as patched:
+        for name in ("submit", "collect"):
+            call = getattr(engine, name)
+            patched.setattr(engine, name, lambda given, name=name, call=call: (calls.append(name), call(given))[1])
+        found = [outputs.values.shape for outputs in run_forward(engine, prepared)]
+    assert calls == ["submit"] * 3 + ["collect"] * 3
+    assert found == [(2, 32), (1, 32), (2, 32)]
