@@ -36,7 +36,7 @@ from udfs.engine.runner import plan_lanes
 from udfs.executor import usable_cores
 from udfs.models import open_model
 from udfs.scoring import Prepared, finish, prepare, run_ahead
-from udfs.spec import ScoreSpec
+from udfs.spec import GENERATING, ScoreSpec
 from udfs.tasks import Task, make_task
 
 _STEPS = ("tokenize", "wait", "forward", "answer")
@@ -118,8 +118,13 @@ def run_engine_bench(
         json_path: Where to write the figures too.
 
     Raises:
-        UserError: No such texts or shape.
+        UserError: No such texts or shape; or the job writes.
     """
+    if settings.score.task in GENERATING:
+        raise UserError(
+            f"--engine and --shape measure models that read, and {settings.score.task} writes: "
+            "run `gristmill bench` without them, which measures jobs that write"
+        )
     if texts not in ("input", "docstrings", "short"):
         raise UserError(f"--texts {texts}: choose one of docstrings, short")
     found = docstrings(rows, first_line=texts == "short")
