@@ -1,6 +1,6 @@
 """The engine against the floor of its device: no Spark, no Java, nothing but this process.
 
-The job is the product's own way of a window: tokenize ahead, submit, collect, finish. Rounds of it, of the forward
+The job is the product's own: `udfs.scoring.score_with`, with clocks put around its steps. Rounds of it, of the forward
 pass alone and of sentence-transformers are interleaved.
 """
 
@@ -11,12 +11,12 @@ import statistics
 import tempfile
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -29,13 +29,12 @@ from jobs.errors import UserError
 from jobs.floor import Arithmetic, count_arithmetic, measure_peak, run_forward
 from jobs.settings import Settings
 from jobs.shapes import make_shape
-from udfs.answering import answer_texts
+from udfs import scoring
 from udfs.batching import cut_windows
 from udfs.engine.local import LocalEngine
 from udfs.engine.runner import plan_lanes
 from udfs.executor import usable_cores
 from udfs.models import open_model
-from udfs.scoring import Prepared, finish, prepare, run_ahead
 from udfs.spec import GENERATING, ScoreSpec
 from udfs.tasks import Task, make_task
 
@@ -50,13 +49,20 @@ class Clock:
         self.seconds = dict.fromkeys(_STEPS, 0.0)
 
     @contextmanager
-    def time(self, step: str) -> Iterator[None]:
-        began = time.perf_counter()
-        try:
+    def at(self, step: str, owner: Any, name: str) -> Iterator[None]:
+        """Count the seconds of an object's method, or a module's function, to a step."""
+        call = getattr(owner, name)
+
+        def timed(*args: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return call(*args)
+            finally:
+                with self._lock:
+                    self.seconds[step] += time.perf_counter() - began
+
+        with mock.patch.object(owner, name, timed):
             yield
-        finally:
-            with self._lock:
-                self.seconds[step] += time.perf_counter() - began
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,7 @@ def _measure(spec: ScoreSpec, texts: list[str], *, rounds: int, name: str, conso
     files = open_model(spec.model, spec.revision)
     task, arithmetic = make_task(spec, files), count_arithmetic(files)
     windows = list(cut_windows([pa.array(texts, pa.string())], window_rows=spec.window_rows))
-    prepared = [prepare(window, spec, task) for window in windows]
+    prepared = [scoring.prepare(window, spec, task) for window in windows]
     lengths = np.concatenate([p.items.lengths for p in prepared])
     began = time.perf_counter()
     with LocalEngine(spec) as engine:
@@ -167,45 +173,19 @@ def _measure(spec: ScoreSpec, texts: list[str], *, rounds: int, name: str, conso
 
 
 def _run_job(engine: LocalEngine, windows: list[pa.Array], spec: ScoreSpec, task: Task) -> Clock:
-    """The way of `udfs.scoring.score_with`, with a clock at each step."""
+    """The product's own way of these windows, by a task that is at hand, with a clock at each step."""
     clock = Clock()
-
-    def prepare_timed(window: pa.Array) -> Prepared:
-        with clock.time("tokenize"):
-            return prepare(window, spec, task)
-
-    def collect() -> None:
-        ready, ticket = in_flight.popleft()
-        with clock.time("wait"):
-            outputs = engine.collect(ticket)
-        with clock.time("answer"):
-            finish(ready, answer_texts(ready.tokenized, outputs, task), task)
-
-    in_flight: deque[Any] = deque()
-    with _timed_forward(engine, clock):
-        for ready in run_ahead(prepare_timed, iter(windows)):
-            in_flight.append((ready, engine.submit(ready.items)))
-            if len(in_flight) == 2:
-                collect()
-        while in_flight:
-            collect()
+    with (
+        mock.patch.object(scoring, "make_task", return_value=task),
+        clock.at("tokenize", scoring, "prepare"),
+        clock.at("wait", engine, "collect"),
+        clock.at("forward", engine.model, "run"),
+        clock.at("answer", scoring, "answer_texts"),
+        clock.at("answer", scoring, "finish"),
+    ):
+        for _ in scoring.score_with(engine, windows, spec):
+            pass
     return clock
-
-
-@contextmanager
-def _timed_forward(engine: LocalEngine, clock: Clock) -> Iterator[None]:
-    model: Any = engine.model
-    run = model.run
-
-    def timed(*args: Any) -> Any:
-        with clock.time("forward"):
-            return run(*args)
-
-    model.run = timed
-    try:
-        yield
-    finally:
-        del model.run
 
 
 def _time_rounds(

@@ -4,22 +4,28 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from jobs.bench_engine import _run_job
 from jobs.errors import UserError
 from jobs.floor import count_arithmetic, measure_peak, run_forward
 from jobs.shapes import make_shape
 from tests.conftest import MINILM, ROOT
 from tests.models import make_encoder
+from udfs import scoring
 from udfs.engine.local import LocalEngine
 from udfs.models import open_model
 from udfs.scoring import prepare
 from udfs.spec import ScoreSpec
 from udfs.tasks import make_task
+
+WINDOWS = [pa.array(texts) for texts in (["red kettle", "tea"], ["dog", "a cat"], ["lamp"])]
 
 
 def test_the_engine_is_measured_without_spark_and_without_java(tmp_path: Path) -> None:
@@ -68,12 +74,31 @@ def test_a_random_model_of_a_shape_opens(tmp_path: Path) -> None:
 
 def test_the_forward_pass_alone_has_all_windows_before_it_waits_for_one(tmp_path: Path) -> None:
     spec = ScoreSpec(task="feature-extraction", model=make_encoder(tmp_path))
-    task, calls = make_task(spec, open_model(spec.model)), []
-    prepared = [prepare(pa.array(texts), spec, task) for texts in (["red kettle", "tea"], ["lamp"], ["dog", "a cat"])]
-    with LocalEngine(spec) as engine, pytest.MonkeyPatch.context() as patched:
+    task = make_task(spec, open_model(spec.model))
+    with LocalEngine(spec) as engine, _calls_of(engine) as calls:
+        found = run_forward(engine, [prepare(window, spec, task) for window in WINDOWS])
+    assert calls == ["submit"] * 3 + ["collect"] * 3
+    assert [len(outputs.values) for outputs in found] == [2, 2, 1]
+
+
+def test_the_job_that_is_timed_is_the_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = ScoreSpec(task="feature-extraction", model=make_encoder(tmp_path), window_rows=2)
+    task, steps = make_task(spec, open_model(spec.model)), ("prepare", "answer_texts", "finish", "make_task")
+    before = [getattr(scoring, name) for name in steps]
+    monkeypatch.setattr(scoring, "_WINDOWS_IN_FLIGHT", 3)
+    with LocalEngine(spec) as engine, _calls_of(engine) as calls:
+        clock = _run_job(engine, WINDOWS, spec, task)
+    assert calls == ["submit"] * 3 + ["collect"] * 3
+    assert all(seconds > 0 for seconds in clock.seconds.values())
+    assert [getattr(scoring, name) for name in steps] == before
+
+
+@contextmanager
+def _calls_of(engine: LocalEngine) -> Iterator[list[str]]:
+    """What is asked of an engine, in order."""
+    calls: list[str] = []
+    with pytest.MonkeyPatch.context() as patched:
         for name in ("submit", "collect"):
             call = getattr(engine, name)
             patched.setattr(engine, name, lambda given, name=name, call=call: (calls.append(name), call(given))[1])
-        found = [outputs.values.shape for outputs in run_forward(engine, prepared)]
-    assert calls == ["submit"] * 3 + ["collect"] * 3
-    assert found == [(2, 32), (1, 32), (2, 32)]
+        yield calls
