@@ -7,6 +7,7 @@ pass alone and of sentence-transformers are interleaved.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import tempfile
 import threading
@@ -39,6 +40,9 @@ from udfs.spec import GENERATING, ScoreSpec
 from udfs.tasks import Task, make_task
 
 _STEPS = ("tokenize", "wait", "forward", "answer")
+_ROUND_S = 5.0  # a round of a way lasts so long at least
+
+Way = Callable[[int], Any]  # does all texts so many times
 
 
 class Clock:
@@ -74,7 +78,7 @@ class EngineFigures:
         model: As the job names it, or the shape.
         flops_per_token: Operations a real token, at these lengths.
         peak_flops: Of the device's matrix products, a second.
-        job_s, forward_s: Of the whole job; of the forward pass alone, on items that are there.
+        job_s, forward_s: Of the whole job; of the forward pass alone, on items that are there; one pass over the texts.
         tokens_per_s: Real tokens of the job.
         job_mfu, forward_mfu: Share of the peak that real tokens' arithmetic has in each.
         padding: Share of tokens that were padding.
@@ -118,7 +122,7 @@ def run_engine_bench(
     Args:
         settings: The job: its task, model and maximum length. Its input is not read.
         rows: How many texts.
-        rounds: How often each contender runs, after one warm-up.
+        rounds: How often each contender runs, after a warm-up; where that is over in no time, several passes a round.
         texts: `docstrings` (also for `input`) or `short`, from the installed packages.
         shape: Random weights of a real shape (`jobs.shapes.SHAPES`) with the model's tokenizer; None takes the model.
         json_path: Where to write the figures too.
@@ -151,6 +155,7 @@ def run_engine_bench(
 def _measure(spec: ScoreSpec, texts: list[str], *, rounds: int, name: str, console: Console) -> EngineFigures:
     files = open_model(spec.model, spec.revision)
     task, arithmetic = make_task(spec, files), count_arithmetic(files)
+    spec = replace(spec, window_rows=min(spec.window_rows, len(texts)))  # so that few repeated rows are not one window
     windows = list(cut_windows([pa.array(texts, pa.string())], window_rows=spec.window_rows))
     prepared = [scoring.prepare(window, spec, task) for window in windows]
     lengths = np.concatenate([p.items.lengths for p in prepared])
@@ -160,21 +165,21 @@ def _measure(spec: ScoreSpec, texts: list[str], *, rounds: int, name: str, conso
         padded = sum(int(outputs.padded_tokens.sum()) for outputs in run_forward(engine, prepared))
         device, precision, _ = engine.model.name.split(":", 2)[2].split("/")
         others = sentence_transformers(spec, files, texts, lengths, precisions=(precision,))
-        clocks: list[Clock] = []
-        ways: dict[str, Callable[[], Any]] = {other.name: other.run for other in others}
-        ways["forward"] = lambda: run_forward(engine, prepared)
-        ways["job"] = lambda: clocks.append(_run_job(engine, windows, spec, task))
+        steps: list[dict[str, float]] = []
+        ways = {other.name: _repeat(other.run) for other in others}
+        ways["forward"] = lambda passes: run_forward(engine, prepared * passes)
+        ways["job"] = lambda passes: steps.append(_run_job(engine, windows * passes, spec, task))
         torch_device = "cuda:0" if device.startswith("cuda") else "cpu"
         seconds, peaks = _time_rounds(ways, rounds, lambda: measure_peak(torch_device, precision), console)
         engine_name = engine.model.name
     return _make_figures(
-        engine_name, name, len(texts), lengths, padded, arithmetic, peaks, seconds, clocks[1:], start_s
+        engine_name, name, len(texts), lengths, padded, arithmetic, peaks, seconds, steps[-rounds:], start_s
     )
 
 
-def _run_job(engine: LocalEngine, windows: list[pa.Array], spec: ScoreSpec, task: Task) -> Clock:
-    """The product's own way of these windows, by a task that is at hand, with a clock at each step."""
-    clock = Clock()
+def _run_job(engine: LocalEngine, windows: list[pa.Array], spec: ScoreSpec, task: Task) -> dict[str, float]:
+    """The product's own way of these windows, by a task that is at hand; returns each step's share of the time."""
+    clock, began = Clock(), time.perf_counter()
     with (
         mock.patch.object(scoring, "make_task", return_value=task),
         clock.at("tokenize", scoring, "prepare"),
@@ -185,28 +190,51 @@ def _run_job(engine: LocalEngine, windows: list[pa.Array], spec: ScoreSpec, task
     ):
         for _ in scoring.score_with(engine, windows, spec):
             pass
-    return clock
+    whole_s = time.perf_counter() - began
+    return {step: seconds / whole_s for step, seconds in clock.seconds.items()}
+
+
+def _repeat(run: Callable[[], Any]) -> Way:
+    return lambda passes: [run() for _ in range(passes)]
 
 
 def _time_rounds(
-    ways: dict[str, Callable[[], Any]], rounds: int, peak: Callable[[], float], console: Console
+    ways: dict[str, Way], rounds: int, peak: Callable[[], float], console: Console
 ) -> tuple[dict[str, list[float]], list[float]]:
-    """Seconds of each way, and the device's peak, in each round: a machine that slows down slows all of them."""
+    """Seconds of a pass of each way, and the device's peak, in each round: a machine that slows down slows all of them.
+
+    A round of a way has as many passes as last `_ROUND_S`, which the warm-up finds: in a short one a fast device would
+    wait for the first window more than for anything else.
+    """
     import torch
 
     peaks: list[float] = []
     seconds: dict[str, list[float]] = {name: [] for name in ways}
+    passes: dict[str, int] = {}
     for number in range(rounds + 1):
         for name, run in ways.items():
             torch.set_num_threads(1 if name in ("forward", "job") else usable_cores())
             with console.status(f"round {number} of {rounds}: {name}"):
-                began = time.perf_counter()
-                run()
                 if number:
-                    seconds[name].append(time.perf_counter() - began)
+                    seconds[name].append(_time(run, passes[name]) / passes[name])
+                else:
+                    passes[name] = _count_passes(run)
         if number:
             peaks.append(peak())
     return seconds, peaks
+
+
+def _count_passes(run: Way) -> int:
+    passes = 1
+    while (took := _time(run, passes)) < _ROUND_S:
+        passes = math.ceil(1.2 * passes * _ROUND_S / took)
+    return passes
+
+
+def _time(run: Way, passes: int) -> float:
+    began = time.perf_counter()
+    run(passes)
+    return time.perf_counter() - began
 
 
 def _make_figures(
@@ -218,7 +246,7 @@ def _make_figures(
     arithmetic: Arithmetic,
     peaks: list[float],
     seconds: dict[str, list[float]],
-    clocks: list[Clock],
+    steps: list[dict[str, float]],
     start_s: float,
 ) -> EngineFigures:
     tokens, flops = int(lengths.sum()), arithmetic.of(lengths)
@@ -229,11 +257,7 @@ def _make_figures(
 
     lanes, _ = plan_lanes(on_cuda=":cuda" in engine, cores=usable_cores())
     shares = {
-        step: statistics.median(
-            c.seconds[step] / took / (lanes if step == "forward" else 1)
-            for c, took in zip(clocks, seconds["job"], strict=True)
-        )
-        for step in _STEPS
+        step: statistics.median(share[step] for share in steps) / (lanes if step == "forward" else 1) for step in _STEPS
     }
     others = {
         name: statistics.median(a / b for a, b in zip(took, seconds["job"], strict=True))

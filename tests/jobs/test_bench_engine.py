@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from rich.console import Console
 
-from jobs.bench_engine import _run_job
+from jobs import bench_engine
+from jobs.bench_engine import _run_job, _time_rounds
 from jobs.errors import UserError
 from jobs.floor import count_arithmetic, measure_peak, run_forward
 from jobs.shapes import make_shape
@@ -35,8 +37,9 @@ def test_the_engine_is_measured_without_spark_and_without_java(tmp_path: Path) -
     env = {**os.environ, "PYTHONPATH": f"{hidden.parent}:{ROOT}", "JAVA_HOME": "", "PATH": str(tmp_path)}
     told = tmp_path / "figures.json"
     command = ["bench", "conf/embeddings.yaml", "--engine", "--texts", "short", "--rows", "60", "--rounds", "1"]
+    code = "from jobs import bench_engine, cli; bench_engine._ROUND_S = 0.5; cli.main()"
     done = subprocess.run(
-        [sys.executable, "-c", "from jobs.cli import main; main()", *command, "--json", str(told)],
+        [sys.executable, "-c", code, *command, "--json", str(told)],
         cwd=ROOT, env=env, capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -87,10 +90,33 @@ def test_the_job_that_is_timed_is_the_products(tmp_path: Path, monkeypatch: pyte
     before = [getattr(scoring, name) for name in steps]
     monkeypatch.setattr(scoring, "_WINDOWS_IN_FLIGHT", 3)
     with LocalEngine(spec) as engine, _calls_of(engine) as calls:
-        clock = _run_job(engine, WINDOWS, spec, task)
+        shares = _run_job(engine, WINDOWS, spec, task)
     assert calls == ["submit"] * 3 + ["collect"] * 3
-    assert all(seconds > 0 for seconds in clock.seconds.values())
+    assert all(share > 0 for share in shares.values())
+    assert shares["wait"] + shares["answer"] < 1
     assert [getattr(scoring, name) for name in steps] == before
+
+
+def test_rounds_that_are_short_have_more_passes_and_their_seconds_are_those_of_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bench_engine, "_ROUND_S", 1.0)
+    now, passes = 0.0, {"fast": [], "cold": [], "slow": []}
+    monkeypatch.setattr(bench_engine.time, "perf_counter", lambda: now)
+
+    def way(name: str, pass_s: float, start_s: float = 0.0) -> bench_engine.Way:
+        def run(count: int) -> None:
+            nonlocal now
+            now += count * pass_s + (0.0 if passes[name] else start_s)
+            passes[name].append(count)
+
+        return run
+
+    ways = {"fast": way("fast", 0.125), "cold": way("cold", 0.125, start_s=0.5), "slow": way("slow", 1.5)}
+    seconds, peaks = _time_rounds(ways, 2, lambda: 1.0, Console(quiet=True))
+    assert passes == {"fast": [1, 10, 10, 10], "cold": [1, 2, 10, 10, 10], "slow": [1, 1, 1]}
+    assert seconds == {"fast": [0.125, 0.125], "cold": [0.125, 0.125], "slow": [1.5, 1.5]}
+    assert peaks == [1.0, 1.0]
 
 
 @contextmanager
