@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from udfs.attention import PACKED, register
@@ -116,6 +117,27 @@ def leave_masks_unread() -> None:
 
     AttentionMaskInterface.register("sdpa", unread(sdpa_mask))
     AttentionMaskInterface.register("eager", unread(eager_mask))
+
+
+@contextmanager
+def masks_as_usual() -> Iterator[None]:
+    """Within it transformers makes masks in its own way: for models of others in a process that has an engine.
+
+    Names of our own for attention and masks would keep the two apart, but some models do not know them for what they
+    are: Falcon would add the mask of truth values that "sdpa" has to its products, and answer wrongly.
+    """
+    from transformers import AttentionMaskInterface
+    from transformers.masking_utils import eager_mask, sdpa_mask
+
+    masks = AttentionMaskInterface()
+    before = {name: masks[name] for name in ("sdpa", "eager")}
+    AttentionMaskInterface.register("sdpa", sdpa_mask)
+    AttentionMaskInterface.register("eager", eager_mask)
+    try:
+        yield
+    finally:
+        for name, make_mask in before.items():
+            AttentionMaskInterface.register(name, make_mask)
 
 
 def _load_with_attention(loader: Any, files: ModelFiles, attention: str, options: dict[str, Any]) -> Any:
