@@ -27,8 +27,10 @@ from jobs.session import open_session
 from jobs.settings import Settings
 from jobs.sources import explode_variants, read_input
 from udfs.asking import make_asker
+from udfs.engine.client import EngineClient
+from udfs.engine.home import EngineId
 from udfs.engine.local import LocalEngine
-from udfs.executor import usable_cores
+from udfs.executor import executor_of, usable_cores
 from udfs.models import ModelFiles, open_model
 from udfs.scoring import prepare, score
 from udfs.spec import ScoreSpec
@@ -63,7 +65,7 @@ def run_bench(
     Args:
         settings: The job: its task, model and maximum length.
         rows: How many texts.
-        rounds: How often each contender runs, after one warm-up on a tenth of the texts.
+        rounds: How often each contender runs, after one warm-up, in which engines load their model.
         texts: `input`, the job's own; `docstrings` or `short`, from the installed packages.
         spark: Run gristmill within Spark as well.
         json_path: Where to write the figures too.
@@ -85,7 +87,8 @@ def run_bench(
         contenders = _make_contenders(spec, files, task, engine, rows_of_text, lengths)
         if spark:
             contenders.append(_on_spark(settings, spec, rows_of_text, contenders[-1].real_share))
-        seconds = _time_rounds(contenders, rounds, console)
+        with EngineClient(EngineId(spec, None, executor_of())):  # its engine stays, however long others take
+            seconds = _time_rounds(contenders, rounds, console)
     figures = _make_figures(contenders, seconds, rows=len(rows_of_text), tokens=int(lengths.sum()))
     console.print(_make_table(figures))
     _print_overhead(figures, console)
@@ -162,8 +165,6 @@ def _time_rounds(contenders: list[Contender], rounds: int, console: Console) -> 
     seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     for number in range(rounds + 1):
         for contender in contenders:
-            if number == 0 and contender.name != "gristmill in Spark":
-                continue  # only Spark's workers have yet to load the model; the others have run while they were made
             torch.set_num_threads(contender.threads or usable_cores())
             with console.status(f"round {number} of {rounds}: {contender.name}"):
                 began = time.perf_counter()
