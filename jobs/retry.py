@@ -141,7 +141,8 @@ def _retried(spark: SparkSession, output: Output, name: str) -> DataFrame | None
     kept = [entry for entry in kept if output.folder.exists(f"{entry}/_increment.json")]
     if not kept:
         return None
-    tried = spark.read.parquet(*(output.folder / entry for entry in kept)).select(
+    reader = spark.read.option("basePath", output.folder / KEPT)  # or each is a root, with partitions of its own
+    tried = reader.parquet(*(output.folder / entry for entry in kept)).select(
         _FILE, _ROW, F.col(f"`{name}`.error.code").alias("code"), F.col("outcome").alias("outcome")
     )
     tried = tried.where("code IS NULL OR code != 'expired'")

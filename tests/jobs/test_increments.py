@@ -201,6 +201,15 @@ def test_a_retry_finds_texts_by_the_key_and_leaves_what_it_cannot_tell_apart(
     ]  # fmt: skip
 
 
+def test_a_retry_takes_all_that_were_before_it_into_account(
+    spark: Any, nightly: Callable[..., Settings], tmp_path: Path
+) -> None:
+    _write(tmp_path / "in/a.jsonl", (1, "a"), (2, None))
+    score(nightly())
+    assert [retry(nightly(), again=True).failed for _ in range(3)] == [1, 1, 1]
+    assert retry(nightly()).rows == 0
+
+
 def test_a_retry_without_texts_or_a_key_says_what_to_set(
     spark: Any, nightly: Callable[..., Settings], tmp_path: Path
 ) -> None:
