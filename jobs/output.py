@@ -17,6 +17,7 @@ from jobs.fingerprint import describe, differences
 from jobs.lock import Claim, hold_lock
 from jobs.session import spark_conf
 from jobs.settings import Settings
+from jobs.sources import Kind, find_kind
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -88,7 +89,7 @@ class Output:
         """Refuse a directory that holds something else, before anything is written.
 
         Raises:
-            OutputError: It holds other files or another job's results, or an increment is gone.
+            OutputError: It holds other files or another job's results, or an increment or the checkpoint is gone.
         """
         files.check_scheme(spark, self.path)
         if overwrite or not self.is_begun():
@@ -100,7 +101,7 @@ class Output:
                 f"output.path {self.path} holds another job's results (it differs in {', '.join(differs)}); "
                 "name another directory, or start afresh with --overwrite"
             )
-        self._check_whole()
+        self._check_whole(find_kind(spark, self._settings.input))
 
     def is_begun(self) -> bool:
         """There is a job's output here, and it is not one that is about to be thrown away."""
@@ -251,19 +252,25 @@ class Output:
                 f"output.path {self.path} holds {entries[0]} and no gristmill job; name an empty directory"
             )
 
-    def _check_whole(self) -> None:
-        """Everything that the checkpoint takes for done is there: what was taken away would never be scored again."""
+    def _check_whole(self, kind: Kind) -> None:
+        """Everything that the checkpoint takes for done is there: what was taken away would never be scored again.
+
+        So is the checkpoint: a new one plans old and new rows under the number of what is committed.
+        """
         first = [increment for increment in self.increments() if not increment.is_retry]
         there = {increment.number for increment in first}
         by_span = max((i.number for i in first if i.input_span is not None), default=-1)
-        last = max(self.checkpoint().last_committed(), by_span)
+        checkpoint = self.checkpoint()
+        last = max(checkpoint.last_committed(), by_span)
         gone = sorted(set(range(last + 1)) - there)
         if gone:
             raise OutputError(
                 f"output.path {self.path} has lost {name_of(gone[0])}, which had been committed; put it back, or start "
                 "afresh with --overwrite"
             )
-        if there and last < 0 and max(there) > 0:
+        # A run that was killed right after it committed increment 0 leaves a checkpoint that is no more than begun.
+        is_lost = max(there, default=0) > 0 or (kind in ("files", "table") and not checkpoint.is_begun())
+        if there and last < 0 and is_lost:
             raise OutputError(
                 f"output.path {self.path} has increments, but {CHECKPOINT} is gone; put it back, or start afresh with "
                 "--overwrite"

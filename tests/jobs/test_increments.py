@@ -169,6 +169,21 @@ def test_what_was_taken_out_of_an_output_is_told_and_not_forgotten(
     assert score(nightly(), overwrite=True).rows == 2
 
 
+@pytest.mark.parametrize("files", [1, 2])
+def test_an_output_without_its_checkpoint_is_refused_since_new_files_would_be_taken_for_old_ones(
+    spark: Any, nightly: Callable[..., Settings], tmp_path: Path, files: int
+) -> None:
+    for n in range(files):
+        _write(tmp_path / f"in/{n}.jsonl", (n, "a"))
+    score(nightly())
+    (tmp_path / "out/_gristmill/checkpoint").rename(tmp_path / "aside")
+    _write(tmp_path / "in/new.jsonl", (9, "a"))
+    with pytest.raises(OutputError, match="checkpoint is gone; put it back, or start afresh with --overwrite"):
+        score(nightly())
+    (tmp_path / "aside").rename(tmp_path / "out/_gristmill/checkpoint")
+    assert score(nightly()).rows == 1
+
+
 def test_increments_grow_from_a_sample_to_what_ten_minutes_hold(
     spark: Any, nightly: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
