@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from jobs.committed import RETRIES, Increment, count_outcomes, name_of
-from jobs.errors import SPARK_ERRORS, InputError, JobError, explain
+from jobs.errors import SPARK_ERRORS, DeadlineReached, InputError, JobError, explain
 from jobs.increments import Run
 from jobs.interrupts import Stop
 from jobs.output import Output
@@ -55,10 +55,11 @@ def retry_all(
     *,
     only: Sequence[str],
     again: bool,
+    warn: Callable[[str], None],
     listener: Listener,
     stop: Stop,
-) -> int:
-    """Retry failed rows, a few increments' at a time; returns how many could not be.
+) -> None:
+    """Retry failed rows, a few increments' at a time.
 
     Args:
         spark: The session.
@@ -66,30 +67,34 @@ def retry_all(
         run: This run.
         only: Error codes; none for all.
         again: Those too that a retry has failed on.
+        warn: Takes a line about rows that cannot be retried.
         listener: Is told how it goes.
         stop: Ends it.
 
     Raises:
         InputError: Neither the output nor a key leads to the rows' texts.
+        DeadlineReached: Rows are left that were not tried.
         JobError: Spark gave up; what was committed stays.
     """
-    output = Output(settings)
-    lost = 0
+    output, lost, is_cut = Output(settings), 0, False
     try:
         with spark_conf(spark, {"spark.sql.shuffle.partitions": str(count_slots(spark))}):
             for numbers in _portions(output.increments()):
                 stop.check("interrupted")
-                if run.is_late():
-                    break
                 found = find_failed(spark, settings, numbers, only=only, again=again)
                 lost += found.lost
+                if is_cut := found.rows > 0 and run.is_late():
+                    break
                 if found.rows:
                     _retry(found, settings, run, listener)
     except SPARK_ERRORS as error:
         raise JobError(explain(error)) from error
     except OSError as error:
         raise JobError(f"what was retried cannot be committed: {error}") from error
-    return lost
+    if lost:
+        warn(f"{lost:,} failed rows are left as they are: input.key is null, is not alone or is no more in the input")
+    if is_cut:
+        raise DeadlineReached("the deadline has passed")
 
 
 def publish_retries(spark: SparkSession, settings: Settings, run: Run) -> None:

@@ -121,26 +121,28 @@ def retry(
     with _begin(settings, output, stop, spark_log=spark_log) as (spark, run):
         output.begin()
         publish_retries(spark, settings, run)
-        warnings = tell_ignored_settings(settings)
-        for warning in warnings:
+        warnings = list[str]()
+
+        def warn(warning: str) -> None:
+            warnings.append(warning)
             _show_warning(console, warning)
+
+        for warning in tell_ignored_settings(settings):
+            warn(warning)
         report_on = functools.partial(_report_retry, settings, output, run, warnings)
         try:
             with ProgressBar(spark, console) as bar:
-                lost = retry_all(spark, settings, run, only=only, again=again, listener=bar, stop=stop)
+                retry_all(spark, settings, run, only=only, again=again, warn=warn, listener=bar, stop=stop)
             stop.check("interrupted; what was retried before is committed")
+        except DeadlineReached:
+            return report_on("expired")
         except JobError as error:
             interrupted = Interrupted(f"interrupted: {error}", by=stop.by) if stop.is_set() else None
             told = interrupted or run.claim.fault() or error
             with contextlib.suppress(JobError):
                 report_on("interrupted" if interrupted else "failed", error=str(told))
             raise told from error
-        if lost:
-            warnings.append(
-                f"{lost:,} failed rows are left as they are: input.key is null, is not alone or is no more in the input"
-            )
-            _show_warning(console, warnings[-1])
-        return report_on("expired" if run.is_late() else "completed")
+        return report_on("completed")
 
 
 @contextlib.contextmanager
@@ -163,14 +165,15 @@ def _report_retry(
     settings: Settings, output: Output, run: Run, warnings: list[str], status: Status, *, error: str | None = None
 ) -> RunReport:
     own = [increment for increment in output.increments() if increment.run_id == run.run_id]
+    left = _expired_in(own)
     report = make_report(
         settings,
         own,
         run_id=run.run_id,
         started_at=run.started_at,
-        status=status,
+        status="expired" if left and status == "completed" else status,
         command="retry",
-        left=_expired_in(own),
+        left=left,
         warnings=warnings,
         error=error,
     )

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from jobs import increments, reading
+from jobs import retry as retrying
+from jobs.committed import Increment
 from jobs.errors import BusyError, InputError, JobError, OutputError, TooManyFailed, UserError
 from jobs.files import Folder
 from jobs.increments import Run
@@ -223,6 +225,30 @@ def test_a_retry_takes_all_that_were_before_it_into_account(
     score(nightly())
     assert [retry(nightly(), again=True).failed for _ in range(3)] == [1, 1, 1]
     assert retry(nightly()).rows == 0
+
+
+def test_a_retry_that_the_deadline_overtakes_is_expired_only_if_it_left_something(
+    spark: Any, nightly: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(2):
+        _write(tmp_path / f"in/{n}.jsonl", (n, "a"), (10 + n, None))
+    score(nightly())
+    monkeypatch.setattr(retrying, "TARGET_S", 0)
+    monkeypatch.setattr(retrying, "_ROWS", 1)  # a portion for each increment
+    publish, published = retrying._publish, list[int]()
+
+    def publish_late(*args: Any) -> Increment:
+        published.append(1)
+        return publish(*args)
+
+    monkeypatch.setattr(retrying, "_publish", publish_late)
+    monkeypatch.setattr(Run, "is_late", lambda _: bool(published))
+    cut = retry(nightly())
+    assert (cut.status, cut.failed) == ("expired", 1)
+    published.clear()
+    done = retry(nightly())
+    assert (done.status, done.failed) == ("completed", 1)
+    assert retry(nightly()).status == "completed"  # nothing to do, however late
 
 
 def test_a_retry_without_texts_or_a_key_says_what_to_set(
