@@ -69,14 +69,13 @@ class Outlook:
         """Say whether the deadline will be kept: as soon as it is known, and whenever that changes."""
         if self._deadline is None:
             return
-        told = self._rest()
-        if told is None:
+        rest = self._rest()
+        if rest is None:
             return
-        line = forecast(*told, now=datetime.now(UTC), deadline=self._deadline)
-        if ("in time" in line) == self._in_time:
-            return
-        self._in_time = "in time" in line
-        self._say(line)
+        in_time, line = forecast(*rest, now=datetime.now(UTC), deadline=self._deadline)
+        if in_time != self._in_time:
+            self._in_time = in_time
+            self._say(line)
 
     def _rest(self) -> tuple[str, float] | None:
         """What is left, in words and in seconds; None if nothing tells, or nothing is left."""

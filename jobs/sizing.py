@@ -76,14 +76,15 @@ def is_off(size: int, *, wanted: int, left: int | None) -> bool:
     return not size / 2 <= wanted <= 2 * size
 
 
-def forecast(what: str, need_s: float, *, now: datetime, deadline: datetime) -> str:
-    """A line that says how long the rest takes, and whether that is before the deadline."""
+def forecast(what: str, need_s: float, *, now: datetime, deadline: datetime) -> tuple[bool, str]:
+    """Whether the rest is done before the deadline, and a line that says so and how long it takes."""
     line = f"{what} to go, about {_duration(need_s)} at the rate so far"
     left_s = (deadline - now).total_seconds()
     by = f"{deadline:%Y-%m-%d %H:%M:%S}"
     if need_s <= left_s:
-        return f"{line}: in time for the deadline, {by}"
-    return f"{line}: too long for the deadline, {by}; about {max(0.0, left_s) / need_s:.0%} of it will be scored"
+        return True, f"{line}: in time for the deadline, {by}"
+    share = max(0.0, left_s) / need_s
+    return False, f"{line}: too long for the deadline, {by}; about {share:.0%} of it will be scored"
 
 
 def tell_huge(sizes: Mapping[str, int], rate: float | None) -> str | None:

@@ -28,6 +28,7 @@ def test_what_is_left_is_counted_on_and_the_deadline_is_told_when_it_changes() -
     assert ["in time" in line for line in said] == [True, False]
     assert outlook.left_bytes == 600
     outlook.go_on(_increment(3, 2, 200))
+    assert len(said) == 2
     assert len(asked) == 2  # at the start and with the first rate: never for each increment
 
 

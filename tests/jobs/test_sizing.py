@@ -54,7 +54,9 @@ def test_another_size_is_worth_a_new_query_only_if_it_cuts_the_rest_otherwise() 
 
 
 def test_a_forecast_says_whether_the_deadline_is_kept() -> None:
-    in_time = forecast("6 rows", 60, now=NOW, deadline=NOW + timedelta(minutes=2))
-    assert in_time.startswith("6 rows to go, about 60 s at the rate so far: in time")
-    late = forecast("6 rows", 60, now=NOW, deadline=NOW + timedelta(seconds=30))
-    assert "about 50% of it" in late
+    in_time, line = forecast("6 rows", 60, now=NOW, deadline=NOW + timedelta(minutes=2))
+    assert in_time
+    assert line.startswith("6 rows to go, about 60 s at the rate so far: in time")
+    in_time, line = forecast("6 rows", 60, now=NOW, deadline=NOW + timedelta(seconds=30))
+    assert not in_time
+    assert "about 50% of it" in line
