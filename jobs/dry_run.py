@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from jobs.errors import OutputError
 from jobs.output import Output
 from jobs.plan import make_plan, take_samples
-from jobs.score import check_model, tell_ignored_settings
+from jobs.score import check_model, show_warning, tell_ignored_settings
 from jobs.session import open_session
 from jobs.settings import Settings
-from jobs.sources import explode_variants, read_input
+from jobs.sources import explode_variants, find_kind, read_input
 from udfs.spec import GENERATING
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
 
 _SHOWN = 200  # characters of a text
 _SHOWN_OF_PROMPTS = 1_000  # an instruction may stand at their end
 
 
-def show_plan(settings: Settings, console: Console, *, spark_log: str | None = None) -> None:
+def show_plan(settings: Settings, console: Console, *, overwrite: bool = False, spark_log: str | None = None) -> None:
     """Print the schema, three rendered texts with their tokens, and the plan.
 
     Raises:
-        The same errors as `score` before it writes, but for an output that is taken, which is told and no error.
+        The same errors as `score` before it writes, but for an output that it would refuse, which is told.
     """
     check_model(settings)
     for warning in tell_ignored_settings(settings):
-        console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
+        show_warning(console, warning)
     output = Output(settings)
     spark = open_session(settings.spark, spark_log=spark_log)
-    frame = explode_variants(read_input(spark, settings), settings)
+    read = read_input(spark, settings)
+    if refusal := _why_refused(output, read, settings, overwrite=overwrite):
+        show_warning(console, refusal)
+    frame = explode_variants(read, settings)
     plan = make_plan(frame, settings)
     columns = ", ".join(f"{field.name} {field.dataType.simpleString()}" for field in frame.schema.fields)
     console.print(f"[bold]columns[/]  {escape(columns)}", soft_wrap=True)
@@ -46,3 +55,15 @@ def show_plan(settings: Settings, console: Console, *, spark_log: str | None = N
         f"to {escape(output.path)}",
         soft_wrap=True,
     )
+
+
+def _why_refused(output: Output, frame: DataFrame, settings: Settings, *, overwrite: bool) -> str | None:
+    """Why a run would refuse the output; None if it would not."""
+    spark = frame.sparkSession
+    try:
+        output.check(spark, overwrite=overwrite)
+        if not overwrite:
+            output.check_input(frame, find_kind(spark, settings.input))
+    except OutputError as error:
+        return str(error)
+    return None

@@ -92,6 +92,7 @@ class Output:
             OutputError: It holds other files or another job's results, or an increment or the checkpoint is gone.
         """
         files.check_scheme(spark, self.path)
+        self._check_ours()
         if overwrite or not self.is_begun():
             return
         held = self.folder.read_json(_JOB)
@@ -134,24 +135,19 @@ class Output:
         kept = self.folder.read_json(_JOB).get("schema") if self.is_begun() else None
         return StructType.fromJson(kept) if kept else None
 
-    def check_types(self, frame: DataFrame) -> None:
-        """Refuse an input whose columns have other types than in what is committed: no reader could read both.
+    def check_input(self, frame: DataFrame, kind: Kind) -> None:
+        """Refuse an input that does not go on with what is committed.
 
         Raises:
-            OutputError: It has some.
+            OutputError: All of it is scored, as it can be only once; or its columns have other types than in what is
+                committed, and no reader could read both.
         """
-        first = next(iter(self.increments()), None)
-        if first is None:
-            return
-        held = dict(self.read(frame.sparkSession, name_of(first.number)).dtypes)
-        changed = [
-            f"{name} is {kind} and was {held[name]}" for name, kind in frame.dtypes if held.get(name, kind) != kind
-        ]
-        if changed:
+        if kind == "once" and self.is_committed(0):
             raise OutputError(
-                f"the input's types have changed since output.path {self.path} was begun ({', '.join(changed)}): no "
-                "reader could read both; name another directory, or start afresh with --overwrite"
+                f"output.path {self.path} already holds this job's results; score them again with --overwrite"
             )
+        if kind in ("table", "iceberg"):
+            self._check_types(frame)
 
     def is_committed(self, number: int) -> bool:
         return self.folder.exists(f"{name_of(number)}/{MARK}")
@@ -274,6 +270,20 @@ class Output:
             raise OutputError(
                 f"output.path {self.path} has increments, but {CHECKPOINT} is gone; put it back, or start afresh with "
                 "--overwrite"
+            )
+
+    def _check_types(self, frame: DataFrame) -> None:
+        first = next(iter(self.increments()), None)
+        if first is None:
+            return
+        held = dict(self.read(frame.sparkSession, name_of(first.number)).dtypes)
+        changed = [
+            f"{name} is {kind} and was {held[name]}" for name, kind in frame.dtypes if held.get(name, kind) != kind
+        ]
+        if changed:
+            raise OutputError(
+                f"the input's types have changed since output.path {self.path} was begun ({', '.join(changed)}): no "
+                "reader could read both; name another directory, or start afresh with --overwrite"
             )
 
     def _throw_away(self) -> None:

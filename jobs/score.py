@@ -83,12 +83,8 @@ def score(
         schema = None if overwrite else output.schema()
         frame = read_input(spark, settings, schema)
         kind = find_kind(spark, settings.input)
-        if kind == "once" and not overwrite and output.is_committed(0):
-            raise OutputError(
-                f"output.path {output.path} already holds this job's results; score them again with --overwrite"
-            )
-        if kind in ("table", "iceberg") and not overwrite:
-            output.check_types(frame)
+        if not overwrite:
+            output.check_input(frame, kind)
         output.begin(frame.schema if kind == "files" else None, overwrite=overwrite)
         publish_retries(spark, settings, run)
         job = Job(spark, settings, run, kind, output, frame, console)
@@ -125,7 +121,7 @@ def retry(
 
         def warn(warning: str) -> None:
             warnings.append(warning)
-            _show_warning(console, warning)
+            show_warning(console, warning)
 
         for warning in tell_ignored_settings(settings):
             warn(warning)
@@ -323,10 +319,10 @@ class Job:
         self._show_warning(warning)
 
     def _show_warning(self, warning: str) -> None:
-        _show_warning(self._console, warning)
+        show_warning(self._console, warning)
 
 
-def _show_warning(console: Console, warning: str) -> None:
+def show_warning(console: Console, warning: str) -> None:
     console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
 
 

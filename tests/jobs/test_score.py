@@ -163,6 +163,26 @@ def test_an_output_of_another_job_is_refused_with_what_differs(spark: Any, write
     assert spark.read.parquet(str(tmp_path / "out")).count() == 3
 
 
+def test_a_dry_run_tells_of_an_output_that_a_run_would_refuse(
+    spark: Any, write_job: WriteJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(*, overwrite: bool = False, **sections: dict[str, Any]) -> str:
+        show_plan(load_settings(write_job(**sections)), Console(stderr=True, width=1000), overwrite=overwrite)
+        shown = capsys.readouterr().err
+        assert "1 rows in" in shown
+        return shown
+
+    query = {"input": {"path": None, "query": "SELECT 1 AS id, 'a' AS text"}}
+    assert "warning" not in told(**query)
+    score(load_settings(write_job(**query)))
+    assert "already holds this job's results" in told(**query)
+    assert "differs in max_tokens" in told(**query, score={"max_tokens": 64})
+    assert "warning" not in told(**query, score={"max_tokens": 64}, overwrite=True)
+    (tmp_path / "else").mkdir()
+    (tmp_path / "else/thesis.doc").write_text("all of it")
+    assert "holds thesis.doc and no gristmill job" in told(**query, output={"path": str(tmp_path / "else")})
+
+
 def test_a_directory_of_something_else_is_never_overwritten(spark: Any, write_job: WriteJob, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.doc").write_text("all of it")

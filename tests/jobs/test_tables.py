@@ -81,9 +81,9 @@ def test_columns_of_another_type_than_in_the_output_are_refused(
     _append(spark, tmp_path, (1, "a red kettle"))
     settings = table(output={"columns": ["id"]})
     score(settings)
-    Output(settings).check_types(spark.createDataFrame([], "id int, text binary, more string"))
+    Output(settings).check_input(spark.createDataFrame([], "id int, text binary, more string"), "table")
     with pytest.raises(OutputError, match=r"\(id is bigint and was int\): no reader"):
-        Output(settings).check_types(spark.createDataFrame([], "id bigint, text string"))
+        Output(settings).check_input(spark.createDataFrame([], "id bigint, text string"), "table")
 
 
 def test_what_is_left_of_a_table_is_told_in_rows_before_a_deadline(
