@@ -36,8 +36,8 @@ def start_engines(spark: SparkSession, settings: Settings) -> None:
     from pyspark.sql import functions as F
 
     def run() -> None:
-        slots = count_slots(spark)
         with contextlib.suppress(*SPARK_ERRORS):
+            slots = count_slots(spark)
             rows = spark.range(0, slots, 1, slots).select(make_starter(settings.spec())(F.col("id")))
             rows.write.format("noop").mode("overwrite").save()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from rich.progress import (
 from rich.text import Text
 
 from jobs.committed import Increment
+from jobs.errors import SPARK_ERRORS
 from jobs.plan import Plan
 
 if TYPE_CHECKING:
@@ -93,9 +95,8 @@ class ProgressBar(Listener):
 
     def _watch(self) -> None:
         while not self._ended.wait(self._every_s):
-            if plan := self._plan:
-                share = _share_done(self._spark, plan)
-                if share is not None:
+            with contextlib.suppress(*SPARK_ERRORS):  # a Spark that died is told by the job
+                if (plan := self._plan) and (share := _share_done(self._spark, plan)) is not None:
                     self._bar.update(self._task, completed=int(share * plan.rows))
 
 

@@ -5,8 +5,10 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from py4j.protocol import Py4JNetworkError
 
 from jobs import engines
 from jobs.settings import Settings
@@ -81,3 +83,17 @@ def test_no_engine_starts_under_spark_submit(
     monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1")
     _while_spark_starts(_settings(tmp_path))
     assert reached == []
+
+
+def test_a_spark_that_dies_before_its_engines_start_prints_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raised = list[threading.ExceptHookArgs]()
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    spark = mock.Mock()
+    type(spark._sc).defaultParallelism = mock.PropertyMock(side_effect=Py4JNetworkError("connection refused"))
+    engines.start_engines(spark, _settings(tmp_path))
+    for thread in threading.enumerate():
+        if thread.name == "gristmill-start":
+            thread.join(30)
+    assert raised == []
