@@ -24,9 +24,10 @@ if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
 _HOME = "_gristmill"
-_JOB = f"{_HOME}/job.json"
 _LOCK = f"{_HOME}/lock"
 _WRITING = f"{_HOME}/writing"
+_RETRIES = f"{_HOME}/retries"
+JOB = f"{_HOME}/job.json"
 CHECKPOINT = f"{_HOME}/checkpoint"
 RUNS = f"{_HOME}/runs"
 # Rows of a task reach Python in Arrow batches of this size; a window is put together from several.
@@ -95,7 +96,7 @@ class Output:
         self._check_ours()
         if overwrite or not self.is_begun():
             return
-        held = self.folder.read_json(_JOB)
+        held = self.folder.read_json(JOB)
         differs = differences(held.get("job", {}), describe(self._settings))
         if differs:
             raise OutputError(
@@ -106,7 +107,7 @@ class Output:
 
     def is_begun(self) -> bool:
         """There is a job's output here, and it is not one that is about to be thrown away."""
-        return self.folder.exists(_JOB) and not self.folder.read_json(_JOB).get("thrown_away")
+        return self.folder.exists(JOB) and not self.folder.read_json(JOB).get("thrown_away")
 
     def begin(self, schema: StructType | None = None, *, overwrite: bool = False) -> None:
         """Make the directory this job's.
@@ -123,7 +124,7 @@ class Output:
             if overwrite or not self.is_begun():
                 self._throw_away()
                 about = {"job": describe(self._settings), "schema": schema.jsonValue() if schema else None}
-                self.folder.write_json(_JOB, about)
+                self.folder.write_json(JOB, about)
             self.folder.delete(_WRITING)  # of killed runs
         except OSError as error:
             raise OutputError(f"cannot write to output.path {self.path}: {error}") from error
@@ -132,7 +133,7 @@ class Output:
         """The input's schema as the first run found it."""
         from pyspark.sql.types import StructType
 
-        kept = self.folder.read_json(_JOB).get("schema") if self.is_begun() else None
+        kept = self.folder.read_json(JOB).get("schema") if self.is_begun() else None
         return StructType.fromJson(kept) if kept else None
 
     def check_input(self, frame: DataFrame, kind: Kind) -> None:
@@ -156,6 +157,15 @@ class Output:
         """All that is committed, in order."""
         return read_increments(self.folder)
 
+    def retries(self) -> list[int]:
+        """Numbers of the retries whose rows are kept, in order; a kill may have hidden the last one from readers."""
+        numbers = [int(name.partition("=")[2]) for name in self.folder.entries(_RETRIES)]
+        return sorted(number for number in numbers if self.folder.exists(f"{kept_name(number)}/{MARK}"))
+
+    def read_retry(self, number: int) -> Increment:
+        """What a retry is whose rows are kept."""
+        return Increment.from_json(self.folder.read_json(f"{kept_name(number)}/{MARK}"))
+
     def checkpoint(self) -> Checkpoint:
         return Checkpoint(self.folder, CHECKPOINT)
 
@@ -178,8 +188,7 @@ class Output:
             JobError: There are more rows or fewer.
             BusyError: The output is another driver's by now.
         """
-        name = name_of(number)
-        draft = f"{_WRITING}/{run_id}/{name}" if self.folder.renames else name
+        draft = self.draft_of(name_of(number), run_id)
         self.write_rows(scored, draft)
         counts = count_outcomes(self.read(scored.sparkSession, draft), self._settings.output.name)
         if rows is not None and counts.rows != rows:
@@ -189,6 +198,10 @@ class Output:
             )
         return self.commit(draft, number, counts=counts, run_id=run_id, **about)
 
+    def draft_of(self, name: str, run_id: str) -> str:
+        """Where rows are written that are to be at `name`: there itself, where nothing can be renamed."""
+        return f"{_WRITING}/{run_id}/{name}" if self.folder.renames else name
+
     def write_rows(self, scored: DataFrame, name: str) -> None:
         """Write rows by Spark's committer, replacing what is there."""
         with spark_conf(scored.sparkSession, _WRITE_CONF):
@@ -197,16 +210,26 @@ class Output:
                 empty = scored.drop("outcome").limit(0).coalesce(1)  # so that the schema of no rows can be read
                 empty.write.mode("overwrite").parquet(self.folder / f"{name}/outcome=succeeded")
 
-    def read(self, spark: SparkSession, name: str) -> DataFrame:
-        return spark.read.parquet(self.folder / name)
+    def read(self, spark: SparkSession, *names: str) -> DataFrame:
+        """Rows of one directory, or of several of one parent: without it Spark takes each for a table of its own."""
+        parent = {"basePath": self.folder / names[0].rpartition("/")[0]} if len(names) > 1 else {}
+        return spark.read.options(**parent).parquet(*(self.folder / name for name in names))
 
     def commit(
-        self, draft: str, number: int, *, counts: Committed, run_id: str, began: float | None = None, **about: Any
+        self,
+        draft: str,
+        number: int,
+        *,
+        counts: Committed,
+        run_id: str,
+        began: float | None = None,
+        name: str | None = None,
+        **about: Any,
     ) -> Increment:
-        """Mark an increment that is written as committed, and put it in its place."""
+        """Mark an increment that is written as committed, and put it in its place; see `place`."""
         seconds = 0.0 if began is None else round(time.monotonic() - began, 3)
         made = Increment(number=number, run_id=run_id, committed_at="", seconds=seconds, counts=counts, **about)
-        return self.place(draft, made)
+        return self.place(draft, made, name)
 
     def place(self, draft: str, made: Increment, name: str | None = None) -> Increment:
         """Commit rows that are written: mark them, and put them in their place.
@@ -243,7 +266,7 @@ class Output:
 
     def _check_ours(self) -> None:
         entries = [entry for entry in self.folder.entries() if entry != _HOME]
-        if entries and not self.folder.exists(_JOB):
+        if entries and not self.folder.exists(JOB):
             raise OutputError(
                 f"output.path {self.path} holds {entries[0]} and no gristmill job; name an empty directory"
             )
@@ -288,8 +311,8 @@ class Output:
 
     def _throw_away(self) -> None:
         """Empty the directory but for the lock. A kill in the middle leaves a note: here is nothing to go on with."""
-        if self.folder.exists(_JOB):
-            self.folder.write_json(_JOB, {"thrown_away": True})
+        if self.folder.exists(JOB):
+            self.folder.write_json(JOB, {"thrown_away": True})
         for entry in self.folder.entries():
             if entry.startswith("increment="):
                 self.folder.delete(entry)
@@ -299,8 +322,13 @@ class Output:
 
     def _tidy(self) -> None:
         """Leave nothing where nothing was begun."""
-        if not self.folder.exists(_JOB) and not self._claim.fault():
+        if not self.folder.exists(JOB) and not self._claim.fault():
             with contextlib.suppress(OSError):
                 self.folder.delete(_HOME)
                 if not self.folder.entries():
                     self.folder.delete("")
+
+
+def kept_name(number: int) -> str:
+    """The directory of all that a retry has scored, those rows among it that failed again."""
+    return f"{_RETRIES}/{name_of(number)}"

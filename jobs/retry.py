@@ -8,16 +8,15 @@ written first, and commits the retry; what readers see of it is copied from ther
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jobs.committed import RETRIES, Increment, count_outcomes, name_of
 from jobs.errors import SPARK_ERRORS, DeadlineReached, InputError, JobError, explain
 from jobs.increments import Run
 from jobs.interrupts import Stop
-from jobs.output import Output
+from jobs.output import Output, kept_name
 from jobs.plan import OWN, Plan, count_slots, plan_partitions, score_frame
 from jobs.progress import Listener
 from jobs.session import spark_conf
@@ -28,7 +27,6 @@ from jobs.sources import explode_variants, read_input
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-KEPT = "_gristmill/retries"
 _FILE, _ROW, _CODE = f"{OWN}file_name", f"{OWN}row", f"{OWN}code"
 _ROWS = 100_000  # of a retry, where no rate is known
 
@@ -100,9 +98,8 @@ def retry_all(
 def publish_retries(spark: SparkSession, settings: Settings, run: Run) -> None:
     """Show readers what committed retries have scored, where a kill kept it from them."""
     output = Output(settings, run.claim)
-    for name in output.folder.entries(KEPT):
-        number = int(name.partition("=")[2])
-        if not output.is_committed(number) and output.folder.exists(f"{KEPT}/{name}/_increment.json"):
+    for number in output.retries():
+        if not output.is_committed(number):
             with spark_conf(spark, {"spark.sql.shuffle.partitions": str(count_slots(spark))}):
                 _publish(spark, output, number)
 
@@ -142,14 +139,10 @@ def _retried(spark: SparkSession, output: Output, name: str) -> DataFrame | None
     """Rows of earlier retries, with how the last one ended; those that came too late were not tried."""
     from pyspark.sql import functions as F
 
-    kept = [f"{KEPT}/{entry}" for entry in output.folder.entries(KEPT)]
-    kept = [entry for entry in kept if output.folder.exists(f"{entry}/_increment.json")]
+    kept = [kept_name(number) for number in output.retries()]
     if not kept:
         return None
-    reader = spark.read.option("basePath", output.folder / KEPT)  # or each is a root, with partitions of its own
-    tried = reader.parquet(*(output.folder / entry for entry in kept)).select(
-        _FILE, _ROW, F.col(f"`{name}`.error.code").alias("code"), F.col("outcome").alias("outcome")
-    )
+    tried = output.read(spark, *kept).select(_FILE, _ROW, F.col(f"`{name}`.error.code").alias("code"), "outcome")
     tried = tried.where("code IS NULL OR code != 'expired'")
     return tried.groupBy(_FILE, _ROW).agg(F.max((F.col("outcome") == "succeeded").cast("int")).alias("mended"))
 
@@ -185,44 +178,34 @@ def _retry(found: Found, settings: Settings, run: Run, listener: Listener) -> No
     """Score rows again and commit what came of it."""
     from pyspark.sql import functions as F
 
-    spark, output, name = found.frame.sparkSession, Output(settings, run.claim), settings.output.name
-    number, began = _next_number(output), time.monotonic()
+    spark, output, began = found.frame.sparkSession, Output(settings, run.claim), time.monotonic()
+    number = max(output.retries(), default=RETRIES - 1) + 1
     plan = Plan(found.rows, plan_partitions(found.rows, count_slots(spark), settings))
     listener.begins(number, plan)
     deadline = run.deadline.timestamp() if run.deadline else None
-    scored = score_frame(found.frame, settings, plan, deadline=deadline, keep=(_FILE, _ROW, _CODE))
-    draft = f"_gristmill/writing/{run.run_id}/{name_of(number)}"
-    place = draft if output.folder.renames else f"{KEPT}/{name_of(number)}"
-    output.write_rows(scored, place)
-    rows = output.read(spark, place)
+    draft = output.draft_of(kept_name(number), run.run_id)
+    output.write_rows(score_frame(found.frame, settings, plan, deadline=deadline, keep=(_FILE, _ROW, _CODE)), draft)
+    rows = output.read(spark, draft)
     mended = rows.where("outcome = 'succeeded'").groupBy(F.col(_CODE).alias("code")).count().collect()
-    made = Increment(
-        number=number,
+    output.commit(
+        draft,
+        number,
+        counts=count_outcomes(rows, settings.output.name),
         run_id=run.run_id,
-        committed_at="",
-        seconds=0.0,
-        counts=count_outcomes(rows, name),
-        mended=dict(sorted(Counter({row["code"]: row["count"] for row in mended}).items())),
+        began=began,
+        name=kept_name(number),
+        mended=dict(sorted((row["code"], row["count"]) for row in mended)),
     )
-    made = replace(made, seconds=round(time.monotonic() - began, 3))
-    output.place(place, made, f"{KEPT}/{name_of(number)}")
     listener.commits(_publish(spark, output, number))
 
 
 def _publish(spark: SparkSession, output: Output, number: int) -> Increment:
     """Show readers the good rows of a committed retry."""
-    kept = f"{KEPT}/{name_of(number)}"
-    made = Increment.from_json(output.folder.read_json(f"{kept}/_increment.json"))
-    good = output.read(spark, kept).where("outcome = 'succeeded'").drop(_FILE, _ROW, _CODE)
-    draft = f"_gristmill/writing/{made.run_id}/{name_of(number)}-good"
-    place = draft if output.folder.renames else name_of(number)
-    output.write_rows(good, place)
-    return output.place(place, made)
-
-
-def _next_number(output: Output) -> int:
-    taken = [int(name.partition("=")[2]) for name in output.folder.entries(KEPT)]
-    return max(taken, default=RETRIES - 1) + 1
+    made = output.read_retry(number)
+    good = output.read(spark, kept_name(number)).where("outcome = 'succeeded'").drop(_FILE, _ROW, _CODE)
+    draft = output.draft_of(name_of(number), made.run_id)
+    output.write_rows(good, draft)
+    return output.place(draft, made)
 
 
 def _portions(increments: list[Increment]) -> Iterator[list[int]]:

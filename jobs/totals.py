@@ -15,7 +15,7 @@ from rich.table import Table
 from jobs.committed import Committed, Increment, add_up, read_increments
 from jobs.errors import OutputError
 from jobs.files import Folder
-from jobs.output import RUNS
+from jobs.output import JOB, RUNS
 
 _LEAST_WIDTH = 100
 
@@ -74,7 +74,7 @@ def read_totals(path: str) -> Totals:
         OutputError: It is none.
     """
     folder = Folder(path)
-    if not folder.exists("_gristmill/job.json"):
+    if not folder.exists(JOB):
         raise OutputError(f"{path} is no output of gristmill; name the directory that output.path names")
     increments = read_increments(folder)
     reports = folder.read_all_json([f"{RUNS}/{name}" for name in folder.entries(RUNS) if name.endswith(".json")])
