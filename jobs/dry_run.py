@@ -9,9 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.errors import OutputError
+from jobs.job import check_model, show_warning, tell_ignored_settings
 from jobs.output import Output
 from jobs.plan import make_plan, take_samples
-from jobs.score import check_model, show_warning, tell_ignored_settings
 from jobs.session import open_session
 from jobs.settings import Settings
 from jobs.sources import explode_variants, find_kind, read_input

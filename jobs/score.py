@@ -6,13 +6,8 @@ spark-submit jobs/score.py conf/catalog_tagging.yaml
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import sys
-import uuid
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,33 +17,25 @@ if __name__ == "__main__":  # spark-submit put jobs/ first on the path, where it
         sys.path[0] = str(_ROOT)
 
 from rich.console import Console
-from rich.markup import escape
 
 from jobs.changes import tell_skipped
-from jobs.checkpoint import path_of
-from jobs.committed import Increment, add_up
-from jobs.deadlines import deadline_at
-from jobs.engines import start_beside_spark, start_engines
-from jobs.errors import DeadlineReached, Interrupted, JobError, OutputError, TooManyFailed
+from jobs.committed import add_up
+from jobs.errors import DeadlineReached, OutputError, TooManyFailed
 from jobs.iceberg import read_lineage
-from jobs.increments import Run, check_failed, score_once, score_spans, score_stream
-from jobs.input_files import name_some
-from jobs.interrupts import Stop, cancel_all
+from jobs.increments import check_failed, score_once, score_spans, score_stream
+from jobs.interrupts import Stop
+from jobs.job import Job, open_job
 from jobs.outlook import Outlook
 from jobs.output import Output
-from jobs.progress import Listener, ProgressBar
-from jobs.report import RunReport, Status, make_report
+from jobs.progress import ProgressBar
+from jobs.report import RunReport
 from jobs.retry import publish_retries, retry_all
-from jobs.session import open_session
 from jobs.settings import Settings
 from jobs.sources import Kind, find_kind, read_input
 from jobs.unscored import Unscored
-from udfs.generation.own_settings import tell_ignored
-from udfs.models import open_model
-from udfs.tasks import make_task
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import DataFrame
 
 
 def score(
@@ -78,17 +65,18 @@ def score(
         Interrupted: The run was told to end.
         JobError: Spark gave up. Here as above, what was committed before stays, and the next run goes on from there.
     """
-    console, stop, output = console or Console(stderr=True), stop or Stop(), Output(settings)
-    with _begin(settings, output, stop, overwrite=overwrite, spark_log=spark_log) as (spark, run):
-        schema = None if overwrite else output.schema()
-        frame = read_input(spark, settings, schema)
-        kind = find_kind(spark, settings.input)
+    with open_job("score", settings, overwrite=overwrite, spark_log=spark_log, console=console, stop=stop) as job:
+        output = job.output
+        frame = read_input(job.spark, settings, None if overwrite else output.schema())
+        kind = find_kind(job.spark, settings.input)
         if not overwrite:
             output.check_input(frame, kind)
         output.begin(frame.schema if kind == "files" else None, overwrite=overwrite)
-        publish_retries(spark, settings, run)
-        job = Job(spark, settings, run, kind, output, frame, console)
-        return job.carry_out(stop)
+        publish_retries(job.spark, settings, job.run)
+        unscored = Unscored(settings, output, kind, frame)
+        for warning in (*tell_skipped(settings.input.options), *unscored.warnings()):
+            job.warn(warning)
+        return job.carry_out(lambda: _score_new(job, kind, frame, unscored), left=unscored.as_counts)
 
 
 def retry(
@@ -111,245 +99,12 @@ def retry(
     Raises:
         The same errors as `score`.
     """
-    console, stop, output = console or Console(stderr=True), stop or Stop(), Output(settings)
-    if not output.is_begun():
-        raise OutputError(f"output.path {output.path} holds no results yet; `gristmill score` comes first")
-    with _begin(settings, output, stop, spark_log=spark_log) as (spark, run):
-        output.begin()
-        publish_retries(spark, settings, run)
-        warnings = list[str]()
-
-        def warn(warning: str) -> None:
-            warnings.append(warning)
-            show_warning(console, warning)
-
-        for warning in tell_ignored_settings(settings):
-            warn(warning)
-        report_on = functools.partial(_report_retry, settings, output, run, warnings)
-        try:
-            with ProgressBar(spark, console) as bar:
-                retry_all(spark, settings, run, only=only, again=again, warn=warn, listener=bar, stop=stop)
-            stop.check("interrupted; what was retried before is committed")
-        except DeadlineReached:
-            return report_on("expired")
-        except JobError as error:
-            interrupted = Interrupted(f"interrupted: {error}", by=stop.by) if stop.is_set() else None
-            told = interrupted or run.claim.fault() or error
-            with contextlib.suppress(JobError):
-                report_on("interrupted" if interrupted else "failed", error=str(told))
-            raise told from error
-        return report_on("completed")
-
-
-@contextlib.contextmanager
-def _begin(
-    settings: Settings, output: Output, stop: Stop, *, overwrite: bool = False, spark_log: str | None = None
-) -> Iterator[tuple[SparkSession, Run]]:
-    """A session, and a run on an output that is this driver's while the body runs; engines start meanwhile."""
-    run = start_run(settings)
-    check_model(settings)
-    with start_beside_spark(settings):
-        spark = open_session(settings.spark, spark_log=spark_log)
-    stop.check("interrupted; nothing was written")
-    with output.lock(on_lost=cancel_all) as claim:
-        output.check(spark, overwrite=overwrite)
-        start_engines(spark, settings)
-        yield spark, replace(run, claim=claim)
-
-
-def _report_retry(
-    settings: Settings, output: Output, run: Run, warnings: list[str], status: Status, *, error: str | None = None
-) -> RunReport:
-    own = [increment for increment in output.increments() if increment.run_id == run.run_id]
-    left = _expired_in(own)
-    report = make_report(
-        settings,
-        own,
-        run_id=run.run_id,
-        started_at=run.started_at,
-        status="expired" if left and status == "completed" else status,
-        command="retry",
-        left=left,
-        warnings=warnings,
-        error=error,
-    )
-    output.write_report(run.run_id, report.as_dict())
-    return report
-
-
-def _expired_in(increments: Sequence[Increment]) -> dict[str, int]:
-    expired = sum(increment.counts.failed_by_code.get("expired", 0) for increment in increments)
-    return {"expired_rows": expired} if expired else {}
-
-
-class Job:
-    """A run whose input and output are in order: score, and report however it ends.
-
-    Args:
-        spark: The session.
-        settings: What is asked.
-        run: This run.
-        kind: How the input is read.
-        output: Locked and begun.
-        frame: The whole input.
-        console: Where progress and warnings are shown.
-    """
-
-    def __init__(
-        self,
-        spark: SparkSession,
-        settings: Settings,
-        run: Run,
-        kind: Kind,
-        output: Output,
-        frame: DataFrame,
-        console: Console,
-    ) -> None:
-        self._spark, self._settings, self._run, self._kind = spark, settings, run, kind
-        self._output, self._frame, self._console = output, frame, console
-        self._unscored = Unscored(settings, output, kind, frame)
-        self._warnings: list[str] = []
-
-    def carry_out(self, stop: Stop) -> RunReport:
-        """Score, and keep a report.
-
-        Raises:
-            JobError: What ended it before its time, but for the deadline and a model that fails too often.
-        """
-        for warning in (
-            *tell_ignored_settings(self._settings),
-            *tell_skipped(self._settings.input.options),
-            *self._unscored.warnings(),
-        ):
-            self._warn(warning)
-        status, error = self._score(stop)
-        report = self._report(status, error)
-        if isinstance(error, JobError) and status != "expired" and not isinstance(error, TooManyFailed):
-            with contextlib.suppress(JobError):  # a full disk has no room for a report either
-                self._output.write_report(self._run.run_id, report.as_dict())
-            raise error
-        self._output.write_report(self._run.run_id, report.as_dict())
-        return report
-
-    def _score(self, stop: Stop) -> tuple[Status, JobError | None]:
-        try:
-            outlook = self._look_ahead()
-            with ProgressBar(self._spark, self._console, told=outlook.go_on) as bar:
-                if self._kind == "once":
-                    score_once(self._frame, self._settings, self._run, listener=bar)
-                elif self._kind == "iceberg":
-                    lineage = read_lineage(self._spark, self._settings.input)
-                    score_spans(self._spark, self._settings, self._run, lineage, listener=bar, stop=stop)
-                else:
-                    self._score_stream(bar, stop, outlook.left_bytes)
-            stop.check("interrupted")
-            counts = add_up(increment.counts for increment in self._own())
-            check_failed(counts, self._settings)
-        except DeadlineReached as error:
-            return "expired", error
-        except JobError as error:
-            if stop.is_set():
-                return "interrupted", Interrupted(f"interrupted; {self._what_stays()}", by=stop.by)
-            told = self._run.claim.fault() or error  # one that has lost its output was cancelled
-            return "failed", type(told)(f"{told}; {self._what_stays()}") if type(told) is JobError else told
-        return ("expired" if counts.failed_by_code.get("expired") else "completed"), None
-
-    def _score_stream(self, bar: Listener, stop: Stop, left_bytes: int | None) -> None:
-        score_stream(
-            self._spark,
-            self._settings,
-            self._run,
-            kind=self._kind,
-            schema=self._frame.schema,
-            left=left_bytes,
-            listener=bar,
-            stop=stop,
-        )
-
-    def _look_ahead(self) -> Outlook:
-        if self._run.deadline is not None:
-            self._unscored.count()
-        known = [increment for increment in self._output.increments() if not increment.is_retry]
-        return Outlook(
-            self._run.run_id,
-            self._run.deadline,
-            known,
-            files=self._unscored.files if self._unscored.is_of_files else None,
-            rows=self._unscored.rows(),
-            say=self._say,
-            warn=self._warn,
-        )
-
-    def _own(self) -> list[Increment]:
-        return [increment for increment in self._output.increments() if increment.run_id == self._run.run_id]
-
-    def _what_stays(self) -> str:
-        own = self._own()
-        if not own:
-            return "nothing of this run was committed; the same command goes on where the last one ended"
-        rows = sum(increment.counts.rows for increment in own)
-        return f"{len(own)} increments with {rows:,} rows are committed; the same command goes on from there"
-
-    def _report(self, status: Status, error: JobError | None) -> RunReport:
-        own = self._own()
-        report = make_report(
-            self._settings,
-            own,
-            run_id=self._run.run_id,
-            started_at=self._run.started_at,
-            status=status,
-            left=_expired_in(own) | self._unscored.as_counts(),
-            warnings=self._warnings,
-            error=str(error) if error else None,
-        )
-        if report.ignored_files:
-            ignored = name_some([path_of(uri) for uri in report.ignored_files])
-            self._show_warning(f"not readable, and left out: {ignored}")
-        if report.gone_files:
-            gone = name_some([path_of(uri) for uri in report.gone_files])
-            self._show_warning(f"gone before they were scored, and left out: {gone}")
-        return report
-
-    def _say(self, line: str) -> None:
-        self._console.print(escape(line), style="dim", soft_wrap=True)
-
-    def _warn(self, warning: str) -> None:
-        """Show a warning, and keep it for the report."""
-        self._warnings.append(warning)
-        self._show_warning(warning)
-
-    def _show_warning(self, warning: str) -> None:
-        show_warning(self._console, warning)
-
-
-def show_warning(console: Console, warning: str) -> None:
-    console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
-
-
-def start_run(settings: Settings) -> Run:
-    """A run that begins now."""
-    started_at = datetime.now(UTC)
-    run_id = f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
-    return Run(run_id, started_at, deadline_at(settings.limits.deadline, started_at))
-
-
-def check_model(settings: Settings) -> None:
-    """Look at the model before Spark starts: there, safe, of the task's kind, with room for chunks where texts are cut.
-
-    Raises:
-        ModelError, SpecError: It is not.
-    """
-    spec = settings.spec()
-    task = make_task(spec, open_model(spec.model, spec.revision))
-    if spec.overflow == "chunk":
-        task.tokenize([])
-
-
-def tell_ignored_settings(settings: Settings) -> list[str]:
-    """Warns of what the model's own generation settings ask for in vain."""
-    spec = settings.spec()
-    told = tell_ignored(open_model(spec.model, spec.revision), spec)
-    return [told] if told else []
+    if not Output(settings).is_begun():
+        raise OutputError(f"output.path {settings.output.path} holds no results yet; `gristmill score` comes first")
+    with open_job("retry", settings, spark_log=spark_log, console=console, stop=stop) as job:
+        job.output.begin()
+        publish_retries(job.spark, settings, job.run)
+        return job.carry_out(lambda: _retry_failed(job, only, again=again))
 
 
 def check_report(report: RunReport, settings: Settings) -> None:
@@ -368,6 +123,41 @@ def check_report(report: RunReport, settings: Settings) -> None:
             f"the deadline came first; {'left: ' if left else 'what is left is not counted'}{', '.join(left)}. "
             "The same command goes on from there" + (f"; {advice}" if report.left.get("expired_rows") else "")
         )
+
+
+def _score_new(job: Job, kind: Kind, frame: DataFrame, unscored: Unscored) -> None:
+    """Score what is in no increment yet."""
+    settings, spark, run, stop = job.settings, job.spark, job.run, job.stop
+    outlook = _look_ahead(job, unscored)
+    with ProgressBar(spark, job.console, told=outlook.go_on) as bar:
+        if kind == "once":
+            score_once(frame, settings, run, listener=bar)
+        elif kind == "iceberg":
+            score_spans(spark, settings, run, read_lineage(spark, settings.input), listener=bar, stop=stop)
+        else:
+            left = outlook.left_bytes
+            score_stream(spark, settings, run, kind=kind, schema=frame.schema, left=left, listener=bar, stop=stop)
+    check_failed(add_up(increment.counts for increment in job.increments()), settings)
+
+
+def _look_ahead(job: Job, unscored: Unscored) -> Outlook:
+    if job.run.deadline is not None:
+        unscored.count()
+    return Outlook(
+        job.run.run_id,
+        job.run.deadline,
+        [increment for increment in job.output.increments() if not increment.is_retry],
+        files=unscored.files if unscored.is_of_files else None,
+        rows=unscored.rows(),
+        say=job.say,
+        warn=job.warn,
+    )
+
+
+def _retry_failed(job: Job, only: Sequence[str], *, again: bool) -> None:
+    """Score what failed before."""
+    with ProgressBar(job.spark, job.console) as bar:
+        retry_all(job.spark, job.settings, job.run, only=only, again=again, warn=job.warn, listener=bar, stop=job.stop)
 
 
 if __name__ == "__main__":

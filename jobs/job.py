@@ -1,0 +1,197 @@
+"""A run of a command on an output: begun, carried out whatever its work is, and reported however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+
+from jobs.checkpoint import path_of
+from jobs.committed import Increment, add_up
+from jobs.deadlines import deadline_at
+from jobs.engines import start_beside_spark, start_engines
+from jobs.errors import DeadlineReached, Interrupted, JobError, TooManyFailed
+from jobs.increments import Run
+from jobs.input_files import name_some
+from jobs.interrupts import Stop, cancel_all
+from jobs.output import Output
+from jobs.report import Command, RunReport, Status, make_report
+from jobs.session import open_session
+from jobs.settings import Settings
+from udfs.generation.own_settings import tell_ignored
+from udfs.models import open_model
+from udfs.tasks import make_task
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+class Job:
+    """A run whose output is its own.
+
+    Args:
+        command: What was called.
+        settings: What is asked.
+        spark: The session.
+        run: This run.
+        output: Locked.
+        console: Where progress and warnings are shown.
+        stop: Ends the run from outside.
+    """
+
+    def __init__(
+        self,
+        command: Command,
+        settings: Settings,
+        spark: SparkSession,
+        run: Run,
+        output: Output,
+        console: Console,
+        stop: Stop,
+    ) -> None:
+        self.settings, self.spark, self.run, self.output = settings, spark, run, output
+        self.console, self.stop = console, stop
+        self._command, self._warnings = command, list[str]()
+
+    def carry_out(self, work: Callable[[], None], *, left: Callable[[], dict[str, int]] = dict) -> RunReport:
+        """Do the work, and keep a report.
+
+        Args:
+            work: Commits increments; a `JobError` of it says how it ended.
+            left: Counts what is left of the input.
+
+        Raises:
+            JobError: What ended it before its time, but for the deadline and a model that fails too often.
+        """
+        status, error = self._do(work)
+        report = self._report(status, error, left())
+        if error is None or isinstance(error, DeadlineReached | TooManyFailed):
+            self.output.write_report(self.run.run_id, report.as_dict())
+            return report
+        with contextlib.suppress(JobError):  # a full disk has no room for a report either
+            self.output.write_report(self.run.run_id, report.as_dict())
+        raise error
+
+    def increments(self) -> list[Increment]:
+        """What this run has committed."""
+        return [increment for increment in self.output.increments() if increment.run_id == self.run.run_id]
+
+    def say(self, line: str) -> None:
+        self.console.print(escape(line), style="dim", soft_wrap=True)
+
+    def warn(self, warning: str) -> None:
+        """Show a warning, and keep it for the report."""
+        self._warnings.append(warning)
+        show_warning(self.console, warning)
+
+    def _do(self, work: Callable[[], None]) -> tuple[Status, JobError | None]:
+        try:
+            work()
+            self.stop.check("interrupted")
+        except DeadlineReached as error:
+            return "expired", error
+        except JobError as error:
+            if self.stop.is_set():
+                return "interrupted", Interrupted(f"interrupted; {self._what_stays()}", by=self.stop.by)
+            told = self.run.claim.fault() or error  # one that has lost its output was cancelled
+            return "failed", type(told)(f"{told}; {self._what_stays()}") if type(told) is JobError else told
+        return ("expired" if _count_expired(self.increments()) else "completed"), None
+
+    def _what_stays(self) -> str:
+        own = self.increments()
+        if not own:
+            return "nothing of this run was committed; the same command goes on where the last one ended"
+        rows = sum(increment.counts.rows for increment in own)
+        return f"{len(own)} increments with {rows:,} rows are committed; the same command goes on from there"
+
+    def _report(self, status: Status, error: JobError | None, left: dict[str, int]) -> RunReport:
+        own = self.increments()
+        expired = _count_expired(own)
+        report = make_report(
+            self.settings,
+            own,
+            run_id=self.run.run_id,
+            started_at=self.run.started_at,
+            status=status,
+            command=self._command,
+            left=({"expired_rows": expired} if expired else {}) | left,
+            warnings=self._warnings,
+            error=str(error) if error else None,
+        )
+        if report.ignored_files:
+            ignored = name_some([path_of(uri) for uri in report.ignored_files])
+            show_warning(self.console, f"not readable, and left out: {ignored}")
+        if report.gone_files:
+            gone = name_some([path_of(uri) for uri in report.gone_files])
+            show_warning(self.console, f"gone before they were scored, and left out: {gone}")
+        return report
+
+
+@contextlib.contextmanager
+def open_job(
+    command: Command,
+    settings: Settings,
+    *,
+    overwrite: bool = False,
+    spark_log: str | None = None,
+    console: Console | None = None,
+    stop: Stop | None = None,
+) -> Iterator[Job]:
+    """A session, and a run on an output that is this driver's while the body runs; engines start meanwhile.
+
+    Raises:
+        The errors of `jobs.score.score` that come before anything is written.
+    """
+    console, stop, output = console or Console(stderr=True), stop or Stop(), Output(settings)
+    run = _start_run(settings)
+    check_model(settings)
+    with start_beside_spark(settings):
+        spark = open_session(settings.spark, spark_log=spark_log)
+    stop.check("interrupted; nothing was written")
+    with output.lock(on_lost=cancel_all) as claim:
+        output.check(spark, overwrite=overwrite)
+        start_engines(spark, settings)
+        job = Job(command, settings, spark, replace(run, claim=claim), output, console, stop)
+        for warning in tell_ignored_settings(settings):
+            job.warn(warning)
+        yield job
+
+
+def check_model(settings: Settings) -> None:
+    """Look at the model before Spark starts: there, safe, of the task's kind, with room for chunks where texts are cut.
+
+    Raises:
+        ModelError, SpecError: It is not.
+    """
+    spec = settings.spec()
+    task = make_task(spec, open_model(spec.model, spec.revision))
+    if spec.overflow == "chunk":
+        task.tokenize([])
+
+
+def tell_ignored_settings(settings: Settings) -> list[str]:
+    """Warns of what the model's own generation settings ask for in vain."""
+    spec = settings.spec()
+    told = tell_ignored(open_model(spec.model, spec.revision), spec)
+    return [told] if told else []
+
+
+def show_warning(console: Console, warning: str) -> None:
+    console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
+
+
+def _start_run(settings: Settings) -> Run:
+    """A run that begins now."""
+    started_at = datetime.now(UTC)
+    run_id = f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
+    return Run(run_id, started_at, deadline_at(settings.limits.deadline, started_at))
+
+
+def _count_expired(increments: list[Increment]) -> int:
+    return add_up(increment.counts for increment in increments).failed_by_code.get("expired", 0)

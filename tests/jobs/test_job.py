@@ -1,0 +1,121 @@
+"""How a run ends, and what is told and kept of it; no Spark is needed for that."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from jobs.committed import Committed
+from jobs.errors import BusyError, DeadlineReached, Interrupted, JobError, OutputError, TooManyFailed
+from jobs.increments import Run
+from jobs.interrupts import Stop
+from jobs.job import Job
+from jobs.lock import Claim
+from jobs.output import Output
+from jobs.settings import load_settings
+
+WriteJob = Callable[..., Path]
+
+
+@pytest.fixture
+def make_job(write_job: WriteJob) -> Callable[..., Job]:
+    def make(claim: Claim | None = None) -> Job:
+        settings = load_settings(write_job())
+        run, spark = Run("run", datetime.now(UTC), claim=claim or Claim()), None
+        return Job("retry", settings, spark, run, Output(settings), Console(stderr=True), Stop())  # type: ignore[arg-type]
+
+    return make
+
+
+def _commit(job: Job, *, expired: int = 0) -> None:
+    codes = {"expired": expired} if expired else {}
+    counts = Committed(rows=5, succeeded=5 - expired, failed=expired, failed_by_code=codes)
+    job.output.folder.make("draft")
+    job.output.commit("draft", 0, counts=counts, run_id="run")
+
+
+def _kept(tmp_path: Path) -> Any:
+    return json.loads((tmp_path / "out/_gristmill/runs/run.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(None, "completed"), (DeadlineReached("late"), "expired"), (TooManyFailed("bad"), "failed")],
+)
+def test_a_run_that_ends_by_itself_is_reported(
+    make_job: Callable[..., Job], tmp_path: Path, error: JobError | None, status: str
+) -> None:
+    job = make_job()
+
+    def work() -> None:
+        _commit(job)
+        job.warn("mind the gap")
+        if error:
+            raise error
+
+    report = job.carry_out(work, left=lambda: {"files": 2})
+    assert (report.command, report.status, report.rows, report.left) == ("retry", status, 5, {"files": 2})
+    assert (report.warnings, report.error) == (["mind the gap"], str(error) if error else None)
+    assert _kept(tmp_path) == report.as_dict()
+
+
+def test_rows_that_came_too_late_are_left(make_job: Callable[..., Job]) -> None:
+    job = make_job()
+    report = job.carry_out(lambda: _commit(job, expired=2))
+    assert (report.status, report.left) == ("expired", {"expired_rows": 2})
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (JobError("Spark gave up"), "Spark gave up; 1 increments with 5 rows are committed; the same command goes on"),
+        (OutputError("it is gone"), "it is gone$"),
+    ],
+)
+def test_an_error_is_kept_and_raised_and_says_what_stays(
+    make_job: Callable[..., Job], tmp_path: Path, error: JobError, told: str
+) -> None:
+    job = make_job()
+
+    def work() -> None:
+        _commit(job)
+        raise error
+
+    with pytest.raises(type(error), match=told):
+        job.carry_out(work)
+    assert _kept(tmp_path)["status"] == "failed"
+
+
+@pytest.mark.parametrize("error", [None, JobError("cancelled"), TooManyFailed("bad")])
+def test_a_run_that_was_told_to_end_is_interrupted_whatever_that_broke(
+    make_job: Callable[..., Job], tmp_path: Path, error: JobError | None
+) -> None:
+    job = make_job()
+
+    def work() -> None:
+        job.stop.set(signal.SIGTERM)
+        if error:
+            raise error
+
+    with pytest.raises(Interrupted, match=r"^interrupted; nothing of this run was committed") as caught:
+        job.carry_out(work)
+    assert (caught.value.exit_code, _kept(tmp_path)["status"]) == (143, "interrupted")
+
+
+def test_what_is_cancelled_because_another_driver_took_over_says_so(
+    make_job: Callable[..., Job], tmp_path: Path
+) -> None:
+    job = make_job(Claim(str(tmp_path / "out"), "lock", "me"))
+
+    def work() -> None:
+        raise JobError("cancelled")
+
+    with pytest.raises(BusyError, match="was taken over"):
+        job.carry_out(work)
