@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from jobs.committed import Committed, Increment, add_up
-from jobs.errors import JobError
+from jobs.committed import Committed, Increment, Span, add_up
+from jobs.errors import JobError, OutputError
 from jobs.increments import Run, ScoreIncrement, score_once
 from jobs.output import Output
 from jobs.progress import Listener
@@ -52,3 +52,21 @@ def test_a_full_disk_is_told_in_a_line_whatever_was_to_be_written(
     monkeypatch.setattr("jobs.files.Folder.write_json", fail)
     with pytest.raises(JobError, match=r"report, which cannot be written: .*No space left"):
         Output(settings).write_report("run", {})
+
+
+def test_increments_of_a_stream_need_its_checkpoint_and_others_have_none(write_job: WriteJob) -> None:
+    output, kinds = Output(load_settings(write_job())), ("files", "table", "iceberg", "once")
+    for kind in kinds:
+        output._check_whole(kind)  # nothing is committed
+    output.folder.make("draft")
+    output.commit("draft", 0, counts=Committed(rows=1), run_id="run", input_span=Span(None, 1))
+    output._check_whole("iceberg")
+    output.folder.make("draft")
+    output.commit("draft", 0, counts=Committed(rows=1), run_id="run")
+    output._check_whole("once")
+    for kind in kinds[:2]:
+        with pytest.raises(OutputError, match="checkpoint is gone"):
+            output._check_whole(kind)
+    output.folder.write_json("_gristmill/checkpoint/offsets/0", {})  # of a run that was killed as it had committed
+    for kind in kinds[:2]:
+        output._check_whole(kind)
