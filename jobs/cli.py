@@ -54,7 +54,7 @@ def score(
     if dry_run:
         from jobs.dry_run import show_plan
 
-        show_plan(settings, console, spark_log=spark_log)
+        show_plan(settings, console, overwrite=overwrite, spark_log=spark_log)
         return
     done = run_interruptibly(
         lambda stop: run(settings, overwrite=overwrite, spark_log=spark_log, console=console, stop=stop)

@@ -11,7 +11,6 @@ import json
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -23,7 +22,7 @@ from udfs.engine.home import EngineId
 from udfs.engine.process import reach_engine
 from udfs.errors import GristmillError
 from udfs.executor import Executor, executor_of, find_executor
-from udfs.models import open_model
+from udfs.models import pin
 from udfs.scoring import output_type, score
 from udfs.spec import Aggregation, ChunkPooling, Overflow, Precision, ScoreSpec, WritingEngine
 
@@ -354,7 +353,7 @@ def make_udf(spec: ScoreSpec, *, arrow: bool | None = None) -> Any:
     Raises:
         ModelError, SpecError: The model cannot do what is asked.
     """
-    spec = _pin(spec)
+    spec = pin(spec)
     returns = from_arrow_type(output_type(spec))
     if arrow if arrow is not None else _HAS_ARROW_UDF:
 
@@ -372,19 +371,13 @@ def make_starter(spec: ScoreSpec) -> Any:
 
     A job sends a few rows through it while it still reads and plans; what is wrong is told by the job itself.
     """
-    spec = _pin(spec)
+    spec = pin(spec)
 
     def start(_: Any) -> str:
         threading.Thread(target=_start_quietly, args=(spec,), kwargs=_whereabouts(), daemon=True).start()
         return ""
 
     return F.udf(start, useArrow=False)  # unless told, Spark guesses by the type hints, and warns
-
-
-def _pin(spec: ScoreSpec) -> ScoreSpec:
-    """With the commit that this machine has of a hub's model: every node takes that, whatever the hub has by then."""
-    commit = open_model(spec.model, spec.revision).commit
-    return replace(spec, revision=commit) if commit else spec
 
 
 def _start_quietly(spec: ScoreSpec, *, gpu: str | None, executor: Executor) -> None:

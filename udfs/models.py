@@ -16,11 +16,14 @@ import platform
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from udfs.errors import ModelError, UnsafeModelError
+
+if TYPE_CHECKING:
+    from udfs.spec import ScoreSpec
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack"}
@@ -83,6 +86,12 @@ def open_model(name: str, revision: str | None = None) -> ModelFiles:
     check_weights(name, transformer)
     commit = None if root == boundary else root.name
     return ModelFiles(name, root, transformer, modules, _load_object(transformer / "config.json"), commit)
+
+
+def pin(spec: ScoreSpec) -> ScoreSpec:
+    """With the commit that this machine has of a hub's model: every node takes that, whatever the hub has by then."""
+    commit = open_model(spec.model, spec.revision).commit
+    return replace(spec, revision=commit) if commit else spec
 
 
 def find_model(name: str, revision: str | None = None) -> tuple[Path, Path]:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -16,7 +17,7 @@ from huggingface_hub.utils import filter_repo_objects
 from tests.models import make_encoder, write_json
 from udfs.errors import ModelError, UnsafeModelError
 from udfs.loading import load_transformer
-from udfs.models import check_links, open_model
+from udfs.models import check_links, open_model, pin
 from udfs.spec import ScoreSpec
 from udfs.tasks import make_task
 
@@ -227,3 +228,9 @@ def test_the_commit_of_a_hubs_model_is_known_and_told_where_none_was_asked_for(
     assert open_model("org/model").commit == hub
     assert f"'org/model' has no revision; this run takes {hub}" in capsys.readouterr().err
     assert open_model(str(model)).commit is None
+
+
+def test_all_nodes_take_the_commit_that_the_driver_has(hub: str, model: Path) -> None:
+    spec = ScoreSpec(task="feature-extraction", model="org/model")
+    assert pin(spec) == pin(pin(spec)) == replace(spec, revision=hub)
+    assert pin(replace(spec, model=str(model))).revision is None
