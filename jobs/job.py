@@ -108,7 +108,8 @@ class Job:
         if not own:
             return "nothing of this run was committed; the same command goes on where the last one ended"
         rows = sum(increment.counts.rows for increment in own)
-        return f"{len(own)} increments with {rows:,} rows are committed; the same command goes on from there"
+        committed = "1 increment" if len(own) == 1 else f"{len(own)} increments"
+        return f"committed: {committed} with {rows:,} rows; the same command goes on from there"
 
     def _report(self, status: Status, error: JobError | None, left: dict[str, int]) -> RunReport:
         own = self.increments()

@@ -75,7 +75,7 @@ def test_rows_that_came_too_late_are_left(make_job: Callable[..., Job]) -> None:
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (JobError("Spark gave up"), "Spark gave up; 1 increments with 5 rows are committed; the same command goes on"),
+        (JobError("Spark gave up"), "Spark gave up; committed: 1 increment with 5 rows; the same command goes on"),
         (OutputError("it is gone"), "it is gone$"),
     ],
 )
