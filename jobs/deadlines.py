@@ -44,7 +44,8 @@ def deadline_at(deadline: Deadline | None, started_at: datetime) -> datetime | N
             return deadline.astimezone()
         case time():
             local = started_at.astimezone(deadline.tzinfo)
-            days = (local.date(), local.date() + timedelta(days=1))  # by the calendar: a night may have 23 hours
+            # By the calendar, since a night may have 23 hours, and a time that clocks skip is the day's before it.
+            days = (local.date() + timedelta(days=n) for n in range(3))
             times = (datetime.combine(day, deadline, tzinfo=deadline.tzinfo).astimezone() for day in days)
             return next(at for at in times if at > started_at)
     return None

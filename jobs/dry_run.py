@@ -30,7 +30,7 @@ def show_plan(settings: Settings, console: Console, *, overwrite: bool = False, 
     Raises:
         The same errors as `score` before it writes, but for an output that it would refuse, which is told.
     """
-    check_model(settings)
+    settings = check_model(settings)
     for warning in tell_ignored_settings(settings):
         show_warning(console, warning)
     output = Output(settings)

@@ -25,7 +25,7 @@ from jobs.report import Command, RunReport, Status, make_report
 from jobs.session import open_session
 from jobs.settings import Settings
 from udfs.generation.own_settings import tell_ignored
-from udfs.models import open_model
+from udfs.models import open_model, pin
 from udfs.tasks import make_task
 
 if TYPE_CHECKING:
@@ -149,9 +149,10 @@ def open_job(
     Raises:
         The errors of `jobs.score.score` that come before anything is written.
     """
-    console, stop, output = console or Console(stderr=True), stop or Stop(), Output(settings)
+    console, stop = console or Console(stderr=True), stop or Stop()
     run = _start_run(settings)
-    check_model(settings)
+    settings = check_model(settings)
+    output = Output(settings)
     with start_beside_spark(settings):
         spark = open_session(settings.spark, spark_log=spark_log)
     stop.check("interrupted; nothing was written")
@@ -164,8 +165,11 @@ def open_job(
         yield job
 
 
-def check_model(settings: Settings) -> None:
+def check_model(settings: Settings) -> Settings:
     """Look at the model before Spark starts: there, safe, of the task's kind, with room for chunks where texts are cut.
+
+    Returns:
+        The settings, with the commit that this machine has of a hub's model: all of the run takes that one.
 
     Raises:
         ModelError, SpecError: It is not.
@@ -174,6 +178,8 @@ def check_model(settings: Settings) -> None:
     task = make_task(spec, open_model(spec.model, spec.revision))
     if spec.overflow == "chunk":
         task.tokenize([])
+    pinned = settings.score.model_copy(update={"revision": pin(spec).revision})
+    return settings.model_copy(update={"score": pinned})
 
 
 def tell_ignored_settings(settings: Settings) -> list[str]:

@@ -66,7 +66,7 @@ def score(
         JobError: Spark gave up. Here as above, what was committed before stays, and the next run goes on from there.
     """
     with open_job("score", settings, overwrite=overwrite, spark_log=spark_log, console=console, stop=stop) as job:
-        output = job.output
+        settings, output = job.settings, job.output
         frame = read_input(job.spark, settings, None if overwrite else output.schema())
         kind = find_kind(job.spark, settings.input)
         if not overwrite:

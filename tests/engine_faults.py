@@ -75,7 +75,9 @@ def install(
 
     modules = {"keeper": keeper, "runner": runner}
     for name, value in (constants or {}).items():
-        setattr(modules[name.split(".")[0]], name.split(".")[1], value)
+        module, constant = modules[name.split(".")[0]], name.split(".")[1]
+        assert hasattr(module, constant)
+        setattr(module, constant, value)
     if starts:
         with Path(starts).open("a") as file:
             file.write(f"{os.getpid()}\n")

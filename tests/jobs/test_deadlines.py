@@ -28,15 +28,22 @@ def test_a_duration_counts_from_the_start_and_a_time_is_the_next_one(written: st
     assert deadline_at(parse_deadline(written), NOON) == at
 
 
-@pytest.mark.parametrize(("day", "hours"), [(28, 17), (29, 18)])
+@pytest.mark.parametrize(
+    ("zone", "start", "written", "hours"),
+    [
+        ("Europe/Berlin", datetime(2026, 3, 28, 12, 0), "06:00", 17),
+        ("Europe/Berlin", datetime(2026, 3, 29, 12, 0), "06:00", 18),
+        ("Africa/Cairo", datetime(2026, 4, 23, 23, 30), "00:30", 24),  # which clocks skip that night
+    ],
+)
 def test_a_time_of_the_day_is_by_the_calendar_where_clocks_change(
-    monkeypatch: pytest.MonkeyPatch, day: int, hours: int
+    monkeypatch: pytest.MonkeyPatch, zone: str, start: datetime, written: str, hours: int
 ) -> None:
-    monkeypatch.setenv("TZ", "Europe/Berlin")
+    monkeypatch.setenv("TZ", zone)
     time.tzset()
-    evening = datetime(2026, 3, day, 12, 0).astimezone()
     try:
-        assert deadline_at(parse_deadline("06:00"), evening) == evening + timedelta(hours=hours)
+        start = start.astimezone()
+        assert deadline_at(parse_deadline(written), start) == start + timedelta(hours=hours)
     finally:
         monkeypatch.undo()
         time.tzset()

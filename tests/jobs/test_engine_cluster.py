@@ -87,10 +87,12 @@ class Cluster:
             },
         }
         (self.path / "job.yaml").write_text(json.dumps(job))  # JSON is YAML
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "SPARK_LOCAL_IP": "127.0.0.1"}
+        environment.pop("CUDA_VISIBLE_DEVICES", None)  # which hides GPUs, those that Spark gives here too
         done = subprocess.run(
             [sys.executable, str(ROOT / "tests/jobs/engine_app.py"), scenario, str(self.path / "job.yaml")],
             cwd=self.path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "SPARK_LOCAL_IP": "127.0.0.1"},
+            env=environment,
             capture_output=True,
             text=True,
             timeout=400,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from jobs.committed import Committed
 from jobs.errors import BusyError, DeadlineReached, Interrupted, JobError, OutputError, TooManyFailed
 from jobs.increments import Run
 from jobs.interrupts import Stop
-from jobs.job import Job
+from jobs.job import Job, check_model
 from jobs.lock import Claim
 from jobs.output import Output
 from jobs.settings import load_settings
@@ -32,6 +33,15 @@ def make_job(write_job: WriteJob) -> Callable[..., Job]:
         return Job("retry", settings, spark, run, Output(settings), Console(stderr=True), Stop())  # type: ignore[arg-type]
 
     return make
+
+
+def test_all_of_a_run_takes_the_commit_that_the_driver_has(
+    write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.job.pin", lambda spec: replace(spec, revision="c0ffee"))
+    settings = load_settings(write_job())
+    assert check_model(settings).score.revision == "c0ffee"
+    assert settings.score.revision is None
 
 
 def _commit(job: Job, *, expired: int = 0) -> None:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow.flight as flight
 
 import udfs
@@ -29,6 +30,7 @@ _START_S = 1860.0  # a start that takes longer stands still; by then the engine'
 _DYING_S = 10.0  # between a connection that breaks and the end of its process
 _END_S = 5.0  # for an engine that is to end, to do so
 _POLL_S = 0.05
+_ASK_S = 0.2
 _LOG_LINES = 3
 _CRASHES = ("Fatal Python error", "Timeout (", "a micro-batch hangs", "the device is lost", "vLLM is broken")
 
@@ -111,18 +113,31 @@ def retire_idle(home: Home, gpu: str | None) -> None:
 
     Waits for those on a GPU: what is free there decides for good how large a cache or a micro-batch the next one has.
     """
-    ending = []
-    for other in map(Home, home.path.parent.iterdir()):
-        with contextlib.suppress(flight.FlightError, OSError, ValueError):
-            here = (request := other.read("request.json")) and request.get("gpu") == gpu
-            if other != home and here and (told := other.read("ready.json")) and other.is_alive():
-                with flight.connect(f"grpc+unix://{told['socket']}") as client:
-                    (unused,) = client.do_action("retire", options=flight.FlightCallOptions(timeout=2))
-                if ":cuda" in told["name"] and json.loads(unused.body.to_pybytes()):
-                    ending.append(other)
+    others = [other for other in map(Home, home.path.parent.iterdir()) if other != home]
+    ending = {other: pid for other in others if (pid := _ask_to_retire(other, gpu))}
     until = time.monotonic() + RETIRE_S + _END_S
-    while any(other.is_alive() for other in ending) and time.monotonic() < until:
-        time.sleep(_POLL_S)
+    while time.monotonic() < until and any(
+        _runs(pid) and (not other.is_alive() or _ask_to_retire(other, gpu)) for other, pid in ending.items()
+    ):
+        time.sleep(_ASK_S)
+
+
+def _ask_to_retire(home: Home, gpu: str | None) -> int | None:
+    """The process of an engine on a GPU that is to end as nobody uses it; others are only asked."""
+    with contextlib.suppress(flight.FlightError, OSError, ValueError):
+        here = (request := home.read("request.json")) and request.get("gpu") == gpu
+        if here and (told := home.read("ready.json")) and home.is_alive():
+            with flight.connect(f"grpc+unix://{told['socket']}") as client:
+                (unused,) = client.do_action("retire", options=flight.FlightCallOptions(timeout=2))
+            if ":cuda" in told["name"] and json.loads(unused.body.to_pybytes()):
+                return int(told["pid"])
+    return None
+
+
+def _runs(pid: int) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def _spawn(home: Home, request: dict[str, Any]) -> subprocess.Popen[bytes]:

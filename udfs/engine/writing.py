@@ -82,9 +82,7 @@ class WritingRunner(Runner):
             end_process(f"vLLM is broken: {told_in_short(error)}")
             return
         except Exception as error:  # noqa: BLE001 - what a model raises is its own business, and its items' fate
-            if self._journal:
-                self._journal.end(lane, 0)
-            self._take_all_apart(decoder, error)
+            self._take_all_apart(lane, error)
             return
         if not over:
             return
@@ -110,8 +108,9 @@ class WritingRunner(Runner):
         for sequence in gone:
             self._scheduler.retry(sequence.owner, alone=False)
 
-    def _take_all_apart(self, decoder: Decoder | VllmDecoder, error: Exception) -> None:
+    def _take_all_apart(self, lane: int, error: Exception) -> None:
         """A step has raised: give its items back, and find out which of them is to blame."""
+        decoder = self._decoders[lane]
         sequences = decoder.sequences
         decoder.drop(sequences)
         single = len(sequences) == 1
@@ -121,6 +120,8 @@ class WritingRunner(Runner):
             self._budget.shrink(len(sequences))
         else:
             self._look_at(error)
+        if self._journal:  # nothing of it runs any more; a lost device has ended the process before
+            self._journal.end(lane, 0)
         for sequence in sequences:
             batch: MicroBatch = sequence.owner
             if single and batch.alone:

@@ -127,7 +127,7 @@ def test_an_unused_engine_ends_and_leaves_nothing(spec: ScoreSpec, faults: Fault
 
 
 def test_an_unused_engine_makes_room_for_another_model(spec: ScoreSpec, faults: Faults, top: Path) -> None:
-    faults(constants={"keeper._RETIRE_S": 3.0})
+    faults(constants={"keeper.RETIRE_S": 3.0})
     rows_of(["tea"], spec)
     (first,) = running_engines(top)
     rows_of(["tea"], replace(spec, max_batch_tokens=64))
@@ -139,7 +139,7 @@ def test_an_unused_engine_makes_room_for_another_model(spec: ScoreSpec, faults: 
 def test_the_memory_of_a_gpu_is_free_when_the_next_model_s_engine_starts(
     encoder: str, faults: Faults, top: Path
 ) -> None:
-    faults()
+    faults(constants={"keeper.RETIRE_S": 3.0})
     spec = ScoreSpec(task="feature-extraction", model=encoder, precision="float32")
     rows_of(["red tea"], spec)
     (first,) = running_engines(top)

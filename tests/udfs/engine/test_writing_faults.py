@@ -61,8 +61,11 @@ def test_an_engine_that_is_killed_while_it_writes_costs_no_answer(writer: str, f
     assert fallen["suspects"]  # it was in the middle of them
 
 
-def test_a_prompt_that_kills_the_engine_fails_alone_while_others_are_written(writer: str, faults: Faults) -> None:
-    starts, spec = faults(poison=ALPHABET["~"], way="segfault"), _spec(writer, max_new_tokens=8)
+@pytest.mark.parametrize("way", ["segfault", "device is lost"])
+def test_a_prompt_that_kills_the_engine_fails_alone_while_others_are_written(
+    writer: str, faults: Faults, way: str
+) -> None:
+    starts, spec = faults(poison=ALPHABET["~"], way=way), _spec(writer, max_new_tokens=8)
     prompts = [*PROMPTS[:20], "red ~ tea", *PROMPTS[20:40]]
     rows = rows_of(prompts, spec)
     assert codes_of(rows) == [None] * 20 + ["device_fault"] + [None] * 20
