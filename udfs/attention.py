@@ -37,7 +37,8 @@ _PACKS = {
     "xlm-roberta": "encoder",
     "xlm-roberta-xl": "encoder",
 }
-_LONGEST_PLAIN = 64  # tokens; from here on the fused kernel is faster on a CPU
+_LONGEST_PLAIN = 64  # tokens; from here on the fused kernel is faster on a CPU,
+_LONGEST_PLAIN_BFLOAT16 = 512  # but in bfloat16 it is not, and memory sets the bound
 
 
 @dataclass(frozen=True)
@@ -245,9 +246,14 @@ def _attend_block(q: Tensor, k: Tensor, v: Tensor, *, scale: float, sliding_wind
         place = torch.arange(length)
         near = (place[:, None] - place).abs() < sliding_window
         return scaled_dot_product_attention(q, k, v, attn_mask=near, scale=scale)
-    if length > _LONGEST_PLAIN:
+    if length > (_LONGEST_PLAIN_BFLOAT16 if q.dtype == torch.bfloat16 else _LONGEST_PLAIN):
         return scaled_dot_product_attention(q, k, v, scale=scale)
-    return (q * scale @ k.transpose(-1, -2)).softmax(-1) @ v
+    count = len(q)
+    q, k, v = (part.flatten(0, 1) for part in (q, k, v))
+    weights = q.new_empty(len(q), length, length)  # one place for products and softmax: it may be larger than a cache
+    torch.baddbmm(weights, q, k.transpose(1, 2), beta=0, alpha=scale, out=weights)
+    torch.softmax(weights, -1, out=weights)
+    return (weights @ v).unflatten(0, (count, -1))
 
 
 def gather_for_head(model: Any) -> None:
