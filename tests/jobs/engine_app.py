@@ -85,15 +85,17 @@ def executors() -> list[psutil.Process]:
 
 def workers() -> list[psutil.Process]:
     """Python workers: children of the daemons, which are children of the executors."""
-    found = []
-    for executor in executors():
-        with contextlib.suppress(psutil.Error):
-            found += [process for daemon in executor.children() for process in daemon.children()]
-    return found
+    return [worker for executor in executors() for daemon in _children_of(executor) for worker in _children_of(daemon)]
 
 
 def _children() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
+
+
+def _children_of(process: psutil.Process) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+        return process.children()
+    return []
 
 
 def idle_and_killed_workers(app: App) -> dict[str, Any]:
@@ -109,11 +111,12 @@ def idle_and_killed_workers(app: App) -> dict[str, Any]:
     killed: list[int] = []
 
     def kill_a_worker() -> None:
-        for victim in workers():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                victim.send_signal(signal.SIGKILL)
-                killed.append(victim.pid)
-                return
+        until = time.monotonic() + 10
+        while not killed and time.monotonic() < until:
+            for victim in workers()[:1]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    victim.send_signal(signal.SIGKILL)
+                    killed.append(victim.pid)
 
     app.score(kill_a_worker)
     return {"workers_before": len(before), "workers_after_idling": left, "killed": len(killed)}
