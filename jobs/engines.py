@@ -23,7 +23,6 @@ from udfs.engine.process import reach_engine
 from udfs.errors import GristmillError
 from udfs.executor import executor_of
 from udfs.factory import make_starter
-from udfs.models import pin
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -37,7 +36,7 @@ def start_engines(spark: SparkSession, settings: Settings) -> None:
     from pyspark.sql import functions as F
 
     def run() -> None:
-        with contextlib.suppress(GristmillError, *SPARK_ERRORS):
+        with contextlib.suppress(*SPARK_ERRORS):
             slots = count_slots(spark)
             rows = spark.range(0, slots, 1, slots).select(make_starter(settings.spec())(F.col("id")))
             rows.write.format("noop").mode("overwrite").save()
@@ -57,7 +56,7 @@ def start_beside_spark(settings: Settings) -> Iterator[None]:
         while not opened.wait(_POLL_S):
             if pid := _find_spark():
                 with contextlib.suppress(GristmillError, psutil.Error):
-                    reach_engine(EngineId(pin(settings.spec()), None, executor_of(pid)))
+                    reach_engine(EngineId(settings.spec(), None, executor_of(pid)))
                 return
 
     if is_local(settings.spark) and _shares_environment(settings.spark):

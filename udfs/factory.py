@@ -371,7 +371,6 @@ def make_starter(spec: ScoreSpec) -> Any:
 
     A job sends a few rows through it while it still reads and plans; what is wrong is told by the job itself.
     """
-    spec = pin(spec)
 
     def start(_: Any) -> str:
         threading.Thread(target=_start_quietly, args=(spec,), kwargs=_whereabouts(), daemon=True).start()

@@ -12,7 +12,7 @@ from transformers.masking_utils import eager_mask, sdpa_mask
 
 from jobs import contenders
 from tests.models import make_classifier, make_encoder
-from udfs.loading import leave_masks_unread
+from udfs.loading import leave_masks_unread, masks_as_usual
 from udfs.models import open_model
 from udfs.spec import ScoreSpec
 from udfs.tasks import make_task
@@ -51,12 +51,9 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> type[StandIn]:
 @pytest.fixture
 def unread_masks() -> Iterator[None]:
     """The masks that an engine on a GPU registers go with the test."""
-    known = AttentionMaskInterface._global_mapping
-    before = dict(known)
-    leave_masks_unread()
-    yield
-    known.clear()
-    known.update(before)
+    with masks_as_usual():
+        leave_masks_unread()
+        yield
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AttentionMaskInterface
 from transformers.utils import import_utils
 
 from tests.models import PACKS, make_classifier, make_encoder
@@ -24,7 +23,7 @@ from udfs.generation.attention import CACHED, register_cached
 from udfs.generation.cache import Arena
 from udfs.generation.graphs import Graphs
 from udfs.limits import first_position
-from udfs.loading import leave_masks_unread
+from udfs.loading import leave_masks_unread, masks_as_usual
 from udfs.models import open_model
 from udfs.spec import ScoreSpec
 from udfs.tasks import make_task
@@ -36,12 +35,9 @@ PADDED = ["MPNet", "DebertaV2", "MegatronBert"]
 def _own_masks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The masks that are registered for a GPU go with the test."""
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: self)
-    known = AttentionMaskInterface._global_mapping
-    before = dict(known)
-    leave_masks_unread()
-    yield
-    known.clear()
-    known.update(before)
+    with masks_as_usual():
+        leave_masks_unread()
+        yield
 
 
 def _run(spec: ScoreSpec, *, packed: bool) -> torch.Tensor:

@@ -20,7 +20,7 @@ from udfs.engine.faults import PROVEN, remember_fault
 from udfs.engine.home import RETIRE_S, EngineId, Home, find_home, hold, is_running, make_request, sweep
 from udfs.engine.journal import Fallen, read_journal
 from udfs.errors import EngineError, GristmillError, error_from_text
-from udfs.executor import Executor
+from udfs.executor import Executor, executor_of
 from udfs.precision import visible_devices
 
 _BARREN_LIMIT = 5  # engines that die one after the other, and none has ever answered anything
@@ -114,30 +114,25 @@ def retire_idle(home: Home, gpu: str | None) -> None:
     Waits for those on a GPU: what is free there decides for good how large a cache or a micro-batch the next one has.
     """
     others = [other for other in map(Home, home.path.parent.iterdir()) if other != home]
-    ending = {other: pid for other in others if (pid := _ask_to_retire(other, gpu))}
+    ending = {other: process for other in others if (process := _ask_to_retire(other, gpu))}
     until = time.monotonic() + RETIRE_S + _END_S
     while time.monotonic() < until and any(
-        _runs(pid) and (not other.is_alive() or _ask_to_retire(other, gpu)) for other, pid in ending.items()
+        is_running(process) and (not other.is_alive() or _ask_to_retire(other, gpu))
+        for other, process in ending.items()
     ):
         time.sleep(_ASK_S)
 
 
-def _ask_to_retire(home: Home, gpu: str | None) -> int | None:
+def _ask_to_retire(home: Home, gpu: str | None) -> Executor | None:
     """The process of an engine on a GPU that is to end as nobody uses it; others are only asked."""
-    with contextlib.suppress(flight.FlightError, OSError, ValueError):
+    with contextlib.suppress(flight.FlightError, OSError, ValueError, psutil.Error):
         here = (request := home.read("request.json")) and request.get("gpu") == gpu
         if here and (told := home.read("ready.json")) and home.is_alive():
             with flight.connect(f"grpc+unix://{told['socket']}") as client:
                 (unused,) = client.do_action("retire", options=flight.FlightCallOptions(timeout=2))
             if ":cuda" in told["name"] and json.loads(unused.body.to_pybytes()):
-                return int(told["pid"])
+                return executor_of(told["pid"])
     return None
-
-
-def _runs(pid: int) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    return False
 
 
 def _spawn(home: Home, request: dict[str, Any]) -> subprocess.Popen[bytes]:
