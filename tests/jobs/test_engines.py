@@ -17,8 +17,9 @@ from udfs.engine.home import EngineId
 
 
 @pytest.fixture
-def java(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
     """A child process that looks like Spark's Java virtual machine, beside one that is another."""
+    monkeypatch.setattr(engines, "_SUBMIT", "SparkSubmit of this test")  # other tests' Spark may be a child too
     program = shutil.copy("/bin/sh", tmp_path / "java")
     waits, pipe = [str(program), "-c", "read line"], subprocess.PIPE
     with subprocess.Popen(waits, stdin=pipe), subprocess.Popen([*waits, engines._SUBMIT], stdin=pipe) as process:
