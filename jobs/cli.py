@@ -13,7 +13,6 @@ from rich.markup import escape
 
 from jobs.errors import JobError
 from udfs.errors import GristmillError
-from udfs.spec import GENERATING
 
 app = typer.Typer(
     name="gristmill",
@@ -43,16 +42,16 @@ def score(
     spark_log: SparkLog = None,
 ) -> None:
     """Score what is new in a table; the same command goes on where a run before it ended."""
-    from jobs import report
-    from jobs.interrupts import run_interruptibly
-    from jobs.score import check_report
-    from jobs.score import score as run
-    from jobs.settings import load_settings
+    from jobs.job import check_report
+    from jobs.job_file import load_settings
+    from jobs.run import score as run
+    from jobs.spark.interrupts import run_interruptibly
+    from jobs.telling import report
 
     console = Console(stderr=True)
     settings = load_settings(conf, set_)
     if dry_run:
-        from jobs.dry_run import show_plan
+        from jobs.telling.dry_run import show_plan
 
         show_plan(settings, console, overwrite=overwrite, spark_log=spark_log)
         return
@@ -60,7 +59,7 @@ def score(
         lambda stop: run(settings, overwrite=overwrite, spark_log=spark_log, console=console, stop=stop)
     )
     if show:
-        from jobs.show import answer_table
+        from jobs.telling.show import answer_table
 
         Console().print(answer_table(settings, show), "")
     console.print(report.summary_table(done))
@@ -77,12 +76,12 @@ def retry(
     spark_log: SparkLog = None,
 ) -> None:
     """Score failed rows again; those that succeed now are appended."""
-    from jobs import report
-    from jobs.interrupts import run_interruptibly
-    from jobs.retry import check_codes
-    from jobs.score import check_report
-    from jobs.score import retry as run
-    from jobs.settings import load_settings
+    from jobs.increments.retrying import check_codes
+    from jobs.job import check_report
+    from jobs.job_file import load_settings
+    from jobs.run import retry as run
+    from jobs.spark.interrupts import run_interruptibly
+    from jobs.telling import report
 
     console = Console(stderr=True)
     settings, codes = load_settings(conf, set_), check_codes(only)
@@ -99,7 +98,7 @@ def report_(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
     """Show what an output holds: runs, increments, rows, failures, tokens, engines, rates."""
-    from jobs.totals import read_totals, show_totals
+    from jobs.telling.totals import read_totals, show_totals
 
     totals = read_totals(out)
     if as_json:
@@ -113,7 +112,7 @@ def doctor(
     conf: Annotated[Path | None, typer.Argument(metavar="[CONF]", help="A job, whose model is looked for too.")] = None,
 ) -> None:
     """Look at Java, Spark, torch, devices, precision, memory and models; say what is missing and what to do."""
-    from jobs.doctor import examine, show_findings
+    from jobs.telling.doctor import examine, show_findings
 
     findings = examine(conf)
     show_findings(findings, Console())
@@ -146,22 +145,22 @@ def bench(
     A job that writes: its engine, side by side with transformers' generate and its continuous batching.
     With --engine: no Spark and no Java; how near the model's time comes to what the device can multiply.
     """
-    from jobs.settings import load_settings
+    from jobs.job_file import load_settings
 
     settings, console = load_settings(conf, set_), Console()
     if engine or shape:
-        from jobs.bench_engine import run_engine_bench
+        from jobs.bench.engine import run_engine_bench
 
         run_engine_bench(
             settings, rows=rows, rounds=rounds, texts=texts, shape=shape, json_path=json_path, console=console
         )
         return
-    if settings.score.task in GENERATING:
-        from jobs.bench_writing import run_writing_bench
+    if settings.spec().options.writes:
+        from jobs.bench.writing import run_writing_bench
 
         run_writing_bench(settings, rows=rows, rounds=rounds, texts=texts, json_path=json_path, console=console)
         return
-    from jobs.bench import run_bench
+    from jobs.bench.side_by_side import run_bench
 
     run_bench(
         settings,
@@ -176,7 +175,7 @@ def bench(
 
 def main(args: list[str] | None = None) -> None:
     """Run a command and exit, with the codes of `jobs.errors`: 0 done, 1 unexpected, 2 bad configuration or input."""
-    from jobs.session import LOG_FILE
+    from jobs.spark.session import LOG_FILE
 
     code: int | None = None
     try:

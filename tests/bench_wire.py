@@ -23,18 +23,18 @@ import numpy as np
 
 from tests.conftest import MINILM
 from tests.engine_faults import plant
-from udfs.batching import Items
-from udfs.engine.client import EngineClient
-from udfs.engine.home import EngineId
 from udfs.executor import executor_of
-from udfs.spec import ScoreSpec
+from udfs.tasks.registry import make_spec
+from udfs.wire.home import EngineId
+from udfs.wire.items import Items
+from udfs.worker.client import EngineClient
 
 TOKENS, WIDTH, WINDOW = 128, 384, 8192
 
 
 def send(owner: int, windows: int, barrier: Any) -> None:
     """One client: a window to warm up, then, when all are ready, the others."""
-    spec = ScoreSpec(task="feature-extraction", model=MINILM, max_batch_tokens=32768)
+    spec = make_spec(task="feature-extraction", model=MINILM, max_batch_tokens=32768)
     rng = np.random.default_rng(0)
     items = Items(rng.integers(1, 30_000, WINDOW * TOKENS).astype(np.int32), np.arange(WINDOW + 1) * TOKENS)
     with EngineClient(EngineId(spec, None, executor_of(owner))) as client:

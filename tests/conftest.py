@@ -42,8 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def spark() -> Iterator[Any]:
-    from jobs.session import open_session
     from jobs.settings import SparkSettings
+    from jobs.spark.session import open_session
 
     os.environ["PYSPARK_PYTHON"] = sys.executable
     session = open_session(SparkSettings(master="local[2]"))

@@ -13,20 +13,19 @@ from udfs.generation.cache import Arena
 from udfs.generation.decoding import Decoder
 from udfs.generation.graphs import Call, Graphs
 from udfs.generation.picking import Picker
-from udfs.spec import ScoreSpec
+from udfs.tasks.text_generation import TextGenerationOptions
 
 NEW = 24
 
 
-def make_spec(**options: Any) -> ScoreSpec:
-    options = {"max_new_tokens": NEW, **options}
-    return ScoreSpec(task="text-generation", model="tiny", template="{{ x }}", **options)
+def make_options(**options: Any) -> TextGenerationOptions:
+    return TextGenerationOptions(**{"max_new_tokens": NEW, **options})
 
 
 def put_to_write(
     model: Any,
     *,
-    spec: ScoreSpec | None = None,
+    options: TextGenerationOptions | None = None,
     tokenizer: Any = None,
     at_once: int = 5,
     step_tokens: int = 24,
@@ -42,15 +41,15 @@ def put_to_write(
     """
     register_cached()
     model.set_attn_implementation(CACHED)
-    spec = spec or make_spec()
-    picker = Picker(spec, ends=frozenset({END}), tokenizer=tokenizer)
+    options = options or make_options()
+    picker = Picker(options, ends=frozenset({END}), tokenizer=tokenizer)
     arena = Arena(4096)
     return Decoder(
         model,
         picker,
         arena,
         device=device,
-        max_new_tokens=spec.max_new_tokens,
+        max_new_tokens=options.max_new_tokens,
         max_sequences=at_once,
         step_tokens=step_tokens,
         graphs=Graphs(model, arena, longest=128, device=device, record=record) if recorded else None,

@@ -69,8 +69,8 @@ def install(
         on_gpu: Pretend that the GPU that Spark gave is there.
         constants: Those of the engine's modules, as `keeper._IDLE_S`.
     """
-    from udfs.batching import batch_tokens
     from udfs.engine import keeper, model, runner
+    from udfs.engine.cutting import batch_tokens
     from udfs.generation.decoding import Decoder
 
     modules = {"keeper": keeper, "runner": runner}

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from tests.models import WORDS
-from udfs.engine.local import LocalEngine
-from udfs.scoring import score, score_with
+from udfs.local import LocalEngine
 from udfs.spec import ScoreSpec
+from udfs.worker.scoring import score, score_with
 
 HARMLESS = [word for word in WORDS if word != "poison"]
 TEXTS = [" ".join((HARMLESS * 3)[start : start + 1 + start % 29]) + f" {start}" for start in range(60)]

@@ -34,13 +34,13 @@ if any("jobs.cli" in part for part in sys.orig_argv) and {driver!r} is not None:
 
 # Steps of the protocol, each the start of a function: (module, class, function).
 STEPS = {
-    "before the write": ("jobs.output", "Output", "write_rows"),
-    "during the write": ("jobs.output", "Output", "write_rows"),
-    "after the write": ("jobs.output", "Output", "commit"),
-    "before it is put in its place": ("jobs.files", "Folder", "rename"),
-    "after the commit": ("jobs.increments", "ScoreIncrement", "_go_on"),
-    "before the report": ("jobs.output", "Output", "write_report"),
-    "retry is kept, not shown": ("jobs.retry", None, "_publish"),
+    "before the write": ("jobs.output.directory", "Output", "write_rows"),
+    "during the write": ("jobs.output.directory", "Output", "write_rows"),
+    "after the write": ("jobs.output.directory", "Output", "commit"),
+    "before it is put in its place": ("jobs.folder", "Folder", "rename"),
+    "after the commit": ("jobs.increments.scoring", "ScoreIncrement", "_go_on"),
+    "before the report": ("jobs.output.directory", "Output", "write_report"),
+    "retry is kept, not shown": ("jobs.increments.retrying", None, "_publish"),
 }
 
 
@@ -118,7 +118,7 @@ def change_driver(
 
 def _set_deadline(seconds: float) -> None:
     """However long the start of everything takes: a deadline in the settings would have to guess that."""
-    from jobs.increments import ScoreIncrement
+    from jobs.increments.scoring import ScoreIncrement
 
     commit = ScoreIncrement.commit
 

@@ -20,8 +20,8 @@ from tests.conftest import ROOT
 def main(target: Path) -> None:
     part = target.with_suffix(f".{os.getpid()}")
     os.environ["SPARK_SUBMIT_OPTS"] = f"-XX:ArchiveClassesAtExit={part}"
-    from jobs.score import score
-    from jobs.settings import load_settings
+    from jobs.job_file import load_settings
+    from jobs.run import score
 
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(ROOT)

@@ -7,23 +7,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from udfs.batching import Items
-from udfs.engine.client import LATE, Outputs, Ticket
-from udfs.generation.written import STOP, Written
-from udfs.models import open_model
-from udfs.scoring import output_type, score_with
+from udfs.model.files import open_model
 from udfs.spec import ScoreSpec
-from udfs.tasks import make_task
-from udfs.tasks.text_generation import TextGeneration
+from udfs.tasks import registry
+from udfs.tasks.registry import make_task
+from udfs.tasks.writing import Writing
+from udfs.wire.items import Items
+from udfs.wire.written import STOP, Written
+from udfs.worker.outputs import LATE, Outputs, Ticket
+from udfs.worker.scoring import output_type, score_with
 
 
 def make_spec(model: str, **options: Any) -> ScoreSpec:
-    return ScoreSpec(**{"task": "text-generation", "model": model, "max_new_tokens": 20, **options})
+    return registry.make_spec(**{"task": "text-generation", "model": model, "max_new_tokens": 20, **options})
 
 
-def make_writing_task(spec: ScoreSpec) -> TextGeneration:
+def make_writing_task(spec: ScoreSpec) -> Writing:
     task = make_task(spec, open_model(spec.model))
-    assert isinstance(task, TextGeneration)
+    assert isinstance(task, Writing)
     return task
 
 
@@ -53,7 +54,7 @@ class StandIn:
         )
 
 
-def encode_text(task: TextGeneration, text: str) -> np.ndarray:
+def encode_text(task: Writing, text: str) -> np.ndarray:
     return np.array(task.codec.encode([text], special=False)[0], dtype=np.int32)
 
 

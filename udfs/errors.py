@@ -65,6 +65,12 @@ def error_from_text(text: str) -> GristmillError | None:
     return _BY_CODE[code](message)
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception of somebody else's tells, in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 @dataclass(frozen=True)
 class RowError:
     """Why one row has no answer. `message` holds no input text: it may be private, and is kept."""

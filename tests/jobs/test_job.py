@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from jobs.committed import Committed
 from jobs.errors import BusyError, DeadlineReached, Interrupted, JobError, OutputError, TooManyFailed
-from jobs.increments import Run
-from jobs.interrupts import Stop
-from jobs.job import Job, check_model
-from jobs.lock import Claim
-from jobs.output import Output
-from jobs.settings import load_settings
+from jobs.increments.scoring import Run
+from jobs.job import Job
+from jobs.job_file import load_settings
+from jobs.output.committed import Committed
+from jobs.output.directory import Output
+from jobs.output.lock import Claim
+from jobs.preflight import check_model
+from jobs.spark.interrupts import Stop
 
 WriteJob = Callable[..., Path]
 

@@ -9,9 +9,10 @@ import pytest
 from pydantic import ValidationError
 
 from jobs.errors import SettingsError
-from jobs.settings import Settings, load_settings
+from jobs.job_file import load_settings
+from jobs.settings import Settings
 from tests.conftest import ROOT
-from udfs.spec import ScoreSpec
+from udfs.tasks.registry import read_spec
 
 JOB = """
 input: {path: in.parquet}
@@ -140,20 +141,20 @@ def test_messages_and_variants_reach_the_spec_and_name_their_columns() -> None:
     messages = [{"role": "system", "content": "Brief."}, {"role": "user", "content": "{{ title }} in {{ language }}"}]
     settings = _writing({"messages": messages, "variants": {"language": ["de", "fr"]}, "schema": {"type": "string"}})
     spec = settings.spec()
-    assert spec.messages == (("system", "Brief."), ("user", "{{ title }} in {{ language }}"))
-    assert (spec.variants, spec.variant_name) == (("de", "fr"), "language")
-    assert spec.json_schema == '{"type": "string"}'
+    assert spec.options.messages == (("system", "Brief."), ("user", "{{ title }} in {{ language }}"))
+    assert (spec.options.variants, spec.options.variant_name) == (("de", "fr"), "language")
+    assert spec.options.json_schema == '{"type": "string"}'
     assert settings.text_columns() == ("title",)
     assert settings.exploded() is None
     assert json.loads(json.dumps(spec.decides_answers())) == spec.decides_answers()
-    assert ScoreSpec.from_json(json.loads(json.dumps(spec.decides_answers()))) == spec
-    assert ScoreSpec.from_json(json.loads(json.dumps(spec.for_engine()))).max_new_tokens == 256
+    assert read_spec(json.loads(json.dumps(spec.decides_answers()))) == spec
+    assert read_spec(json.loads(json.dumps(spec.for_engine()))).options.max_new_tokens == 256
 
 
 def test_variants_as_rows_are_a_column_of_the_input_the_output_and_the_key() -> None:
     asked = {"prompt": "{{ title }} in {{ variant }}", "variants": ["de", "fr"], "variants_as": "rows"}
     settings = _writing(asked, columns=["id"])
-    assert settings.spec().variants == ()
+    assert settings.spec().options.variants == ()
     assert settings.exploded() == ("variant", ("de", "fr"))
     assert settings.text_columns() == ("title", "variant")
     assert settings.input_columns() == ("title",)

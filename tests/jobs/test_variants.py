@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from jobs.errors import InputError
+from jobs.input.sources import check_columns, select_needed
 from jobs.settings import Settings
-from jobs.sources import check_columns, select_needed
 
 JOB: dict[str, Any] = {
     "input": {"path": "in", "key": ["id"]},

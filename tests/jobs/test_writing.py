@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.corpus import docstrings
-from jobs.score import score
-from jobs.settings import Settings, load_settings
+from jobs.bench.corpus import docstrings
+from jobs.job_file import load_settings
+from jobs.run import score
+from jobs.settings import Settings
 from tests.conftest import ROOT
 from tests.fetch_smollm2 import TARGET
-from udfs.asking import make_asker
-from udfs.batching import Items
-from udfs.engine.local import LocalEngine
 from udfs.generation.loading import find_ends
-from udfs.loading import load_transformer
-from udfs.models import ModelFiles, open_model
-from udfs.spec import ScoreSpec
-from udfs.tasks import make_task
+from udfs.local import LocalEngine
+from udfs.model.files import ModelFiles, open_model
+from udfs.model.loading import load_transformer
+from udfs.tasks.registry import make_spec, make_task
+from udfs.tasks.text_generation import make_asker
+from udfs.wire.items import Items
 
 pytestmark = pytest.mark.skipif(not TARGET.is_dir(), reason="python -m tests.fetch_smollm2 brings the model")
 
@@ -77,7 +77,7 @@ def test_answers_to_many_prompts_of_all_lengths_are_those_of_one_at_a_time() -> 
 
 def _check_against_generate(texts: list[str], *, max_new_tokens: int) -> None:
     """Greedy answers are `model.generate`'s for each text as a chat of its own, token by token."""
-    spec = ScoreSpec(
+    spec = make_spec(
         task="text-generation",
         model=str(TARGET),
         messages=(("user", "{{ text }}"),),

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from udfs.engine.assembly import assemble
-from udfs.engine.home import Home
-from udfs.engine.journal import Journal
 from udfs.engine.keeper import Keeper
 from udfs.engine.runner import Runner
 from udfs.engine.server import Server
 from udfs.errors import EngineError, GristmillError
 from udfs.executor import Executor
-from udfs.spec import ScoreSpec
+from udfs.tasks.registry import read_spec
+from udfs.wire.home import Home
+from udfs.wire.journal import Journal
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
 def _start(home: Home, request: dict[str, Any]) -> tuple[Runner, Server]:
     """Load the model, measure its budget, open the door."""
     engine = assemble(
-        ScoreSpec.from_json(request["spec"]),
+        read_spec(request["spec"]),
         cores=Executor(**request["executor"]).cores,
         gpu=request["gpu"],
         start_at=request["budget"],

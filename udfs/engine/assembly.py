@@ -9,9 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from udfs.batching import Items
 from udfs.engine.budget import Budget, measure_budget
-from udfs.engine.journal import Journal
 from udfs.engine.model import Model
 from udfs.engine.runner import Runner, Runs, plan_lanes
 from udfs.engine.scheduler import ROUND_BATCHES, Scheduler
@@ -20,9 +18,11 @@ from udfs.errors import EngineError
 from udfs.generation.encoder_decoder import EncoderDecoder
 from udfs.generation.loading import load_writer
 from udfs.generation.vllm import VllmDecoder
-from udfs.generation.written import Written
-from udfs.precision import plan_device
-from udfs.spec import GENERATING, ScoreSpec
+from udfs.model.precision import plan_device
+from udfs.spec import ScoreSpec
+from udfs.wire.items import Items
+from udfs.wire.journal import Journal
+from udfs.wire.written import Written
 
 _WRITING_TOKENS = (2048, 16384)  # of an encoder-decoder's micro-batch, on a CPU and on a GPU
 _PARCEL_ITEMS_TOKENS = 16384  # of a parcel for a model that writes
@@ -80,7 +80,7 @@ def assemble(
         ModelError: The model does not load, or is not of the task's kind.
         EngineError: Spark gave a GPU, but torch sees none.
     """
-    if model is None and spec.task in GENERATING:
+    if model is None and spec.options.writes:
         return _assemble_writer(spec, cores=cores, gpu=gpu, start_at=start_at, make_journal=make_journal)
     per_token, threads = False, 1
     if model is None:

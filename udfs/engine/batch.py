@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from udfs.attention import Layout
-from udfs.batching import Items, pad
+from udfs.model.attention import Layout
+from udfs.wire.items import Items, pad
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from udfs.batching import Items
 from udfs.engine.causes import free_memory, is_out_of_memory
 from udfs.engine.model import Model
+from udfs.wire.items import Items
 
 # What is tried. A CPU's caches like small batches, a GPU wants to be filled.
 _CPU_TOKENS = (1024, 2048, 4096)

@@ -10,11 +10,11 @@ import sys
 import threading
 import time
 
-from udfs.engine.faults import forget_faults
-from udfs.engine.home import RETIRE_S, Home, is_running, try_hold
 from udfs.engine.runner import Runner
 from udfs.engine.server import Server
 from udfs.executor import Executor
+from udfs.wire.faults import forget_faults
+from udfs.wire.home import RETIRE_S, Home, is_running, try_hold
 
 _START_S = 1800.0  # a large model from a slow disk
 _IDLE_S = 300.0  # without a client

@@ -11,20 +11,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from udfs.attention import can_pack
-from udfs.batching import Items, split_equal
 from udfs.engine.batch import BatchMaker
+from udfs.engine.cutting import split_equal
+from udfs.engine.forward import load_forward
 from udfs.errors import EngineError
-from udfs.limits import first_position, resolve_max_tokens
-from udfs.loading import leave_masks_unread
-from udfs.models import ModelFiles, open_model
-from udfs.precision import DevicePlan, plan_device
+from udfs.model.attention import can_pack
+from udfs.model.files import ModelFiles, open_model
+from udfs.model.limits import first_position, resolve_max_tokens
+from udfs.model.loading import leave_masks_unread
+from udfs.model.precision import DevicePlan, plan_device
 from udfs.spec import ScoreSpec
+from udfs.tasks.registry import make_task
+from udfs.wire.items import Items
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from udfs.tasks import Forward
+    from udfs.engine.forward import Forward
 
 # These mix padding into their answers whatever the mask says: their micro-batches hold items of one length.
 _IGNORES_MASK = {"canine", "convbert", "fnet"}
@@ -52,8 +55,6 @@ class Model:
     """
 
     def __init__(self, spec: ScoreSpec, *, gpu: str | None = None, packed: bool = True) -> None:
-        from udfs.tasks import make_task
-
         files = open_model(spec.model, spec.revision)
         plan = plan_device(spec.precision, gpu=gpu)
         self.device = plan.device
@@ -108,7 +109,7 @@ class Model:
         )
         if self.on_cuda:
             leave_masks_unread()
-        forward = self._task.load(plan.device, plan.precision, maker)
+        forward = load_forward(self._task, files, device=plan.device, precision=plan.precision, make_batch=maker)
         if self.on_cuda:
             _finish_loading()
         return forward, maker

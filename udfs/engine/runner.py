@@ -18,13 +18,16 @@ from typing import Protocol
 
 import numpy as np
 
-from udfs.batching import Items, batch_tokens
 from udfs.engine.budget import Budget
 from udfs.engine.causes import free_memory, is_device_lost, is_out_of_memory
-from udfs.engine.journal import Journal
-from udfs.engine.scheduler import FAULTY, TOO_LARGE, MicroBatch, Scheduler
+from udfs.engine.cutting import batch_tokens
+from udfs.engine.parcels import MicroBatch
+from udfs.engine.scheduler import Scheduler
 from udfs.errors import EngineError
-from udfs.generation.written import Written
+from udfs.wire.faults import FAULTY, TOO_LARGE
+from udfs.wire.items import Items
+from udfs.wire.journal import Journal
+from udfs.wire.written import Written
 
 _CUDA_LANES = 2
 _CPU_LANES = 16  # more of them would wait for Python's lock; above, a lane has several threads

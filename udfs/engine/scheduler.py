@@ -5,106 +5,19 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
-from udfs.batching import Items, fit_batch, join_items, token_places
 from udfs.engine.budget import Budget
+from udfs.engine.cutting import fit_batch
+from udfs.engine.parcels import MicroBatch, Parcel, _make_round, _without_dropped
 from udfs.errors import GristmillError
-from udfs.generation.written import Written
+from udfs.wire.items import token_places
+from udfs.wire.written import Written
 
 ROUND_BATCHES = 16  # full micro-batches of a round, for each lane
 _WAITING_TOKENS = 1 << 24  # of one client; it is made to wait above it
-
-# What is wrong with an item, as it crosses the wire.
-FINE, TOO_LARGE, FAULTY = 0, 1, 2
-
-
-@dataclass(eq=False)
-class Parcel:
-    """Items that a client sent together and gets back together.
-
-    Args:
-        client: Who sent it.
-        number: The client's own number for it.
-        items: N items.
-        alone: Each is to be run while nothing else runs: one of them may have killed an engine.
-    """
-
-    client: str
-    number: int
-    items: Items
-    alone: bool = False
-    values: np.ndarray | None = None
-    written: list[Written | None] | None = None
-    padded: np.ndarray = field(init=False)
-    faults: np.ndarray = field(init=False)
-    left: int = field(init=False)
-    dropped: bool = False
-
-    def __post_init__(self) -> None:
-        self.left = len(self.items)
-        self.padded = np.zeros(self.left, dtype=np.int32)
-        self.faults = np.zeros(self.left, dtype=np.int8)
-
-    def put(self, where: np.ndarray, values: np.ndarray, width: np.ndarray | int, *, per_token: bool = False) -> None:
-        if self.values is None:
-            rows = len(self.items.ids) if per_token else len(self.items)
-            self.values = np.full((rows, values.shape[1]), np.nan, dtype=np.float32)
-        self.values[token_places(self.items.offsets, where)[0] if per_token else where] = values
-        self.padded[where] = width
-        self.left -= len(where)
-
-    def put_written(self, where: np.ndarray, written: list[Written], width: np.ndarray) -> None:
-        if self.written is None:
-            self.written = [None] * len(self.items)
-        for place, answer in zip(where.tolist(), written, strict=True):
-            self.written[place] = answer
-        self.padded[where] = width
-        self.left -= len(where)
-
-    def put_fault(self, where: np.ndarray, fault: int) -> None:
-        self.faults[where] = fault
-        self.left -= len(where)
-
-
-@dataclass(frozen=True, eq=False)
-class Round:
-    """Parcels of several clients, sorted and cut together.
-
-    Args:
-        parcels: Of all clients.
-        items: Those of all parcels.
-        parcel_of: (N,) the parcel of each item.
-        place: (N,) its place in that parcel.
-    """
-
-    parcels: list[Parcel]
-    items: Items
-    parcel_of: np.ndarray
-    place: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class MicroBatch:
-    """Some items of a round, longest first; what still waits of a round is kept in this form too."""
-
-    round: Round
-    indices: np.ndarray
-    alone: bool = False
-    tries: int = 0  # of an item that is run alone
-
-    @property
-    def lengths(self) -> np.ndarray:
-        return self.round.items.lengths[self.indices]
-
-    def by_parcel(self) -> Iterator[tuple[Parcel, np.ndarray, np.ndarray]]:
-        """Each parcel with which of the batch's rows are its, and their places in it."""
-        owners = self.round.parcel_of[self.indices]
-        for owner in np.unique(owners):
-            rows = np.flatnonzero(owners == owner)
-            yield self.round.parcels[owner], rows, self.round.place[self.indices[rows]]
 
 
 class Scheduler:
@@ -312,20 +225,3 @@ class Scheduler:
             made = _make_round(parcels)
             self._cut.append(MicroBatch(made, np.argsort(-made.items.lengths, kind="stable")))
             self._changed.notify_all()  # clients that wait to send more
-
-
-def _make_round(parcels: list[Parcel]) -> Round:
-    counts = [len(parcel.items) for parcel in parcels]
-    return Round(
-        parcels,
-        join_items([parcel.items for parcel in parcels]),
-        np.repeat(np.arange(len(parcels)), counts),
-        np.concatenate([np.arange(count) for count in counts]),
-    )
-
-
-def _without_dropped(batch: MicroBatch) -> MicroBatch | None:
-    """What is left of a micro-batch without the items of clients that are gone."""
-    gone = np.array([parcel.dropped for parcel in batch.round.parcels])
-    left = batch.indices[~gone[batch.round.parcel_of[batch.indices]]]
-    return replace(batch, indices=left) if len(left) else None

@@ -9,9 +9,10 @@ import time
 import pyarrow as pa
 import pyarrow.flight as flight
 
-from udfs.engine.scheduler import Parcel, Scheduler
-from udfs.engine.wire import answer_to_arrow, items_from_arrow, make_answer, pack_note, unpack_note
+from udfs.engine.parcels import Parcel, make_answer
+from udfs.engine.scheduler import Scheduler
 from udfs.errors import GristmillError
+from udfs.wire.messages import answer_to_arrow, items_from_arrow, pack_note, unpack_note
 
 
 class Server(flight.FlightServerBase):

@@ -1,1 +1,1 @@
-"""Text that a model writes: what the engine needs for it, and what it answers."""
+"""A model that writes: its decoder, cache and grammar, in the engine's process; no worker comes here."""

@@ -1,7 +1,7 @@
 """Attention over the cache: new tokens of many sequences in one row, each sees its own sequence's past.
 
-As `udfs.attention`, a function in transformers' registry, and no model's code is changed. What the function needs to
-know of the step comes as an extra keyword of the model's call. Keys and values go into an `Arena`.
+As `udfs.model.attention`, a function in transformers' registry, and no model's code is changed. What the function needs
+to know of the step comes as an extra keyword of the model's call. Keys and values go into an `Arena`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from udfs.attention import attend_by_kernel, kernel_takes, refuse_mask
 from udfs.generation.step import FixedStep, Group, Piece, Spans, Step
+from udfs.model.attention import attend_by_kernel, kernel_takes, refuse_mask
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -17,7 +17,7 @@ from udfs.generation.cache import Arena, Slot
 from udfs.generation.graphs import Graphs
 from udfs.generation.picking import Picker, Sequence
 from udfs.generation.step import Piece, Step
-from udfs.generation.written import BROKEN
+from udfs.wire.written import BROKEN
 
 _LEAST_SHARED = 16  # tokens; to copy fewer than these is not worth the calls
 _STEPS_UNREAD = 8  # so many recorded steps, for which prompts wait, to one that reads them

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from udfs.batching import Items, pad
 from udfs.generation.picking import Picker
-from udfs.generation.written import Written
+from udfs.wire.items import Items, pad
+from udfs.wire.written import Written
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from udfs.errors import SpecError
-from udfs.spec import ScoreSpec
+from udfs.tasks.writing import Form
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,19 +33,19 @@ class Matcher:
 
 
 class Grammar:
-    """What a spec's answers have to match.
+    """What answers have to match.
 
     Args:
-        spec: Has a schema or choices.
+        form: Has a schema or choices.
         tokenizer: transformers' own.
         ends: Token ids that end an answer.
     """
 
-    def __init__(self, spec: ScoreSpec, tokenizer: Any, ends: frozenset[int]) -> None:
+    def __init__(self, form: Form, tokenizer: Any, ends: frozenset[int]) -> None:
         import llguidance.hf
 
         self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, eos_token=sorted(ends) or None)
-        self._grammar = make_grammar(spec)
+        self._grammar = make_grammar(form)
         problem = check_grammar(self._grammar)
         if problem:
             raise SpecError(f"the answer's grammar cannot be used: {problem}")
@@ -68,13 +68,13 @@ class Grammar:
         return logits.masked_fill(~allowed.to(logits.device), float("-inf"))
 
 
-def make_grammar(spec: ScoreSpec) -> str:
-    """llguidance's grammar for a spec's schema or choices."""
+def make_grammar(form: Form) -> str:
+    """llguidance's grammar for a schema or choices."""
     import llguidance
 
-    if spec.json_schema:
-        return llguidance.LLMatcher.grammar_from_json_schema(spec.json_schema, {"whitespace_flexible": False})
-    return llguidance.LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(c) for c in spec.choices))
+    if form.json_schema:
+        return llguidance.LLMatcher.grammar_from_json_schema(form.json_schema, {"whitespace_flexible": False})
+    return llguidance.LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(c) for c in form.choices))
 
 
 def check_grammar(grammar: str) -> str:

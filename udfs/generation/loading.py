@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from udfs.batching import Items
 from udfs.errors import ModelError
 from udfs.executor import available_memory
 from udfs.generation.attention import CACHED, goes_by_kernel, register_cached
@@ -18,12 +17,14 @@ from udfs.generation.graphs import Graphs
 from udfs.generation.own_settings import tell_ignored
 from udfs.generation.picking import Picker
 from udfs.generation.vllm import VllmDecoder, load_vllm, takes_vllm
-from udfs.loading import load_tokenizer, load_transformer
-from udfs.models import ModelFiles, open_model
-from udfs.precision import DevicePlan
-from udfs.prepacking import prepack
+from udfs.model.files import ModelFiles, open_model
+from udfs.model.loading import load_transformer
+from udfs.model.precision import DevicePlan
+from udfs.model.prepacking import prepack
+from udfs.model.tokenizer import load_tokenizer
 from udfs.spec import ScoreSpec
-from udfs.tasks.text_generation import resolve_prompt_tokens
+from udfs.tasks.writing import WritingOptions, resolve_prompt_tokens
+from udfs.wire.items import Items
 
 # What a CPU's matrix units, or a GPU's, are filled by; sequences of all lanes together.
 _CPU_SEQUENCES, _CUDA_SEQUENCES = 128, 256
@@ -34,7 +35,7 @@ _LIKE_ALONE = 0.95  # correlation of logits; half precision alone has carried a 
 Writer = list[Decoder] | list[VllmDecoder] | EncoderDecoder
 
 
-def load_writer(spec: ScoreSpec, plan: DevicePlan, *, name: str, lanes: int, cores: int = 1) -> Writer:
+def load_writer(spec: ScoreSpec[WritingOptions], plan: DevicePlan, *, name: str, lanes: int, cores: int = 1) -> Writer:
     """Load a model that writes.
 
     Args:
@@ -52,34 +53,35 @@ def load_writer(spec: ScoreSpec, plan: DevicePlan, *, name: str, lanes: int, cor
         return _load_encoder_decoder(spec, files, plan, name)
     if told := tell_ignored(files, spec):
         print(f"gristmill: {told}", file=sys.stderr)
-    if takes_vllm(spec, files, plan):
+    if takes_vllm(spec.options, files, plan):
         try:
             return [load_vllm(spec, files, plan, cores=cores)]
         except ModelError as error:
-            if spec.engine == "vllm":
+            if spec.options.engine == "vllm":
                 raise
             print(f"gristmill: {error.message}; transformers writes", file=sys.stderr)
     return _load_decoders(spec, files, plan, lanes)
 
 
-def _load_encoder_decoder(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan, name: str) -> EncoderDecoder:
+def _load_encoder_decoder(
+    spec: ScoreSpec[WritingOptions], files: ModelFiles, plan: DevicePlan, name: str
+) -> EncoderDecoder:
     model = load_transformer("AutoModelForSeq2SeqLM", files, device=plan.device, precision=plan.precision)
     positions = getattr(model.config, "max_position_embeddings", None)
-    if positions and spec.max_new_tokens >= positions:
-        raise ModelError(
-            f"max_new_tokens is {spec.max_new_tokens}, but model {files.name!r} writes at most {positions - 1} tokens"
-        )
+    longest = spec.options.max_new_tokens
+    if positions and longest >= positions:
+        raise ModelError(f"max_new_tokens is {longest}, but model {files.name!r} writes at most {positions - 1} tokens")
     return EncoderDecoder(
         model,
-        _make_picker(spec, files, model, penalty=1.0),  # its own processors penalize
+        _make_picker(spec.options, files, model, penalty=1.0),  # its own processors penalize
         name=name,
         device=plan.device,
-        max_new_tokens=spec.max_new_tokens,
-        num_beams=spec.num_beams,
+        max_new_tokens=longest,
+        num_beams=spec.options.num_beams,
     )
 
 
-def _load_decoders(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan, lanes: int) -> list[Decoder]:
+def _load_decoders(spec: ScoreSpec[WritingOptions], files: ModelFiles, plan: DevicePlan, lanes: int) -> list[Decoder]:
     register_cached()
     model = load_transformer(
         "AutoModelForCausalLM", files, device=plan.device, precision=plan.precision, attention="eager"
@@ -90,13 +92,13 @@ def _load_decoders(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan, lanes: 
         prepack(model)
     on_cuda = plan.device.startswith("cuda")
     sequences = max(1, (_CUDA_SEQUENCES if on_cuda else _CPU_SEQUENCES) // lanes)
-    longest = resolve_prompt_tokens(files, spec) + spec.max_new_tokens
+    longest = resolve_prompt_tokens(files, spec) + spec.options.max_new_tokens
     step_tokens = spec.max_batch_tokens or (_CUDA_STEP_TOKENS if on_cuda else _CPU_STEP_TOKENS)
     _check_cache(files, model, plan, wanted)
     room = min(sequences * (longest + 64), _tokens_that_fit(model.config.get_text_config(), plan) // lanes)
     if room < longest:
         print(f"gristmill: the cache holds {room} tokens; a text of {longest} has no room in it", file=sys.stderr)
-    picker = _make_picker(spec, files, model, penalty=model.generation_config.repetition_penalty or 1.0)
+    picker = _make_picker(spec.options, files, model, penalty=model.generation_config.repetition_penalty or 1.0)
     arenas = [Arena(room) for _ in range(lanes)]
     return [
         Decoder(
@@ -104,7 +106,7 @@ def _load_decoders(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan, lanes: 
             picker,
             arena,
             device=plan.device,
-            max_new_tokens=spec.max_new_tokens,
+            max_new_tokens=spec.options.max_new_tokens,
             max_sequences=sequences,
             step_tokens=step_tokens,
             graphs=Graphs(model, arena, longest=longest, device=plan.device) if _can_record(model, plan) else None,
@@ -113,13 +115,12 @@ def _load_decoders(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan, lanes: 
     ]
 
 
-def _make_picker(spec: ScoreSpec, files: ModelFiles, model: Any, *, penalty: float) -> Picker:
-    needs_tokenizer = spec.stop or spec.json_schema or spec.choices
-    tokenizer = load_tokenizer(files) if needs_tokenizer else None
+def _make_picker(options: WritingOptions, files: ModelFiles, model: Any, *, penalty: float) -> Picker:
+    tokenizer = load_tokenizer(files) if options.stop or options.form else None
     ends = find_ends(model)
     if not ends:
         print(f"gristmill: model {files.name!r} names no end token; its answers have full length", file=sys.stderr)
-    return Picker(spec, ends=ends, tokenizer=tokenizer, penalty=penalty)
+    return Picker(options, ends=ends, tokenizer=tokenizer, penalty=penalty)
 
 
 def find_ends(model: Any) -> frozenset[int]:
@@ -188,8 +189,7 @@ def _check_cache(files: ModelFiles, model: Any, plan: DevicePlan, wanted: np.nda
                 taken.append((sequence.owner, row))
                 sequence.finish = 0
 
-    spec = ScoreSpec(task="text-generation", model=files.name, messages=(("user", "{{ x }}"),), max_new_tokens=1)
-    watch = Watch(spec, ends=frozenset(), tokenizer=None)
+    watch = Watch(WritingOptions(max_new_tokens=1), ends=frozenset(), tokenizer=None)
     decoder = Decoder(model, watch, Arena(256), device=plan.device, max_new_tokens=1, max_sequences=2, step_tokens=4)
     items = _probe()
     for number in range(2):

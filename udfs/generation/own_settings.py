@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from udfs.models import ModelFiles
-from udfs.spec import GENERATING, ScoreSpec
+from udfs.model.files import ModelFiles
+from udfs.spec import ScoreSpec
+from udfs.tasks.writing import WritingOptions
 
 # transformers' names with the value that changes nothing; what is drawn and how long answers are, the job says itself.
 _IGNORED: dict[str, Any] = {
@@ -34,10 +35,10 @@ def tell_ignored(files: ModelFiles, spec: ScoreSpec) -> str | None:
 
     The repetition penalty is obeyed; an encoder-decoder obeys all of them.
     """
-    if spec.task not in GENERATING or files.config.get("is_encoder_decoder"):
+    if not isinstance(spec.options, WritingOptions) or files.config.get("is_encoder_decoder"):
         return None
     own = files.read_json("generation_config.json") or files.config  # as transformers looks for them
-    neutral = _IGNORED | (_IGNORED_OF_DRAWING if spec.temperature else {})
+    neutral = _IGNORED | (_IGNORED_OF_DRAWING if spec.options.temperature else {})
     found = [
         f"{name}={_shorten(own[name])}"
         for name, value in neutral.items()

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from udfs.generation.grammar import Grammar, Matcher
-from udfs.generation.written import BROKEN, LENGTH, STOP, Written
-from udfs.spec import ScoreSpec
+from udfs.tasks.writing import WritingOptions
+from udfs.wire.written import BROKEN, LENGTH, STOP, Written
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,22 +51,22 @@ class Picker:
     """Greedy or drawn, within a grammar, until an end token, a stop string or the longest answer.
 
     Args:
-        spec: How tokens are picked.
+        options: How tokens are picked.
         ends: Token ids that end an answer.
         tokenizer: transformers' own; needed for stop strings and grammars.
         penalty: The model's own repetition penalty; 1 for none.
     """
 
-    def __init__(self, spec: ScoreSpec, *, ends: frozenset[int], tokenizer: Any, penalty: float = 1.0) -> None:
-        self._spec, self._ends, self._tokenizer, self._penalty = spec, ends, tokenizer, penalty
-        self._tail = _TAIL_TOKENS + _TOKENS_A_CHARACTER * max(map(len, spec.stop), default=0)
-        self._grammar = Grammar(spec, tokenizer, ends) if spec.json_schema or spec.choices else None
+    def __init__(self, options: WritingOptions, *, ends: frozenset[int], tokenizer: Any, penalty: float = 1.0) -> None:
+        self._options, self._ends, self._tokenizer, self._penalty = options, ends, tokenizer, penalty
+        self._tail = _TAIL_TOKENS + _TOKENS_A_CHARACTER * max(map(len, options.stop), default=0)
+        self._grammar = Grammar(options.form, tokenizer, ends) if options.form else None
 
     def begin(self, owner: Any, prompt: np.ndarray) -> Sequence:
         """A sequence of which nothing is written yet."""
         draws = None
-        if self._spec.temperature:
-            draws = np.random.default_rng(_digest(prompt, self._spec.seed))
+        if self._options.temperature:
+            draws = np.random.default_rng(_digest(prompt, self._options.seed))
         return Sequence(owner, prompt, self._grammar.begin() if self._grammar else None, draws)
 
     def pick(self, logits: Tensor, sequences: list[Sequence]) -> None:
@@ -82,7 +82,7 @@ class Picker:
             logits = self._penalize(logits, sequences)
         if self._grammar:
             logits = self._grammar.mask(logits, [s.matcher for s in sequences])
-        picked = self._draw(logits, sequences) if self._spec.temperature else logits.argmax(-1)
+        picked = self._draw(logits, sequences) if self._options.temperature else logits.argmax(-1)
         for sequence, token, bad in zip(sequences, picked.tolist(), broken.tolist(), strict=True):
             if bad:
                 sequence.finish = BROKEN
@@ -104,14 +104,14 @@ class Picker:
         sequence.ids.append(token)
         if (sequence.matcher is not None and sequence.matcher.is_over()) or self._stops(sequence):
             sequence.finish = STOP
-        elif len(sequence.ids) >= self._spec.max_new_tokens:
+        elif len(sequence.ids) >= self._options.max_new_tokens:
             sequence.finish = LENGTH
 
     def _stops(self, sequence: Sequence) -> bool:
-        if not self._spec.stop:
+        if not self._options.stop:
             return False
         tail = self._tokenizer.decode(sequence.ids[-self._tail :], skip_special_tokens=True)
-        return any(stop in tail for stop in self._spec.stop)
+        return any(stop in tail for stop in self._options.stop)
 
     def _draw(self, logits: Tensor, sequences: list[Sequence]) -> Tensor:
         """One token each, by a number of its sequence's own.
@@ -120,12 +120,12 @@ class Picker:
         """
         import torch
 
-        ordered, tokens = (logits / self._spec.temperature).sort(-1, descending=True)
-        if self._spec.top_k:
-            ordered[:, self._spec.top_k :] = -torch.inf
+        ordered, tokens = (logits / self._options.temperature).sort(-1, descending=True)
+        if self._options.top_k:
+            ordered[:, self._options.top_k :] = -torch.inf
         shares = ordered.softmax(-1)
-        if self._spec.top_p < 1.0:
-            shares[(shares.cumsum(-1) - shares) >= self._spec.top_p] = 0.0
+        if self._options.top_p < 1.0:
+            shares[(shares.cumsum(-1) - shares) >= self._options.top_p] = 0.0
         sums = shares.cumsum(-1)
         drawn = torch.tensor([s.draws.random() if s.draws else 0.0 for s in sequences], device=sums.device)
         places = torch.searchsorted(sums, (drawn[:, None] * sums[:, -1:]).to(sums.dtype), right=True)

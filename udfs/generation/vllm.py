@@ -15,11 +15,11 @@ import numpy as np
 from udfs.errors import ModelError
 from udfs.executor import available_memory
 from udfs.generation.picking import Sequence, prompt_seed
-from udfs.generation.written import LENGTH, STOP
-from udfs.models import ModelFiles
-from udfs.precision import DevicePlan
+from udfs.model.files import ModelFiles
+from udfs.model.precision import DevicePlan
 from udfs.spec import ScoreSpec
-from udfs.tasks.text_generation import resolve_prompt_tokens
+from udfs.tasks.writing import WritingOptions, resolve_prompt_tokens
+from udfs.wire.written import LENGTH, STOP
 
 _SEQUENCES = 256
 _CPU_STEP_TOKENS = 2048
@@ -36,18 +36,18 @@ class EngineBrokenError(RuntimeError):
     """vLLM's step has raised; it promises nothing about what comes after."""
 
 
-def takes_vllm(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan) -> bool:
+def takes_vllm(options: WritingOptions, files: ModelFiles, plan: DevicePlan) -> bool:
     """Whether vLLM is to write; `auto` takes it wherever it can.
 
     Raises:
         ModelError: It was asked for, and cannot.
     """
-    if spec.engine == "transformers" or files.config.get("is_encoder_decoder"):
+    if options.engine == "transformers" or files.config.get("is_encoder_decoder"):
         return False
-    if spec.engine == "auto" and not plan.device.startswith("cuda"):
+    if options.engine == "auto" and not plan.device.startswith("cuda"):
         return False
     problem = _find_problem(plan)
-    if problem and spec.engine == "vllm":
+    if problem and options.engine == "vllm":
         raise ModelError(f"engine is 'vllm', but {problem}; `engine: auto` does without")
     return problem is None
 
@@ -98,7 +98,7 @@ class VllmDecoder:
 
     def fits(self, tokens: int) -> bool:
         """A prompt of so many tokens could be run at all."""
-        return tokens + self._sampling.spec.max_new_tokens <= self._max_model_len
+        return tokens + self._sampling.options.max_new_tokens <= self._max_model_len
 
     def add(self, owner: Any, prompt: np.ndarray) -> bool:
         """Begin a sequence; one that vLLM refuses ends with the next step."""
@@ -155,35 +155,35 @@ class Sampling:
     """How vLLM picks tokens.
 
     Args:
-        spec: What was asked for.
+        options: What was asked for.
         ends: Token ids that end an answer.
         penalty: The model's own repetition penalty; 1 for none.
     """
 
-    spec: ScoreSpec
+    options: WritingOptions
     ends: frozenset[int]
     penalty: float = 1.0
 
     @property
     def needs_tokenizer(self) -> bool:
-        return bool(self.spec.stop or self.spec.json_schema or self.spec.choices)
+        return bool(self.options.stop or self.options.form)
 
     def of(self, prompt: np.ndarray) -> Any:
         """vLLM's parameters for a prompt; what is drawn depends on it and the seed alone."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        spec = self.spec
+        options = self.options
         return SamplingParams(
-            max_tokens=spec.max_new_tokens,
-            temperature=spec.temperature,
-            top_p=spec.top_p,
-            top_k=spec.top_k,
-            seed=prompt_seed(prompt, spec.seed) if spec.temperature else None,
+            max_tokens=options.max_new_tokens,
+            temperature=options.temperature,
+            top_p=options.top_p,
+            top_k=options.top_k,
+            seed=prompt_seed(prompt, options.seed) if options.temperature else None,
             repetition_penalty=self.penalty,
-            stop=list(spec.stop),
+            stop=list(options.stop),
             stop_token_ids=sorted(self.ends),
-            detokenize=bool(spec.stop),
+            detokenize=bool(options.stop),
             output_kind=RequestOutputKind.FINAL_ONLY,
             structured_outputs=self._structured(),
         )
@@ -191,12 +191,13 @@ class Sampling:
     def _structured(self) -> Any:
         from vllm.sampling_params import StructuredOutputsParams
 
-        if self.spec.json_schema:
-            return StructuredOutputsParams(json=self.spec.json_schema)
-        return StructuredOutputsParams(choice=list(self.spec.choices)) if self.spec.choices else None
+        form = self.options.form
+        if form.json_schema:
+            return StructuredOutputsParams(json=form.json_schema)
+        return StructuredOutputsParams(choice=list(form.choices)) if form.choices else None
 
 
-def load_vllm(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan, *, cores: int = 1) -> VllmDecoder:
+def load_vllm(spec: ScoreSpec[WritingOptions], files: ModelFiles, plan: DevicePlan, *, cores: int = 1) -> VllmDecoder:
     """Have vLLM load a checked model: safetensors alone, no code of the model's own, no word to anybody.
 
     Args:
@@ -212,12 +213,14 @@ def load_vllm(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan, *, cores: in
     from vllm import EngineArgs, LLMEngine
     from vllm.config import StructuredOutputsConfig
 
-    sampling = Sampling(spec, find_own_ends(files), find_own_penalty(files))
-    max_model_len = resolve_prompt_tokens(files, spec) + spec.max_new_tokens
-    options: dict[str, Any] = {"max_num_batched_tokens": spec.max_batch_tokens} if spec.max_batch_tokens else {}
-    if spec.temperature and plan.device == "cpu":  # there it cannot take back what it drew after a piece of a prompt
+    sampling = Sampling(spec.options, find_own_ends(files), find_own_penalty(files))
+    max_model_len = resolve_prompt_tokens(files, spec) + spec.options.max_new_tokens
+    limits: dict[str, Any] = {"max_num_batched_tokens": spec.max_batch_tokens} if spec.max_batch_tokens else {}
+    if (
+        spec.options.temperature and plan.device == "cpu"
+    ):  # there it cannot take back what it drew after a piece of a prompt
         whole = max(max_model_len, spec.max_batch_tokens or _CPU_STEP_TOKENS)
-        options = {"enable_chunked_prefill": False, "max_num_batched_tokens": whole}
+        limits = {"enable_chunked_prefill": False, "max_num_batched_tokens": whole}
     sequences = min(_SEQUENCES, spec.max_batch_tokens or _SEQUENCES)
     try:
         sampling.of(np.zeros(1, dtype=np.int32))
@@ -237,7 +240,7 @@ def load_vllm(spec: ScoreSpec, files: ModelFiles, plan: DevicePlan, *, cores: in
                     disable_log_stats=True,
                     use_tqdm_on_load=False,
                     **_memory_options(plan),
-                    **options,
+                    **limits,
                 )
             )
     except Exception as error:  # vLLM raises whatever its libraries do

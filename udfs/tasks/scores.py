@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from udfs.batching import pool_by_unit
-from udfs.spec import ScoreSpec
-from udfs.tokenizing import Tokenized
+from udfs.spec import Options, ScoreSpec, option
+from udfs.tasks.chunks import pool_by_unit
+from udfs.text.tokenizing import Tokenized
 
+ChunkPooling = Literal["mean", "max"]
 SCORE_FIELDS: tuple[pa.Field, ...] = (
     pa.field("label", pa.string()),
     pa.field("score", pa.float32()),
     pa.field("scores", pa.map_(pa.string(), pa.float32())),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringOptions(Options):
+    """What each task takes that gives labels scores."""
+
+    chunk_pooling: ChunkPooling = option(
+        "mean",
+        "A text in chunks has the `mean` of their scores, by length, or each label's largest (`max`).",
+        for_engine=False,
+    )
+
+    def find_problems(self, spec: ScoreSpec[Any]) -> Iterator[str]:
+        yield from super().find_problems(spec)
+        if self.chunk_pooling != "mean" and spec.overflow != "chunk":
+            yield f"chunk_pooling belongs to {self.task} with overflow 'chunk'"
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -29,9 +48,9 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(0.5 * logits))  # the usual form overflows below -88
 
 
-def pool_chunks(scores: np.ndarray, tokenized: Tokenized, spec: ScoreSpec) -> np.ndarray:
-    """(items, L) scores of texts and of the chunks of long ones to (units, L), as the spec pools them."""
-    return pool_by_unit(scores, tokenized.items.lengths, tokenized.units, how=spec.chunk_pooling)
+def pool_chunks(scores: np.ndarray, tokenized: Tokenized, options: ScoringOptions) -> np.ndarray:
+    """(items, L) scores of texts and of the chunks of long ones to (units, L), as the options say."""
+    return pool_by_unit(scores, tokenized.items.lengths, tokenized.units, how=options.chunk_pooling)
 
 
 def score_columns(scores: np.ndarray, labels: Sequence[str]) -> list[pa.Array]:

@@ -3,45 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 
-from udfs.asking import Question, ask
-from udfs.models import ModelFiles
+from udfs.model.files import ModelFiles
 from udfs.spec import ScoreSpec
-from udfs.splitting import Chunk
-from udfs.tasks.text_generation import More, TextGeneration, check_has_chat
-from udfs.tokenizing import Tokenized
-
-if TYPE_CHECKING:
-    from udfs.answering import Answered
+from udfs.tasks.writing import Answers, More, Writing, WritingOptions, check_has_chat
+from udfs.text.questions import Question, ask
+from udfs.text.splitting import Chunk
+from udfs.text.tokenizing import Tokenized
 
 _ASKED = "Summarize the following text in a few sentences. Answer with the summary alone.\n\n"
 _T5 = {"t5", "longt5"}
 
 
-class Summarization(TextGeneration):
+@dataclass(frozen=True, kw_only=True)
+class SummarizationOptions(WritingOptions):
+    """What summarization takes: what each task does whose model writes."""
+
+    task: ClassVar[str] = "summarization"
+    chunks: ClassVar[Literal["summarized"]] = "summarized"
+
+
+class Summarization(Writing):
     """T5 wants a prefix, BART and its kin the text alone, a decoder is asked in a chat.
 
     A text that is read in chunks has the summary of its chunks' summaries; where these do not become fewer, it is of
     those that fit into one prompt.
     """
 
-    def __init__(self, spec: ScoreSpec, files: ModelFiles) -> None:
-        if not files.config.get("is_encoder_decoder"):
+    def __init__(self, spec: ScoreSpec[SummarizationOptions], files: ModelFiles) -> None:
+        self._is_chat = not files.config.get("is_encoder_decoder")
+        if self._is_chat:
             check_has_chat(files, spec.task)
         super().__init__(spec, files)
 
-    @property
-    def _is_chat(self) -> bool:
-        return not self.encodes
-
-    def ask_on(self, answered: Answered, tokenized: Tokenized) -> More | None:
+    def ask_on(self, answers: Answers, tokenized: Tokenized) -> More | None:
         """Summarize the joined summaries of a long text's chunks, as long as they become fewer."""
         chunks = np.diff(tokenized.units)
-        summaries = answered.columns[0].to_pylist()
-        texts = [int(text) for text in np.flatnonzero(chunks > 1) if text not in answered.errors and summaries[text]]
+        summaries = answers.columns[0].to_pylist()
+        texts = [int(text) for text in np.flatnonzero(chunks > 1) if text not in answers.failures and summaries[text]]
         if not texts:
             return None
         documents = [summaries[text] for text in texts]

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from udfs.attention import gather_for_head
 from udfs.errors import ModelError
-from udfs.loading import load_transformer
-from udfs.models import ModelFiles
+from udfs.model.files import ModelFiles
 from udfs.spec import ScoreSpec
-from udfs.tasks.scores import SCORE_FIELDS, pool_chunks, score_columns, sigmoid, softmax
-from udfs.tokenizing import Tokenized, Tokenizer, make_tokenizer
+from udfs.tasks.scores import SCORE_FIELDS, ScoringOptions, pool_chunks, score_columns, sigmoid, softmax
+from udfs.text.tokenizing import Tokenized, Tokenizer, make_tokenizer
 
-if TYPE_CHECKING:
-    from torch import Tensor
 
-    from udfs.engine.batch import Batch, BatchMaker
-    from udfs.tasks import Forward
+@dataclass(frozen=True, kw_only=True)
+class TextClassificationOptions(ScoringOptions):
+    """What text-classification takes."""
+
+    task: ClassVar[str] = "text-classification"
 
 
 class TextClassification:
@@ -37,7 +37,7 @@ class TextClassification:
     per_token = False
     generates = False
 
-    def __init__(self, spec: ScoreSpec, files: ModelFiles) -> None:
+    def __init__(self, spec: ScoreSpec[TextClassificationOptions], files: ModelFiles) -> None:
         check_is_classifier(files, spec.task)
         self._spec, self._files = spec, files
         self.labels = read_labels(files)
@@ -49,31 +49,14 @@ class TextClassification:
     def tokenize(self, texts: list[str]) -> Tokenized:
         return self.tokenizer(texts)
 
-    def load(self, device: str, precision: str, make_batch: BatchMaker) -> Forward:
-        return load_classifier(self._files, device, precision, packed=make_batch.packed)
-
     def columns(self, outputs: np.ndarray, tokenized: Tokenized) -> list[pa.Array]:
-        return score_columns(pool_chunks(self._score(outputs), tokenized, self._spec), self.labels)
+        return score_columns(pool_chunks(self._score(outputs), tokenized, self._spec.options), self.labels)
 
     def _score(self, logits: np.ndarray) -> np.ndarray:
         kind = self._files.config.get("problem_type")
         if kind == "regression":
             return logits
         return sigmoid(logits) if kind == "multi_label_classification" or len(self.labels) == 1 else softmax(logits)
-
-
-def load_classifier(files: ModelFiles, device: str, precision: str, *, packed: bool) -> Forward:
-    """Load a sequence classifier; its outputs are logits."""
-    model = load_transformer(
-        "AutoModelForSequenceClassification", files, device=device, precision=precision, packed=packed
-    )
-    if packed:
-        gather_for_head(model)
-
-    def forward(batch: Batch) -> Tensor:
-        return model(**batch.inputs()).logits
-
-    return forward
 
 
 def check_is_classifier(files: ModelFiles, task: str) -> None:

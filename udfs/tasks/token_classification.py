@@ -4,25 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from udfs.errors import ModelError
-from udfs.loading import load_transformer
-from udfs.models import ModelFiles
-from udfs.spec import ScoreSpec
+from udfs.model.files import ModelFiles
+from udfs.spec import Options, ScoreSpec, option
 from udfs.tasks.scores import softmax
 from udfs.tasks.text_classification import read_labels
-from udfs.tokenizing import Spans, Tokenized, Tokenizer, make_tokenizer
+from udfs.text.tokenizing import Spans, Tokenized, Tokenizer, make_tokenizer
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from udfs.engine.batch import Batch, BatchMaker
-    from udfs.tasks import Forward
-
+Aggregation = Literal["none", "simple", "first", "average", "max"]
 _ENTITY = pa.struct(
     [
         pa.field("entity", pa.string()),
@@ -32,6 +26,21 @@ _ENTITY = pa.struct(
         pa.field("word", pa.string()),
     ]
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenClassificationOptions(Options):
+    """What token-classification takes."""
+
+    task: ClassVar[str] = "token-classification"
+    chunks: ClassVar[Literal["joined"]] = "joined"
+
+    aggregation_strategy: Aggregation | None = option(
+        None,
+        "How tokens become entities, as Hugging Face's: `none` (each token), `simple` (neighbours of one label; the "
+        "default), or by words: `first`, `average`, `max`.",
+        for_engine=False,
+    )
 
 
 @dataclass(frozen=True)
@@ -66,7 +75,7 @@ class TokenClassification:
     per_token = True
     generates = False
 
-    def __init__(self, spec: ScoreSpec, files: ModelFiles) -> None:
+    def __init__(self, spec: ScoreSpec[TokenClassificationOptions], files: ModelFiles) -> None:
         kinds = files.config.get("architectures") or ["an unnamed architecture"]
         if not any(kind.endswith("ForTokenClassification") for kind in kinds):
             raise ModelError(
@@ -74,7 +83,7 @@ class TokenClassification:
                 f"{spec.task} needs a …ForTokenClassification"
             )
         self._spec, self._files = spec, files
-        self._strategy = spec.aggregation_strategy or "simple"
+        self._strategy = spec.options.aggregation_strategy or "simple"
         self.labels = read_labels(files)
 
     @cached_property
@@ -83,21 +92,6 @@ class TokenClassification:
 
     def tokenize(self, texts: list[str]) -> Tokenized:
         return self.tokenizer(texts)
-
-    def load(self, device: str, precision: str, make_batch: BatchMaker) -> Forward:
-        """Returns a function to (t, labels) logits, a row a real token."""
-        model = load_transformer(
-            "AutoModelForTokenClassification",
-            self._files,
-            device=device,
-            precision=precision,
-            packed=make_batch.packed,
-        )
-
-        def forward(batch: Batch) -> Tensor:
-            return batch.real_tokens(model(**batch.inputs()).logits)
-
-        return forward
 
     def columns(self, outputs: np.ndarray, tokenized: Tokenized) -> list[pa.Array]:
         if (spans := tokenized.spans) is None:

@@ -2,32 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from udfs.batching import Items
 from udfs.errors import ModelError
-from udfs.models import ModelFiles
-from udfs.spec import ScoreSpec
+from udfs.model.files import ModelFiles
+from udfs.spec import ScoreSpec, option
 from udfs.tasks.feature_extraction import FeatureExtraction
-from udfs.tasks.scores import SCORE_FIELDS, pool_chunks, score_columns, softmax
-from udfs.tasks.text_classification import check_is_classifier, load_classifier, read_labels
-from udfs.tokenizing import Tokenized, Tokenizer, make_tokenizer
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from udfs.engine.batch import Batch, BatchMaker
-    from udfs.tasks import Forward
+from udfs.tasks.scores import SCORE_FIELDS, ScoringOptions, pool_chunks, score_columns, softmax
+from udfs.tasks.text_classification import check_is_classifier, read_labels
+from udfs.text.tokenizing import Tokenized, Tokenizer, make_tokenizer
+from udfs.wire.items import Items
 
 # Cosines times this are the logits that sentence-transformers trains with (`MultipleNegativesRankingLoss`, scale).
 _COSINE_SCALE = 20.0
 
 
-def make_zero_shot(spec: ScoreSpec, files: ModelFiles) -> ZeroShotByEntailment | ZeroShotBySimilarity:
+@dataclass(frozen=True, kw_only=True)
+class ZeroShotOptions(ScoringOptions):
+    """What zero-shot-classification takes."""
+
+    task: ClassVar[str] = "zero-shot-classification"
+
+    labels: tuple[str, ...] = option((), "The candidates, in the order of the answer's scores.")
+    hypothesis_template: str | None = option(
+        None,
+        "A sentence with `{}` for the label; without it, the one that suits the model's kind: `This example is {}.` "
+        "for an NLI model, the label alone for a sentence-embedding model.",
+    )
+    multi_label: bool = option(False, "Each label on its own, instead of scores that sum to 1.")
+
+    def find_problems(self, spec: ScoreSpec[Any]) -> Iterator[str]:
+        yield from super().find_problems(spec)
+        if isinstance(self.labels, str):
+            yield "labels is one string; give a list of labels"
+        elif not self.labels:
+            yield "zero-shot-classification needs labels: a list of one or more"
+        elif len(set(self.labels)) < len(self.labels):
+            twice = sorted({label for label in self.labels if self.labels.count(label) > 1})
+            yield f"labels holds {', '.join(map(repr, twice))} more than once"
+        elif any(not label.strip() for label in self.labels):
+            yield "labels holds a blank label"
+        if self.hypothesis_template is not None and "{}" not in self.hypothesis_template:
+            yield "hypothesis_template needs a {} where the label goes, as in 'This text is about {}.'"
+
+
+def make_zero_shot(spec: ScoreSpec[ZeroShotOptions], files: ModelFiles) -> ZeroShotByEntailment | ZeroShotBySimilarity:
     """By entailment with an NLI model, by similarity with a sentence-embedding model.
 
     Raises:
@@ -50,11 +75,11 @@ class ZeroShotByEntailment:
     per_token = False
     generates = False
 
-    def __init__(self, spec: ScoreSpec, files: ModelFiles) -> None:
+    def __init__(self, spec: ScoreSpec[ZeroShotOptions], files: ModelFiles) -> None:
         check_is_classifier(files, spec.task)
-        self._spec, self._files = spec, files
-        self.units_per_text = len(spec.labels)
-        self._hypotheses = _hypotheses(spec, "This example is {}.")
+        self._spec, self._files, self._options = spec, files, spec.options
+        self.units_per_text = len(spec.options.labels)
+        self._hypotheses = _hypotheses(spec.options, "This example is {}.")
         names = [label.lower() for label in read_labels(files)]
         entailment = next((i for i, name in enumerate(names) if name.startswith("entail")), None)
         if entailment is None or len(names) < 2:
@@ -77,17 +102,14 @@ class ZeroShotByEntailment:
     def tokenize(self, texts: list[str]) -> Tokenized:
         return self.tokenizer(texts, self._hypotheses)
 
-    def load(self, device: str, precision: str, make_batch: BatchMaker) -> Forward:
-        return load_classifier(self._files, device, precision, packed=make_batch.packed)
-
     def columns(self, outputs: np.ndarray, tokenized: Tokenized) -> list[pa.Array]:
         # a label on its own is weighed against its contradiction, several share one unit of probability
-        alone = self._spec.multi_label or self.units_per_text == 1
+        alone = self._options.multi_label or self.units_per_text == 1
         entailment = outputs[:, self._entailment]
         if alone:
             entailment = softmax(outputs[:, self._against])[:, 1:]
-        by_label = pool_chunks(entailment, tokenized, self._spec).reshape(-1, self.units_per_text)
-        return score_columns(by_label if alone else softmax(by_label), self._spec.labels)
+        by_label = pool_chunks(entailment, tokenized, self._options).reshape(-1, self.units_per_text)
+        return score_columns(by_label if alone else softmax(by_label), self._options.labels)
 
 
 class ZeroShotBySimilarity(FeatureExtraction):
@@ -98,30 +120,26 @@ class ZeroShotBySimilarity(FeatureExtraction):
 
     fields = SCORE_FIELDS
 
-    def load(self, device: str, precision: str, make_batch: BatchMaker) -> Forward:
-        import torch
+    def __init__(self, spec: ScoreSpec[ZeroShotOptions], files: ModelFiles) -> None:
+        super().__init__(spec, files)
+        self._options = spec.options
 
-        embed = super().load(device, precision, make_batch)
-        items = self._label_items()
-        with torch.inference_mode():
-            labels = torch.nn.functional.normalize(embed(make_batch(items, np.arange(len(items)))), dim=1)
+    def label_items(self) -> Items:
+        """The labels' own tokens, an item each, for the engine.
 
-        def forward(batch: Batch) -> Tensor:
-            return torch.nn.functional.normalize(embed(batch), dim=1) @ labels.T
-
-        return forward
-
-    def columns(self, outputs: np.ndarray, tokenized: Tokenized) -> list[pa.Array]:
-        cosines = pool_chunks(outputs, tokenized, self._spec)
-        scores = np.maximum(cosines, 0) if self._spec.multi_label else softmax(_COSINE_SCALE * cosines)
-        return score_columns(scores, self._spec.labels)
-
-    def _label_items(self) -> Items:
-        items: Items = self.tokenize(list(_hypotheses(self._spec, "{}"))).items
-        if len(items) != len(self._spec.labels):  # too long under `fail` has no item, under `chunk` several
+        Raises:
+            ModelError: A label is too long.
+        """
+        items = self.tokenize(list(_hypotheses(self._options, "{}"))).items
+        if len(items) != len(self._options.labels):  # too long under `fail` has no item, under `chunk` several
             raise ModelError("a label is longer than max_tokens allows")
         return items
 
+    def columns(self, outputs: np.ndarray, tokenized: Tokenized) -> list[pa.Array]:
+        cosines = pool_chunks(outputs, tokenized, self._options)
+        scores = np.maximum(cosines, 0) if self._options.multi_label else softmax(_COSINE_SCALE * cosines)
+        return score_columns(scores, self._options.labels)
 
-def _hypotheses(spec: ScoreSpec, default: str) -> list[str]:
-    return [(spec.hypothesis_template or default).replace("{}", label) for label in spec.labels]
+
+def _hypotheses(options: ZeroShotOptions, default: str) -> list[str]:
+    return [(options.hypothesis_template or default).replace("{}", label) for label in options.labels]

@@ -14,15 +14,16 @@ from tests.engine_faults import read_lines
 from tests.engine_rows import Faults, codes_of, rows_of
 from tests.processes import await_end, running_engines
 from udfs.spec import ScoreSpec
+from udfs.tasks.registry import make_spec
 
 _WORKER = """
 import itertools, sys
 import pyarrow as pa
 from udfs.executor import executor_of
-from udfs.scoring import score
-from udfs.spec import ScoreSpec
+from udfs.worker.scoring import score
+from udfs.tasks.registry import make_spec
 
-spec = ScoreSpec(task="feature-extraction", model=sys.argv[1], precision="float32", window_rows=50)
+spec = make_spec(task="feature-extraction", model=sys.argv[1], precision="float32", window_rows=50)
 batches = (pa.array([f"red tea {batch} {row}" for row in range(50)]) for batch in itertools.count())
 for number, result in enumerate(score(batches, spec, executor=executor_of(int(sys.argv[2])))):
     print(result[0]["engine"].as_py(), flush=True)
@@ -140,7 +141,7 @@ def test_the_memory_of_a_gpu_is_free_when_the_next_model_s_engine_starts(
     encoder: str, faults: Faults, top: Path
 ) -> None:
     faults(constants={"keeper.RETIRE_S": 3.0})
-    spec = ScoreSpec(task="feature-extraction", model=encoder, precision="float32")
+    spec = make_spec(task="feature-extraction", model=encoder, precision="float32")
     rows_of(["red tea"], spec)
     (first,) = running_engines(top)
     (ready,) = top.glob("*/*/ready.json")

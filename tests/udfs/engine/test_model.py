@@ -10,19 +10,19 @@ import torch
 
 from tests.conftest import MINILM
 from tests.models import PACKS, WORDS, make_classifier, make_encoder
-from udfs.batching import Items, padded_length
-from udfs.engine.local import LocalEngine
 from udfs.engine.model import Model
 from udfs.errors import EngineError, ModelError
-from udfs.models import open_model
+from udfs.local import LocalEngine
+from udfs.model.files import open_model
 from udfs.spec import ScoreSpec
-from udfs.tasks import make_task
+from udfs.tasks.registry import make_spec, make_task
+from udfs.wire.items import Items, padded_length
 
 TEXTS = [" ".join((WORDS * 2)[start : start + words]) for start, words in ((0, 1), (3, 20), (5, 44), (2, 7), (9, 13))]
 
 
 def _spec(model: str, **options: Any) -> ScoreSpec:
-    return ScoreSpec(**{"task": "feature-extraction", "model": model, "precision": "float32", **options})
+    return make_spec(**{"task": "feature-extraction", "model": model, "precision": "float32", **options})
 
 
 def _items(texts: list[str], spec: ScoreSpec) -> Items:
@@ -136,7 +136,7 @@ def test_weights_that_were_copied_in_part_are_told(tmp_path: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("precision", "least"), [("float32", 0.9999), ("bfloat16", 0.998)])
 def test_a_gpu_gives_the_answers_of_a_cpu(precision: str, least: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    from jobs.corpus import docstrings
+    from jobs.bench.corpus import docstrings
 
     spec = _spec(MINILM, precision=precision)
     items = _items(docstrings(200), spec)

@@ -11,11 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udfs.batching import Items
 from udfs.engine.budget import Budget
+from udfs.engine.parcels import Parcel
 from udfs.engine.runner import Runner
-from udfs.engine.scheduler import FAULTY, FINE, ROUND_BATCHES, TOO_LARGE, Parcel, Scheduler
+from udfs.engine.scheduler import ROUND_BATCHES, Scheduler
 from udfs.errors import EngineError
+from udfs.wire.faults import FAULTY, FINE, TOO_LARGE
+from udfs.wire.items import Items
 
 CLIENTS = st.lists(
     st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=12), max_size=4), min_size=1, max_size=3

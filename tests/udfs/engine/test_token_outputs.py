@@ -9,18 +9,20 @@ import pyarrow as pa
 import pytest
 
 from tests.models import WORDS, make_tagger
-from udfs.batching import Items
 from udfs.engine.budget import Budget
-from udfs.engine.local import LocalEngine
-from udfs.engine.scheduler import FAULTY, Parcel, Scheduler
-from udfs.engine.wire import answer_from_arrow, answer_to_arrow, make_answer
-from udfs.scoring import score, score_with
-from udfs.spec import ScoreSpec
+from udfs.engine.parcels import Parcel, make_answer
+from udfs.engine.scheduler import Scheduler
+from udfs.local import LocalEngine
+from udfs.tasks.registry import make_spec
+from udfs.wire.faults import FAULTY
+from udfs.wire.items import Items
+from udfs.wire.messages import answer_from_arrow, answer_to_arrow
+from udfs.worker.scoring import score, score_with
 
 
 @pytest.mark.usefixtures("top")
 def test_entities_come_through_an_engines_process_as_they_are(tmp_path: Path) -> None:
-    spec = ScoreSpec(
+    spec = make_spec(
         task="token-classification", model=make_tagger(tmp_path / "m", ["O", "B-X", "I-X", "Y"]), precision="float32",
         max_batch_tokens=40, window_rows=13,
     )  # fmt: skip

@@ -12,16 +12,18 @@ import pytest
 import torch
 
 from tests.random_writers import END, make_prompts, make_writer, write_alone
-from udfs.batching import Items
 from udfs.engine.assembly import Shell
 from udfs.engine.budget import Budget
-from udfs.engine.scheduler import FAULTY, FINE, TOO_LARGE, Parcel, Scheduler
+from udfs.engine.parcels import Parcel
+from udfs.engine.scheduler import Scheduler
 from udfs.engine.writing import WritingRunner
 from udfs.generation.attention import CACHED, register_cached
 from udfs.generation.cache import Arena
 from udfs.generation.decoding import Decoder
 from udfs.generation.picking import Picker
-from udfs.spec import ScoreSpec
+from udfs.tasks.registry import make_spec
+from udfs.wire.faults import FAULTY, FINE, TOO_LARGE
+from udfs.wire.items import Items
 
 NEW = 12
 
@@ -36,8 +38,8 @@ def _running(model: Any, *, spoil: Callable[[torch.Tensor], None] | None = None,
     """A scheduler whose items are written; `spoil` sees the tokens of each step before the model does."""
     register_cached()
     model.set_attn_implementation(CACHED)
-    spec = ScoreSpec(task="text-generation", model="tiny", template="{{ x }}", max_new_tokens=NEW)
-    picker = Picker(spec, ends=frozenset({END}), tokenizer=None)
+    spec = make_spec(task="text-generation", model="tiny", template="{{ x }}", max_new_tokens=NEW)
+    picker = Picker(spec.options, ends=frozenset({END}), tokenizer=None)
 
     def run(*, input_ids: torch.Tensor, **options: Any) -> Any:
         if spoil is not None:

@@ -16,8 +16,9 @@ from tests.engine_rows import Faults, codes_of, rows_of, undisturbed_rows
 from tests.processes import running_engines
 from tests.random_writers import save_writer
 from tests.writers import ALPHABET
-from udfs.engine.journal import read_journal
 from udfs.spec import ScoreSpec
+from udfs.tasks.registry import make_spec
+from udfs.wire.journal import read_journal
 
 PROMPTS = [f"{number} {'red tea and green soil '[: 1 + number % 23]}" for number in range(140)]
 
@@ -28,7 +29,7 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def _spec(model: str, *, max_new_tokens: int) -> ScoreSpec:
-    return ScoreSpec(task="text-generation", model=model, precision="float32", max_new_tokens=max_new_tokens)
+    return make_spec(task="text-generation", model=model, precision="float32", max_new_tokens=max_new_tokens)
 
 
 def _answers(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:

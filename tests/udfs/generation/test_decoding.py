@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.decoders import NEW, make_spec, put_to_write, write_all
+from tests.decoders import NEW, make_options, put_to_write, write_all
 from tests.random_writers import DECODERS, make_prompts, make_writer, write_alone
 from tests.recorded import Recorder, plain_kernel
 from udfs.generation.cache import Arena
-from udfs.generation.written import BROKEN, LENGTH, STOP
+from udfs.wire.written import BROKEN, LENGTH, STOP
 
 
 @pytest.mark.parametrize("kind", DECODERS)
@@ -73,7 +73,7 @@ def test_prompts_that_begin_alike_are_computed_once(llama: Any, step_tokens: int
 
 def test_prompts_wait_once_for_one_that_ends_with_its_first_token(llama: Any) -> None:
     model, prompts, _ = llama
-    decoder = put_to_write(model, spec=make_spec(max_new_tokens=1), at_once=8, step_tokens=1000)
+    decoder = put_to_write(model, options=make_options(max_new_tokens=1), at_once=8, step_tokens=1000)
     assert all(decoder.add(number, prompt) for number, prompt in enumerate(prompts[:8]))
     steps = 0
     while len(decoder):
@@ -84,10 +84,10 @@ def test_prompts_wait_once_for_one_that_ends_with_its_first_token(llama: Any) ->
 
 def test_what_is_drawn_depends_on_prompt_and_seed_alone(llama: Any) -> None:
     model, prompts, greedy = llama
-    spec = make_spec(temperature=0.8, top_p=0.9, top_k=40, seed=4)
-    together = [s.ids for s in write_all(put_to_write(model, spec=spec), prompts)]
-    alone = [s.ids for s in write_all(put_to_write(model, spec=spec, at_once=1), prompts)]
-    other = [s.ids for s in write_all(put_to_write(model, spec=make_spec(temperature=0.8, seed=5)), prompts)]
+    asked = make_options(temperature=0.8, top_p=0.9, top_k=40, seed=4)
+    together = [s.ids for s in write_all(put_to_write(model, options=asked), prompts)]
+    alone = [s.ids for s in write_all(put_to_write(model, options=asked, at_once=1), prompts)]
+    other = [s.ids for s in write_all(put_to_write(model, options=make_options(temperature=0.8, seed=5)), prompts)]
     assert together == alone
     assert together != other
     assert together != greedy
@@ -96,8 +96,8 @@ def test_what_is_drawn_depends_on_prompt_and_seed_alone(llama: Any) -> None:
 def test_drawing_among_one_token_is_greedy(llama: Any) -> None:
     model, prompts, greedy = llama
     for options in ({"top_k": 1}, {"top_p": 1e-6}):
-        spec = make_spec(temperature=1.0, **options)
-        assert [s.ids for s in write_all(put_to_write(model, spec=spec), prompts)] == greedy
+        drawn = make_options(temperature=1.0, **options)
+        assert [s.ids for s in write_all(put_to_write(model, options=drawn), prompts)] == greedy
 
 
 class _Letters:
@@ -110,8 +110,8 @@ class _Letters:
 def test_a_stop_string_ends_an_answer(llama: Any) -> None:
     model, prompts, greedy = llama
     word = f"<{greedy[0][6]}>"
-    spec = make_spec(stop=(word,))
-    found = write_all(put_to_write(model, spec=spec, tokenizer=_Letters()), prompts)
+    asked = make_options(stop=(word,))
+    found = write_all(put_to_write(model, options=asked, tokenizer=_Letters()), prompts)
     for sequence, ids in zip(found, greedy, strict=True):
         places = [place for place, token in enumerate(ids) if f"<{token}>" == word]
         assert sequence.ids == (ids[: places[0] + 1] if places else ids)

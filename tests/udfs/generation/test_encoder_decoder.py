@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from tests.random_writers import ENCODER_DECODERS, END, make_prompts, make_writer, write_alone
-from udfs.batching import Items
 from udfs.generation.encoder_decoder import EncoderDecoder
 from udfs.generation.picking import Picker
-from udfs.spec import ScoreSpec
+from udfs.tasks.registry import make_spec
+from udfs.wire.items import Items
 
 NEW = 20
 
 
 def _writer(model: Any, **options: Any) -> EncoderDecoder:
-    spec = ScoreSpec(task="translation", model="tiny", target_lang="de", max_new_tokens=NEW, **options)
-    picker = Picker(spec, ends=frozenset({END}), tokenizer=None)
+    spec = make_spec(task="translation", model="tiny", target_lang="de", max_new_tokens=NEW, **options)
+    picker = Picker(spec.options, ends=frozenset({END}), tokenizer=None)
     return EncoderDecoder(
         model, picker, name="tiny", device="cpu", max_new_tokens=NEW, num_beams=options.get("num_beams", 1)
     )

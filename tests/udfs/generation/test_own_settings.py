@@ -8,12 +8,12 @@ import pytest
 from tests.models import write_json
 from tests.writers import make_decoder, make_encoder_decoder
 from udfs.generation.own_settings import tell_ignored
-from udfs.models import open_model
-from udfs.spec import ScoreSpec
+from udfs.model.files import open_model
+from udfs.tasks.registry import make_spec
 
 
 def _told(model: str, **options: Any) -> str | None:
-    return tell_ignored(open_model(model), ScoreSpec(task="text-generation", model=model, **options))
+    return tell_ignored(open_model(model), make_spec(task="text-generation", model=model, **options))
 
 
 def _decoder(path: Path, **own: Any) -> str:

@@ -19,23 +19,25 @@ from tests.fetch_smollm2 import TARGET
 from tests.pretend_vllm import BREAKS, CACHED, REFUSED, LLMEngine, pretend
 from tests.random_writers import END, make_prompts, save_writer, write_alone
 from tests.writers import make_encoder_decoder
-from udfs.batching import Items
 from udfs.engine.assembly import Shell
 from udfs.engine.budget import Budget
-from udfs.engine.local import LocalEngine
-from udfs.engine.scheduler import FAULTY, FINE, Parcel, Scheduler
+from udfs.engine.parcels import Parcel
+from udfs.engine.scheduler import Scheduler
 from udfs.engine.writing import WritingRunner
 from udfs.errors import ModelError, SpecError
 from udfs.generation.decoding import Decoder
 from udfs.generation.loading import load_writer
 from udfs.generation.picking import prompt_seed
 from udfs.generation.vllm import Sampling, VllmDecoder, load_vllm, takes_vllm
-from udfs.generation.written import LENGTH, STOP
-from udfs.models import open_model
-from udfs.precision import DevicePlan, plan_device
-from udfs.scoring import score_with
+from udfs.local import LocalEngine
+from udfs.model.files import open_model
+from udfs.model.precision import DevicePlan, plan_device
 from udfs.spec import ScoreSpec
-from udfs.tasks import make_task
+from udfs.tasks.registry import make_spec, make_task
+from udfs.wire.faults import FAULTY, FINE
+from udfs.wire.items import Items
+from udfs.wire.written import LENGTH, STOP
+from udfs.worker.scoring import score_with
 
 NEW = 12
 CPU, CUDA = DevicePlan("cpu", "float32", ""), DevicePlan("cuda:0", "bfloat16", "")
@@ -61,7 +63,7 @@ def vllm(monkeypatch: pytest.MonkeyPatch, wanted: dict[tuple[int, ...], list[int
 
 
 def _spec(model: str, **options: Any) -> ScoreSpec:
-    return ScoreSpec(**{"task": "text-generation", "model": model, "max_new_tokens": NEW, "max_tokens": 90, **options})
+    return make_spec(**{"task": "text-generation", "model": model, "max_new_tokens": NEW, "max_tokens": 90, **options})
 
 
 def _load(model: str, **options: Any) -> VllmDecoder:
@@ -70,14 +72,14 @@ def _load(model: str, **options: Any) -> VllmDecoder:
 
 def test_auto_takes_vllm_where_it_is_and_the_device_is_cuda(model: str, vllm: Any, tmp_path: Path) -> None:
     files = open_model(model)
-    assert takes_vllm(_spec(model), files, CUDA)
-    assert takes_vllm(_spec(model, engine="vllm"), files, CUDA)
-    assert not takes_vllm(_spec(model), files, CPU)
+    assert takes_vllm(_spec(model).options, files, CUDA)
+    assert takes_vllm(_spec(model, engine="vllm").options, files, CUDA)
+    assert not takes_vllm(_spec(model).options, files, CPU)
     with pytest.raises(ModelError, match="the device is cpu, and the vLLM that is installed runs on cuda"):
-        takes_vllm(_spec(model, engine="vllm"), files, CPU)
-    assert not takes_vllm(_spec(model, engine="transformers"), files, CUDA)
+        takes_vllm(_spec(model, engine="vllm").options, files, CPU)
+    assert not takes_vllm(_spec(model, engine="transformers").options, files, CUDA)
     t5 = make_encoder_decoder(tmp_path)
-    assert not takes_vllm(_spec(t5), open_model(t5), CUDA)
+    assert not takes_vllm(_spec(t5).options, open_model(t5), CUDA)
 
 
 def test_without_vllm_auto_does_without_and_vllm_says_what_to_install(
@@ -85,10 +87,10 @@ def test_without_vllm_auto_does_without_and_vllm_says_what_to_install(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     files = open_model(model)
-    assert not takes_vllm(_spec(model), files, CUDA)
+    assert not takes_vllm(_spec(model).options, files, CUDA)
     for plan in (CUDA, CPU):
         with pytest.raises(ModelError, match=r"it is not installed: `pip install 'gristmill\[vllm\]'`"):
-            takes_vllm(_spec(model, engine="vllm"), files, plan)
+            takes_vllm(_spec(model, engine="vllm").options, files, plan)
 
 
 def test_auto_on_this_machine_s_cpu_loads_our_own_decoders(model: str) -> None:
@@ -106,7 +108,7 @@ def test_auto_on_this_machine_s_cpu_loads_our_own_decoders(model: str) -> None:
 )
 def test_what_vllm_does_not_do_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match="engine"):
-        ScoreSpec(model="m", **options)
+        make_spec(model="m", **options)
 
 
 def test_an_encoder_decoder_by_vllm_is_refused(tmp_path: Path) -> None:
@@ -142,10 +144,10 @@ def test_a_model_that_vllm_does_not_load_is_loaded_by_transformers_unless_vllm_w
 
 def test_tokens_are_picked_as_the_job_says(vllm: Any) -> None:
     prompt, other = make_prompts(2)
-    greedy = Sampling(_spec("m"), frozenset({END, 9}), 1.1).of(prompt)
+    greedy = Sampling(_spec("m").options, frozenset({END, 9}), 1.1).of(prompt)
     assert (greedy.temperature, greedy.seed, greedy.repetition_penalty) == (0.0, None, 1.1)
     assert (greedy.stop_token_ids, greedy.max_tokens, greedy.detokenize) == ([END, 9], NEW, False)
-    drawn = Sampling(_spec("m", temperature=0.8, top_p=0.9, top_k=40, seed=3, stop=("END",)), frozenset())
+    drawn = Sampling(_spec("m", temperature=0.8, top_p=0.9, top_k=40, seed=3, stop=("END",)).options, frozenset())
     found = drawn.of(prompt)
     assert (found.temperature, found.top_p, found.top_k) == (0.8, 0.9, 40)
     assert (found.stop, found.detokenize) == (["END"], True)
@@ -155,12 +157,12 @@ def test_tokens_are_picked_as_the_job_says(vllm: Any) -> None:
 
 def test_answers_are_bound_by_choices_or_a_schema(vllm: Any) -> None:
     prompt = make_prompts(1)[0]
-    assert Sampling(_spec("m"), frozenset()).of(prompt).structured_outputs is None
-    bound = Sampling(_spec("m", choices=("yes", "no")), frozenset())
+    assert Sampling(_spec("m").options, frozenset()).of(prompt).structured_outputs is None
+    bound = Sampling(_spec("m", choices=("yes", "no")).options, frozenset())
     assert bound.needs_tokenizer
     assert bound.of(prompt).structured_outputs.choice == ["yes", "no"]
     schema = '{"type": "boolean"}'
-    assert Sampling(_spec("m", json_schema=schema), frozenset()).of(prompt).structured_outputs.json == schema
+    assert Sampling(_spec("m", json_schema=schema).options, frozenset()).of(prompt).structured_outputs.json == schema
 
 
 @contextmanager
@@ -239,7 +241,7 @@ def itself() -> str:
     if not TARGET.is_dir():
         pytest.skip("python -m tests.fetch_smollm2 brings the model")
     try:
-        takes_vllm(_spec(str(TARGET), engine="vllm"), open_model(str(TARGET)), plan_device())
+        takes_vllm(_spec(str(TARGET), engine="vllm").options, open_model(str(TARGET)), plan_device())
     except ModelError as error:
         pytest.skip(error.message)
     return str(TARGET)

@@ -1,0 +1,123 @@
+"""What a job is about to do: how many rows, in how many tasks, and what their texts look like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jobs.input.reading import count_rows
+from jobs.settings import Settings
+from jobs.spark.session import count_slots
+from udfs.factory import make_udf
+from udfs.model.files import open_model
+from udfs.tasks.registry import make_task
+from udfs.tasks.text_generation import make_asker
+from udfs.tasks.writing import Writing
+from udfs.text.templates import make_renderer
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+OWN = "_gristmill_"  # columns that are ours begin with it; none of them is in an output
+_LEAST_ROWS = 64  # fewer rows in a task are not worth its start
+_TASKS_PER_SLOT = 4  # so that the slots end at about the same time, and progress is seen
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the input is spread.
+
+    Args:
+        rows: Rows of the input.
+        partitions: Spark tasks that score them.
+    """
+
+    rows: int
+    partitions: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row as it would be sent: its text, or why it has none, and its tokens. A model that writes sees prompts."""
+
+    text: str | None
+    error: str | None
+    tokens: int
+    truncated: bool
+
+
+def make_plan(frame: DataFrame, settings: Settings) -> Plan:
+    """Count the input and choose the number of tasks.
+
+    Raises:
+        InputError: The rows cannot be read.
+    """
+    rows = count_rows(frame)
+    return Plan(rows, plan_partitions(rows, count_slots(frame.sparkSession), settings))
+
+
+def plan_partitions(rows: int, slots: int, settings: Settings) -> int:
+    """Spark tasks for so many rows."""
+    by_window = -(-rows // (2 * settings.batching.window_rows))
+    by_slots = min(_TASKS_PER_SLOT * slots, -(-rows // _LEAST_ROWS))
+    return max(1, by_window, by_slots)
+
+
+def score_frame(
+    frame: DataFrame, settings: Settings, plan: Plan, *, deadline: float | None = None, keep: Sequence[str] = ()
+) -> DataFrame:
+    """The input with the result column and its outcome; lazy.
+
+    Rows are spread by the hash of their text, so that identical texts meet in one task and are scored once.
+
+    Args:
+        frame: The rows.
+        settings: The job.
+        plan: How they are spread.
+        deadline: In seconds since 1970; rows that are not scored by then fail as `expired`.
+        keep: Columns to keep besides those that the settings name.
+    """
+    from pyspark.sql import functions as F
+    from pyspark.sql.types import MapType
+
+    name, kept = settings.output.name, kept_columns(frame, settings)
+    columns = [F.col(f"`{column}`") for column in settings.text_columns()]
+    text = F.struct(*columns) if settings.is_templated() else columns[0].cast("string")
+    hashed = [c for c in settings.text_columns() if not isinstance(frame.schema[_spelt(frame, c)].dataType, MapType)]
+    spread = frame.repartition(plan.partitions, *(F.col(f"`{column}`") for column in hashed))
+    scored = spread.select(
+        *(F.col(f"`{column}`") for column in (*kept, *keep)),
+        make_udf(settings.spec(deadline=deadline))(text).alias(name),
+    )
+    outcome = F.when(F.col(f"`{name}`.error").isNull(), "succeeded").otherwise("failed")
+    return scored.withColumn("outcome", outcome)
+
+
+def kept_columns(frame: DataFrame, settings: Settings) -> list[str]:
+    """Columns of the input that are in the output: those that the settings name, or all but our own."""
+    named = settings.output_columns()
+    return [column for column in frame.columns if not column.startswith(OWN)] if named is None else named
+
+
+def take_samples(frame: DataFrame, settings: Settings, count: int = 3) -> list[Sample]:
+    """Render and tokenize the first rows, on the driver, without the model's weights."""
+    from pyspark.sql import functions as F
+
+    spec, columns = settings.spec(), settings.text_columns()
+    rows = frame.select(*(F.col(f"`{column}`") for column in columns)).limit(count).collect()
+    render = make_asker(spec) or make_renderer(f"{{{{ {columns[0]} }}}}")
+    task = make_task(spec, open_model(spec.model, spec.revision))
+    samples = []
+    for row in rows:
+        text, error = render(row.asDict(recursive=True))
+        tokenized = task.tokenize([text] if text else [])
+        tokens, truncated = int(tokenized.items.lengths.sum()), bool(tokenized.truncated.any())
+        shown = "\n\n".join(task.show(tokenized.items)) if isinstance(task, Writing) and text else text
+        samples.append(Sample(shown, error.code if error else None, tokens, truncated))
+    return samples
+
+
+def _spelt(frame: DataFrame, name: str) -> str:
+    """A column's name as the input spells it."""
+    return next(column for column in frame.columns if column.lower() == name.lower())

@@ -1,0 +1,239 @@
+"""Score failed rows again, and append those that succeed as an increment of their own.
+
+Nothing is rewritten: the failed row stays where it is, the good one is appended. What was retried is kept under
+`_gristmill/retries/`, each row with the file and the place of its failed row, so that none succeeds twice. That is
+written first, and commits the retry; what readers see of it is copied from there, by this run or by the next.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from jobs.errors import SPARK_ERRORS, DeadlineReached, InputError, JobError, explain
+from jobs.increments.listener import Listener
+from jobs.increments.plan import OWN, Plan, plan_partitions, score_frame
+from jobs.increments.scoring import Run
+from jobs.increments.sizing import TARGET_S
+from jobs.input.sources import explode_variants, read_input
+from jobs.output.committed import RETRIES, Increment, count_outcomes, name_of
+from jobs.output.directory import Output, kept_name
+from jobs.settings import Settings
+from jobs.spark.interrupts import Stop
+from jobs.spark.session import count_slots, spark_conf
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+_FILE, _ROW, _CODE = f"{OWN}file_name", f"{OWN}row", f"{OWN}code"
+_ROWS = 100_000  # of a retry, where no rate is known
+
+
+@dataclass(frozen=True)
+class Found:
+    """Failed rows that are to be retried.
+
+    Args:
+        frame: The columns to keep, those of the text, and where each failed row lies.
+        rows: How many.
+        lost: Failed rows that cannot be told from others of the input, or are in it no more.
+    """
+
+    frame: DataFrame
+    rows: int
+    lost: int = 0
+
+
+def retry_all(
+    spark: SparkSession,
+    settings: Settings,
+    run: Run,
+    *,
+    only: Sequence[str],
+    again: bool,
+    warn: Callable[[str], None],
+    listener: Listener,
+    stop: Stop,
+) -> None:
+    """Retry failed rows, a few increments' at a time.
+
+    Args:
+        spark: The session.
+        settings: The job, whose output is locked and in order.
+        run: This run.
+        only: Error codes; none for all.
+        again: Those too that a retry has failed on.
+        warn: Takes a line about rows that cannot be retried.
+        listener: Is told how it goes.
+        stop: Ends it.
+
+    Raises:
+        InputError: Neither the output nor a key leads to the rows' texts.
+        DeadlineReached: Rows are left that were not tried.
+        JobError: Spark gave up; what was committed stays.
+    """
+    output, lost, is_cut = Output(settings), 0, False
+    try:
+        with spark_conf(spark, {"spark.sql.shuffle.partitions": str(count_slots(spark))}):
+            for numbers in _portions(output.increments()):
+                stop.check("interrupted")
+                found = find_failed(spark, settings, numbers, only=only, again=again)
+                lost += found.lost
+                if is_cut := found.rows > 0 and run.is_late():
+                    break
+                if found.rows:
+                    _retry(found, settings, run, listener)
+    except SPARK_ERRORS as error:
+        raise JobError(explain(error)) from error
+    except OSError as error:
+        raise JobError(f"what was retried cannot be committed: {error}") from error
+    if lost:
+        warn(f"{lost:,} failed rows are left as they are: input.key is null, is not alone or is no more in the input")
+    if is_cut:
+        raise DeadlineReached("the deadline has passed")
+
+
+def publish_retries(spark: SparkSession, settings: Settings, run: Run) -> None:
+    """Show readers what committed retries have scored, where a kill kept it from them."""
+    output = Output(settings, run.claim)
+    for number in output.retries():
+        if not output.is_committed(number):
+            with spark_conf(spark, {"spark.sql.shuffle.partitions": str(count_slots(spark))}):
+                _publish(spark, output, number)
+
+
+def find_failed(
+    spark: SparkSession, settings: Settings, numbers: Sequence[int], *, only: Sequence[str], again: bool
+) -> Found:
+    """The failed rows of some increments that are to be retried, with the columns of their texts.
+
+    Where the output keeps those columns, the failed rows themselves are scored. Else they are looked up in the input
+    by its key; a row whose key is null, or is not alone in the input, is left as it is.
+    """
+    from pyspark.sql import functions as F
+
+    output, name = Output(settings), settings.output.name
+    paths = [output.folder / name_of(number) + "/outcome=failed" for number in numbers]
+    rows = spark.read.parquet(*paths)
+    located = rows.select(
+        *(F.col(f"`{c}`") for c in rows.columns if c not in (name, "outcome", "increment")),
+        F.col("_metadata.file_name").alias(_FILE),
+        F.col("_metadata.row_index").alias(_ROW),
+        F.col(f"`{name}`.error.code").alias(_CODE),
+    )
+    wanted = _not_retried(located, _retried(spark, output, name), again=again)
+    if only:
+        wanted = wanted.where(F.col(_CODE).isin(*only))
+    failed = wanted.count()
+    columns = {column.lower() for column in wanted.columns}
+    if failed == 0 or all(column.lower() in columns for column in settings.text_columns()):
+        return Found(wanted, failed)
+    joined = _look_up(wanted, spark, settings, output)
+    rows_found = joined.count()
+    return Found(joined, rows_found, failed - rows_found)
+
+
+def _retried(spark: SparkSession, output: Output, name: str) -> DataFrame | None:
+    """Rows of earlier retries, with how the last one ended; those that came too late were not tried."""
+    from pyspark.sql import functions as F
+
+    kept = [kept_name(number) for number in output.retries()]
+    if not kept:
+        return None
+    tried = output.read(spark, *kept).select(_FILE, _ROW, F.col(f"`{name}`.error.code").alias("code"), "outcome")
+    tried = tried.where("code IS NULL OR code != 'expired'")
+    return tried.groupBy(_FILE, _ROW).agg(F.max((F.col("outcome") == "succeeded").cast("int")).alias("mended"))
+
+
+def _not_retried(rows: DataFrame, tried: DataFrame | None, *, again: bool) -> DataFrame:
+    if tried is None:
+        return rows
+    return rows.join(tried.where("mended = 1") if again else tried, [_FILE, _ROW], "left_anti")
+
+
+def _look_up(failed: DataFrame, spark: SparkSession, settings: Settings, output: Output) -> DataFrame:
+    """Failed rows with their texts, out of the input."""
+    from pyspark.sql import functions as F
+
+    key = settings.key()
+    if not key or not {k.lower() for k in key} <= {c.lower() for c in failed.columns}:
+        raise InputError(
+            "the output does not hold the columns of score.text, so failed rows can be found in the input by its key "
+            "alone; name it in input.key, and keep it in output.columns"
+        )
+    source = explode_variants(read_input(spark, settings, output.schema()), settings)
+    by_key = [F.col(f"`{k}`") for k in key]
+    absent = [c for c in settings.text_columns() if c.lower() not in {f.lower() for f in failed.columns}]
+    texts = [F.col(f"`{c}`") for c in absent]
+    candidates = source.join(failed.select(*by_key).distinct(), key, "left_semi").select(*by_key, *texts)
+    alone = candidates.groupBy(*by_key).agg(
+        F.count(F.lit(1)).alias(f"{OWN}count"), *(F.first(t).alias(c) for t, c in zip(texts, absent, strict=True))
+    )
+    return failed.join(alone.where(f"{OWN}count = 1").drop(f"{OWN}count"), key, "inner")
+
+
+def _retry(found: Found, settings: Settings, run: Run, listener: Listener) -> None:
+    """Score rows again and commit what came of it."""
+    from pyspark.sql import functions as F
+
+    spark, output, began = found.frame.sparkSession, Output(settings, run.claim), time.monotonic()
+    number = max(output.retries(), default=RETRIES - 1) + 1
+    plan = Plan(found.rows, plan_partitions(found.rows, count_slots(spark), settings))
+    listener.begins(number, plan)
+    deadline = run.deadline.timestamp() if run.deadline else None
+    draft = output.draft_of(kept_name(number), run.run_id)
+    output.write_rows(score_frame(found.frame, settings, plan, deadline=deadline, keep=(_FILE, _ROW, _CODE)), draft)
+    rows = output.read(spark, draft)
+    mended = rows.where("outcome = 'succeeded'").groupBy(F.col(_CODE).alias("code")).count().collect()
+    output.commit(
+        draft,
+        number,
+        counts=count_outcomes(rows, settings.output.name),
+        run_id=run.run_id,
+        began=began,
+        name=kept_name(number),
+        mended=dict(sorted((row["code"], row["count"]) for row in mended)),
+    )
+    listener.commits(_publish(spark, output, number))
+
+
+def _publish(spark: SparkSession, output: Output, number: int) -> Increment:
+    """Show readers the good rows of a committed retry."""
+    made = output.read_retry(number)
+    good = output.read(spark, kept_name(number)).where("outcome = 'succeeded'").drop(_FILE, _ROW, _CODE)
+    draft = output.draft_of(name_of(number), made.run_id)
+    output.write_rows(good, draft)
+    return output.place(draft, made)
+
+
+def _portions(increments: list[Increment]) -> Iterator[list[int]]:
+    """Increments with failed rows, in portions that take about ten minutes."""
+    with_failed = [i for i in increments if not i.is_retry and i.counts.failed]
+    seconds = sum(i.seconds for i in increments)
+    rate = sum(i.counts.scored_rows for i in increments) / seconds if seconds else 0
+    limit, held, rows = int(rate * TARGET_S) or _ROWS, list[int](), 0
+    for increment in with_failed:
+        if held and rows + increment.counts.failed > limit:
+            yield held
+            held, rows = [], 0
+        held.append(increment.number)
+        rows += increment.counts.failed
+    if held:
+        yield held
+
+
+def check_codes(only: str | None) -> list[str]:
+    """Error codes out of `--only a,b`.
+
+    Raises:
+        InputError: There is no such code.
+    """
+    from udfs import errors
+
+    known = {value.code for value in vars(errors).values() if isinstance(value, errors.RowError)} | {"bad_template"}
+    asked = [code.strip() for code in (only or "").split(",") if code.strip()]
+    if unknown := sorted(set(asked) - known):
+        raise InputError(f"--only names {', '.join(unknown)}; the codes are {', '.join(sorted(known))}")
+    return asked

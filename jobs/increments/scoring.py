@@ -1,0 +1,353 @@
+"""From the input to committed increments.
+
+Of files and Delta tables one Structured Streaming query reads what is new, and then ends: Spark's checkpoint says which
+files or table versions are in which increment, and a batch that is not over is replayed with the same rows under the
+same number. Of Iceberg tables the marks of what is committed say where the next increment begins (see
+`jobs.input.iceberg`). An increment that is committed already is never scored again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from jobs.errors import (
+    SPARK_ERRORS,
+    DeadlineReached,
+    JobError,
+    OutputError,
+    TooManyFailed,
+    explain,
+    pack_error,
+    unpack_error,
+)
+from jobs.increments.listener import Listener
+from jobs.increments.plan import Plan, plan_partitions, score_frame
+from jobs.increments.sizing import bytes_per_s, choose_bytes, is_off, take_for_full
+from jobs.input.changes import explain_change, is_bounded
+from jobs.input.checkpoint import Checkpoint
+from jobs.input.iceberg import Snapshot, next_span, read_span
+from jobs.input.reading import Readable, read_frame, read_planned
+from jobs.input.sources import Kind, explode_variants, read_stream, select_needed
+from jobs.input.spans import Span
+from jobs.output.committed import Committed, Increment, add_up
+from jobs.output.directory import CHECKPOINT, Output
+from jobs.output.lock import Claim
+from jobs.settings import Settings
+from jobs.spark.interrupts import Stop
+from jobs.spark.session import count_slots, spark_conf
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
+
+LEAST_ROWS = 100  # before so many, a share of failed rows says nothing
+RESIZE = "[gristmill resize]"
+_POLL_S = 0.2
+# Spark Connect gives the Python that commits increments ten seconds to start; a busy server takes longer now and then.
+_SLOW_START = "Timed out while waiting for the Python worker to connect back"
+_SLOW_STARTS = 3
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a command.
+
+    Args:
+        run_id: Its name.
+        started_at: When the command began.
+        deadline: When it has to end.
+        claim: That the output is its own.
+    """
+
+    run_id: str
+    started_at: datetime
+    deadline: datetime | None = None
+    claim: Claim = field(default_factory=Claim)
+
+    def left_s(self) -> float | None:
+        """Seconds until the deadline; negative once it has passed."""
+        return None if self.deadline is None else (self.deadline - datetime.now(UTC)).total_seconds()
+
+    def is_late(self) -> bool:
+        return self.deadline is not None and datetime.now(UTC) >= self.deadline
+
+
+class ResizeError(Exception):
+    """Increments are to have another size from here on: not an error, but a query can only be ended by one."""
+
+
+class ScoreIncrement:
+    """Scores and commits one increment after the other; what Structured Streaming calls.
+
+    It holds values alone, but for the listener, which stays behind when Spark Connect sends it to its server.
+
+    Attributes:
+        done: What was committed `before`, and since.
+
+    Args:
+        settings: The job.
+        run: Whose increments they are.
+        kind: How the input is read.
+        schema: Of the input.
+        size: Bytes that the stream's increments are cut to; None where they are not to be cut anew.
+        left: Bytes of the input that are in no increment yet.
+        before: What was committed before it, as far as it tells the rate.
+        listener: Is told how it goes.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        run: Run,
+        *,
+        kind: Kind,
+        schema: StructType | None = None,
+        size: int | None = None,
+        left: int | None = None,
+        before: list[Increment] | None = None,
+        listener: Listener | None = None,
+    ) -> None:
+        self._settings, self._run, self._kind, self._schema = settings, run, kind, schema
+        self._size, self._left, self.done = size, left, list(before or [])
+        self._listener = listener or Listener()
+        self._unjudged = Committed()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_listener": Listener()}
+
+    def __call__(self, frame: DataFrame, number: int) -> None:
+        """Commit one increment.
+
+        Raises:
+            RuntimeError: With a line that `unpack_error` reads. What it hides is pages long, and Spark chokes on it.
+        """
+        try:
+            self.commit(frame, number)
+        except ResizeError:
+            raise RuntimeError(RESIZE) from None
+        except JobError as error:
+            raise RuntimeError(pack_error(error)) from None
+        except SPARK_ERRORS as error:
+            raise RuntimeError(pack_error(JobError(explain(error)))) from None
+        except OSError as error:
+            raise RuntimeError(pack_error(JobError(f"increment {number} cannot be committed: {error}"))) from None
+
+    def commit(self, frame: DataFrame, number: int, *, span: Span | None = None, size: int | None = None) -> None:
+        """Score and commit one increment, unless it is committed already.
+
+        Args:
+            frame: Its rows; of files, what Spark makes of them, and not read.
+            number: Its number.
+            span: What it is of an Iceberg table.
+            size: Bytes of the span.
+
+        Raises:
+            InputError: It cannot be read.
+            DeadlineReached: Before anything of it was done.
+            BusyError: Another driver has taken over; it is not committed.
+            TooManyFailed: It is committed.
+            ResizeError: It is committed, and the next ones are to have another size.
+        """
+        output = Output(self._settings, self._run.claim)
+        if output.is_committed(number):
+            return
+        if self._run.is_late():
+            raise DeadlineReached("the deadline has passed")
+        self._run.claim.check()
+        began = time.monotonic()
+        slots = count_slots(frame.sparkSession)
+        with spark_conf(frame.sparkSession, {"spark.sql.shuffle.partitions": str(min(slots, 200))}):
+            checkpoint = output.checkpoint()
+            read = self._read(frame, checkpoint, number)
+            plan = Plan(read.counts.rows, plan_partitions(read.counts.rows, slots, self._settings))
+            self._listener.begins(number, plan)
+            deadline = self._run.deadline.timestamp() if self._run.deadline else None
+            made = output.write(
+                score_frame(read.frame, self._settings, plan, deadline=deadline),
+                number,
+                run_id=self._run.run_id,
+                rows=None if self._kind == "once" else plan.rows,
+                began=began,
+                input_files=read.counts.files,
+                input_bytes=read.counts.bytes if span is None else size,
+                input_offset=checkpoint.offset_of(number) if self._kind == "files" else None,
+                input_bound=self._size if self._kind != "files" else None,
+                input_span=span,
+                ignored_files=read.ignored,
+                gone_files=read.gone,
+            )
+        self._listener.commits(made)
+        self._go_on(made)
+
+    def _read(self, frame: DataFrame, checkpoint: Checkpoint, number: int) -> Readable:
+        if self._kind != "files" or self._schema is None:
+            return read_frame(frame)
+        return read_planned(frame.sparkSession, self._settings, self._schema, checkpoint.files_of(number))
+
+    def _go_on(self, made: Increment) -> None:
+        """Decide what becomes of the increments after this one."""
+        self.done.append(made)
+        self._unjudged = add_up([self._unjudged, made.counts])
+        if self._unjudged.rows >= LEAST_ROWS:
+            check_failed(self._unjudged, self._settings)
+            self._unjudged = Committed()
+        if self._left is not None:
+            self._left = max(0, self._left - (made.input_bytes or 0))
+        if self._size is None or self._run.is_late():
+            return
+        rate = bytes_per_s(take_for_full(self.done), self._run.run_id)
+        if rate is None:
+            return
+        wanted = choose_bytes(rate, left_s=self._run.left_s(), of_table=self._kind != "files")
+        if is_off(self._size, wanted=wanted, left=self._left):
+            raise ResizeError
+
+
+def check_failed(counts: Committed, settings: Settings) -> None:
+    """Raise if more rows failed than the settings allow; those that came too late are no failures of the model's.
+
+    Raises:
+        TooManyFailed: They did; they are in the output with their errors.
+    """
+    limit, failed = settings.limits.max_error_rate, counts.failed - counts.failed_by_code.get("expired", 0)
+    if failed > limit * counts.rows:
+        raise TooManyFailed(
+            f"{failed} of {counts.rows} rows failed ({failed / counts.rows:.1%}), more than limits.max_error_rate "
+            f"allows ({limit:.1%}). All rows are in {settings.output.path}; look at `{settings.output.name}.error` "
+            "where outcome = 'failed'"
+        )
+
+
+def score_stream(
+    spark: SparkSession,
+    settings: Settings,
+    run: Run,
+    *,
+    kind: Kind,
+    schema: StructType,
+    left: int | None,
+    listener: Listener,
+    stop: Stop,
+) -> None:
+    """Score what is new in the input, increment by increment.
+
+    Args:
+        spark: The session.
+        settings: The job, whose output is begun.
+        run: Whose increments they are.
+        kind: `files` or `table`.
+        schema: Of the input.
+        left: Bytes that are in no increment yet; None where nothing tells.
+        listener: Is told how it goes.
+        stop: Ends it.
+
+    Raises:
+        JobError: Of the increment at which it ended.
+    """
+    output = Output(settings)
+    fixed = settings.input.increment_bytes
+    sizes_itself = fixed == "auto" and not is_bounded(settings.input.options)
+    slow_starts = 0
+    while True:
+        known = [i for i in output.increments() if not i.is_retry]
+        rate = bytes_per_s(take_for_full(known), run.run_id)
+        chosen = choose_bytes(rate, left_s=run.left_s(), of_table=kind != "files")
+        size = chosen if fixed == "auto" else int(fixed)
+        own = [i for i in known if i.run_id == run.run_id]
+        work = ScoreIncrement(
+            settings,
+            run,
+            kind=kind,
+            schema=schema,
+            size=size if sizes_itself else None,
+            left=None if left is None else left - sum(i.input_bytes or 0 for i in own),
+            before=own,
+            listener=listener,
+        )
+        stream = read_stream(spark, settings, schema, size)
+        try:
+            if not _run_query(stream, work, settings, stop):
+                return
+        except JobError as error:
+            if _SLOW_START not in str(error) or slow_starts == _SLOW_STARTS:
+                raise
+            slow_starts += 1
+
+
+def score_once(frame: DataFrame, settings: Settings, run: Run, *, listener: Listener) -> None:
+    """Score an input that cannot be read increment by increment."""
+    work = ScoreIncrement(settings, run, kind="once", listener=listener)
+    with _told(0):
+        work.commit(explode_variants(frame, settings), 0)
+
+
+def score_spans(
+    spark: SparkSession, settings: Settings, run: Run, lineage: list[Snapshot], *, listener: Listener, stop: Stop
+) -> None:
+    """Score what is new in an Iceberg table.
+
+    Args:
+        spark: The session.
+        settings: The job, whose output is begun.
+        run: Whose increments they are.
+        lineage: The table's snapshots.
+        listener: Is told how it goes.
+        stop: Ends it.
+
+    Raises:
+        OutputError: What is committed does not tell up to where.
+        JobError: Of the increment at which it ended.
+    """
+    source, fixed = settings.input, settings.input.increment_bytes
+    before = [increment for increment in Output(settings).increments() if not increment.is_retry]
+    if before and before[-1].input_span is None:
+        raise OutputError(
+            f"output.path {settings.output.path} was written by a gristmill that read Iceberg as a stream; start "
+            "afresh with --overwrite"
+        )
+    work = ScoreIncrement(settings, run, kind="iceberg", before=before, listener=listener)
+    while not stop.is_set():
+        run.claim.check()
+        size = choose_bytes(bytes_per_s(work.done, run.run_id), left_s=run.left_s()) if fixed == "auto" else int(fixed)
+        last = work.done[-1].input_span if work.done else None
+        found = next_span(lineage, last, source, size=size, key=source.key or settings.input_columns())
+        if found is None:
+            return
+        span, held = found
+        with _told(len(work.done)):
+            work.commit(select_needed(read_span(spark, source, span), settings), len(work.done), span=span, size=held)
+
+
+@contextlib.contextmanager
+def _told(number: int) -> Iterator[None]:
+    try:
+        yield
+    except SPARK_ERRORS as error:
+        raise JobError(explain(error)) from error
+    except OSError as error:
+        raise JobError(f"increment {number} cannot be committed: {error}") from error
+
+
+def _run_query(stream: DataFrame, work: ScoreIncrement, settings: Settings, stop: Stop) -> bool:
+    """Run one query until nothing new is left; True if it is to be started again, for increments of another size."""
+    writer = stream.writeStream.trigger(availableNow=True).option("checkpointLocation", _location(settings))
+    try:
+        query = writer.foreachBatch(work).start()
+        while not query.awaitTermination(_POLL_S):
+            if stop.is_set():
+                query.stop()
+    except SPARK_ERRORS as error:
+        if RESIZE in str(error):
+            return True
+        told = explain(error)
+        raise unpack_error(str(error)) or explain_change(told) or JobError(told) from error
+    return False
+
+
+def _location(settings: Settings) -> str:
+    return Output(settings).folder / CHECKPOINT

@@ -1,0 +1,1 @@
+"""What there is to read, and what of it can be read; it writes nothing."""

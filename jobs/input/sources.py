@@ -1,0 +1,177 @@
+"""Read the input table, and say in a line what is wrong with it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import unquote
+
+from jobs.errors import SPARK_ERRORS, InputError, unreadable_input
+from jobs.folder import Folder
+from jobs.input.files import GLOB
+from jobs.settings import InputSettings, Settings
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame, SparkSession
+    from pyspark.sql.types import StructType
+
+
+# Where an increment's rows come from; for files alone, and never in the output.
+FILE, FILE_SIZE = "_gristmill_file", "_gristmill_file_size"
+_STREAMING = ("delta",)
+_FOREVER = "36500d"  # Spark leaves out files that are a week older than the newest, unless told otherwise
+_TELL_ALL = {"ignoreCorruptFiles": "false", "ignoreMissingFiles": "false"}  # whatever the session says
+
+_SPECIAL = re.compile(r"[*?\[\]{}\\]")
+
+Kind = Literal["files", "table", "iceberg", "once"]
+
+
+def find_kind(spark: SparkSession, source: InputSettings) -> Kind:
+    """How the input can be read: as files, as a table with a log, all increment by increment; or all at once."""
+    if source.is_files():
+        return "files"
+    provider = source.format.lower() if source.path else _provider(spark, source.table) if source.table else ""
+    return "iceberg" if provider == "iceberg" else "table" if provider in _STREAMING else "once"
+
+
+def read_input(spark: SparkSession, settings: Settings, schema: StructType | None = None) -> DataFrame:
+    """The input as a DataFrame whose columns hold what the job needs. Nothing is computed yet.
+
+    Args:
+        spark: The session.
+        settings: The job.
+        schema: Of files, where it is known from an earlier run; else they are looked into.
+
+    Raises:
+        InputError: No such path, table or column; a column's name twice; a name that the output needs.
+    """
+    try:
+        frame = _load(spark, settings.input, schema)
+        columns = frame.columns
+    except SPARK_ERRORS as error:
+        raise unreadable_input(error) from error
+    check_columns(columns, settings)
+    return frame
+
+
+def read_files(spark: SparkSession, settings: Settings, schema: StructType, uris: list[str]) -> DataFrame:
+    """Some of the input's files, by their URIs, with the columns that the job needs and where rows come from."""
+    from pyspark.sql import functions as F
+
+    if not uris:
+        return select_needed(spark.createDataFrame([], schema), settings)
+    reader = spark.read.format(settings.input.format).schema(schema).options(**_file_options(settings.input))
+    paths = [_SPECIAL.sub(r"\\\g<0>", unquote(uri)) for uri in uris]  # to `load` a name is a pattern, and not encoded
+    return select_needed(
+        reader.load(paths),
+        settings,
+        F.col("_metadata.file_path").alias(FILE),
+        F.col("_metadata.file_size").alias(FILE_SIZE),
+    )
+
+
+def read_stream(spark: SparkSession, settings: Settings, schema: StructType, increment_bytes: int) -> DataFrame:
+    """The input as a stream of increments; of files, it only tells which they are (see `jobs.input.reading`).
+
+    Args:
+        spark: The session.
+        settings: The job, whose input is files or a Delta table.
+        schema: Of files: that of the batch read.
+        increment_bytes: An increment ends with the file that would pass it; it has one file at least.
+    """
+    source = settings.input
+    options = _file_options(source) if source.is_files() else source.options
+    reader = spark.readStream.options(**{"maxBytesPerTrigger": increment_bytes, **options})
+    if source.table:
+        return select_needed(reader.table(source.table), settings)
+    reader = reader.format(source.format)
+    if not source.is_files():
+        return select_needed(reader.load(source.path), settings)
+    return reader.schema(schema).option("maxFileAge", _FOREVER).load(_as_directory(str(source.path)))
+
+
+def select_needed(frame: DataFrame, settings: Settings, *more: Column) -> DataFrame:
+    """The columns that are kept, and those that the text is made of; each row once a variant, if so asked."""
+    from pyspark.sql import functions as F
+
+    kept = frame.columns if settings.output.columns is None else settings.output.columns
+    lowered = {name.lower() for name in kept}
+    names = [*kept, *(name for name in settings.input_columns() if name.lower() not in lowered)]
+    return explode_variants(frame.select(*(F.col(f"`{name}`") for name in names), *more), settings)
+
+
+def explode_variants(frame: DataFrame, settings: Settings) -> DataFrame:
+    """Each row once a variant, where each is to be a row of its own."""
+    from pyspark.sql import functions as F
+
+    if (exploded := settings.exploded()) is None or exploded[0] in frame.columns:
+        return frame
+    name, values = exploded
+    return frame.withColumn(name, F.explode(F.array(*(F.lit(value) for value in values))))
+
+
+def check_columns(columns: list[str], settings: Settings) -> None:
+    """Check the input's columns against what the job reads and writes; Spark does not tell case apart."""
+    lowered = [column.lower() for column in columns]
+    twice = sorted({column for column in columns if lowered.count(column.lower()) > 1})
+    if twice:
+        raise InputError(f"the input has several columns named {', '.join(twice)}; rename them in a `query`")
+    wanted = {
+        f"score.{settings.asked_by()}": settings.input_columns(),
+        "input.key": settings.input.key,
+        "output.columns": settings.output.columns or [],
+    }
+    if (exploded := settings.exploded()) and exploded[0].lower() in lowered:
+        raise InputError(f"score.variants adds a column {exploded[0]!r}, but the input has one; name it otherwise")
+    for setting, names in wanted.items():
+        absent = [name for name in names if name.lower() not in lowered]
+        if absent:
+            raise InputError(
+                f"{setting} names {', '.join(absent)}, but the input's columns are: {', '.join(columns) or 'none'}"
+            )
+    kept = lowered if settings.output.columns is None else [name.lower() for name in settings.output.columns]
+    taken = [name for name in (settings.output.name, "outcome", "increment") if name.lower() in kept]
+    if taken:
+        raise InputError(
+            f"the output adds a column {taken[0]!r}, but the input has one too; set output.name, or leave the input's "
+            "out of output.columns"
+        )
+
+
+def _file_options(source: InputSettings) -> dict[str, Any]:
+    """Options of whatever reads the input's files.
+
+    Partitions are the directories below the path; of a pattern or a single file there are none, unless `basePath` is
+    among the options.
+    """
+    path = str(source.path)
+    below = {} if GLOB.search(path) or Folder(path).is_file() else {"basePath": path}
+    return {**below, **source.options, **_TELL_ALL}
+
+
+def _as_directory(path: str) -> str:
+    """A single file as a pattern that fits it alone: a stream is of a directory or of a pattern."""
+    return f"{path[:-1]}[{path[-1]}]" if Folder(path).is_file() else path
+
+
+def _provider(spark: SparkSession, table: str) -> str:
+    """The format of a catalog table; empty for a view, or where the catalog does not tell."""
+    try:
+        rows = spark.sql(f"DESCRIBE TABLE EXTENDED {table}").where("col_name = 'Provider'").collect()
+    except SPARK_ERRORS:  # what is wrong with the table is told when it is read
+        return ""
+    return str(rows[0]["data_type"]).lower() if rows else ""
+
+
+def _load(spark: SparkSession, source: InputSettings, schema: StructType | None) -> DataFrame:
+    if source.table:
+        return spark.table(source.table)
+    if source.query:
+        return spark.sql(source.query)
+    reader = spark.read.format(source.format).options(**source.options)
+    if schema is not None:
+        reader = reader.schema(schema)
+    elif source.ignore_corrupt:
+        reader = reader.option("ignoreCorruptFiles", "true")  # for their schema alone
+    return reader.load(source.path)

@@ -1,0 +1,334 @@
+"""The output directory: who works in it, and how an increment gets into it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from jobs import folder as files
+from jobs.errors import JobError, OutputError
+from jobs.input.checkpoint import Checkpoint
+from jobs.input.sources import Kind, find_kind
+from jobs.output.committed import MARK, Committed, Increment, count_outcomes, name_of, read_increments
+from jobs.output.fingerprint import describe, differences
+from jobs.output.lock import Claim, hold_lock
+from jobs.settings import Settings
+from jobs.spark.session import spark_conf
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql.types import StructType
+
+_HOME = "_gristmill"
+_LOCK = f"{_HOME}/lock"
+_WRITING = f"{_HOME}/writing"
+_RETRIES = f"{_HOME}/retries"
+JOB = f"{_HOME}/job.json"
+CHECKPOINT = f"{_HOME}/checkpoint"
+RUNS = f"{_HOME}/runs"
+# Rows of a task reach Python in Arrow batches of this size; a window is put together from several.
+_ARROW_ROWS = 1024
+_WRITE_CONF = {
+    "spark.sql.execution.arrow.maxRecordsPerBatch": str(_ARROW_ROWS),
+    "spark.sql.maxConcurrentOutputFileWriters": "4",  # both outcomes at once, without a sort
+    "spark.sql.sources.partitionOverwriteMode": "static",
+}
+
+
+class Output:
+    """One job's output directory.
+
+        increment=000000/   what readers see: committed increments, each with its mark in `_increment.json`
+        _gristmill/
+            job.json        whose output it is: fingerprint, layout, the input's schema
+            lock            held by the driver that works here
+            checkpoint/     Structured Streaming's own
+            writing/        increments on their way, by run
+            retries/        the rows of each retry, those that failed again among them
+            runs/           a report of each run that ended
+
+    Args:
+        settings: The job.
+        claim: That the output is this driver's, where something is to be committed; `lock` makes one.
+
+    Raises:
+        OutputError: It is a file, or its scheme cannot be reached.
+    """
+
+    def __init__(self, settings: Settings, claim: Claim | None = None) -> None:
+        self._settings, self._claim = settings, claim or Claim()
+        self.path = settings.output.path
+        self.folder = files.Folder(self.path)
+        if self.folder.is_file():
+            raise OutputError(f"output.path {self.path} is a file; name a directory")
+
+    @contextlib.contextmanager
+    def lock(self, on_lost: Callable[[], None] = lambda: None) -> Iterator[Claim]:
+        """Be the only driver here while the body runs. An empty directory that this makes goes away again.
+
+        Args:
+            on_lost: Is called, again and again, once another driver has taken over.
+
+        Raises:
+            BusyError: Another driver works here.
+            OutputError: The directory holds something else, or cannot be written to.
+        """
+        self._check_ours()
+        with contextlib.ExitStack() as stack:
+            try:
+                self._claim = stack.enter_context(hold_lock(self.folder, _LOCK, on_lost))
+            except OSError as error:
+                raise OutputError(f"cannot write to output.path {self.path}: {error}") from error
+            stack.callback(self._tidy)
+            yield self._claim
+
+    def check(self, spark: SparkSession, *, overwrite: bool) -> None:
+        """Refuse a directory that holds something else, before anything is written.
+
+        Raises:
+            OutputError: It holds other files or another job's results, or an increment or the checkpoint is gone.
+        """
+        files.check_scheme(spark, self.path)
+        self._check_ours()
+        if overwrite or not self.is_begun():
+            return
+        held = self.folder.read_json(JOB)
+        differs = differences(held.get("job", {}), describe(self._settings))
+        if differs:
+            raise OutputError(
+                f"output.path {self.path} holds another job's results (it differs in {', '.join(differs)}); "
+                "name another directory, or start afresh with --overwrite"
+            )
+        self._check_whole(find_kind(spark, self._settings.input))
+
+    def is_begun(self) -> bool:
+        """There is a job's output here, and it is not one that is about to be thrown away."""
+        return self.folder.exists(JOB) and not self.folder.read_json(JOB).get("thrown_away")
+
+    def begin(self, schema: StructType | None = None, *, overwrite: bool = False) -> None:
+        """Make the directory this job's.
+
+        Args:
+            schema: The input's; later runs read files by it.
+            overwrite: Throw away what is there.
+
+        Raises:
+            OutputError: It cannot be written to, or is another driver's by now.
+        """
+        self._claim.check()
+        try:
+            if overwrite or not self.is_begun():
+                self._throw_away()
+                about = {"job": describe(self._settings), "schema": schema.jsonValue() if schema else None}
+                self.folder.write_json(JOB, about)
+            self.folder.delete(_WRITING)  # of killed runs
+        except OSError as error:
+            raise OutputError(f"cannot write to output.path {self.path}: {error}") from error
+
+    def schema(self) -> StructType | None:
+        """The input's schema as the first run found it."""
+        from pyspark.sql.types import StructType
+
+        kept = self.folder.read_json(JOB).get("schema") if self.is_begun() else None
+        return StructType.fromJson(kept) if kept else None
+
+    def check_input(self, frame: DataFrame, kind: Kind) -> None:
+        """Refuse an input that does not go on with what is committed.
+
+        Raises:
+            OutputError: All of it is scored, as it can be only once; or its columns have other types than in what is
+                committed, and no reader could read both.
+        """
+        if kind == "once" and self.is_committed(0):
+            raise OutputError(
+                f"output.path {self.path} already holds this job's results; score them again with --overwrite"
+            )
+        if kind in ("table", "iceberg"):
+            self._check_types(frame)
+
+    def is_committed(self, number: int) -> bool:
+        return self.folder.exists(f"{name_of(number)}/{MARK}")
+
+    def increments(self) -> list[Increment]:
+        """All that is committed, in order."""
+        return read_increments(self.folder)
+
+    def retries(self) -> list[int]:
+        """Numbers of the retries whose rows are kept, in order; a kill may have hidden the last one from readers."""
+        numbers = [int(name.partition("=")[2]) for name in self.folder.entries(_RETRIES)]
+        return sorted(number for number in numbers if self.folder.exists(f"{kept_name(number)}/{MARK}"))
+
+    def read_retry(self, number: int) -> Increment:
+        """What a retry is whose rows are kept."""
+        return Increment.from_json(self.folder.read_json(f"{kept_name(number)}/{MARK}"))
+
+    def checkpoint(self) -> Checkpoint:
+        return Checkpoint(self.folder, CHECKPOINT)
+
+    def write(
+        self, scored: DataFrame, number: int = 0, *, run_id: str = "run", rows: int | None = None, **about: Any
+    ) -> Increment:
+        """Write one increment, count what was written, and commit it; readers see all of it or nothing.
+
+        Where a directory can be renamed, the increment is written aside and put in its place in one step. An object
+        store has no such step: there Spark's committer writes it in its place, and the mark comes last.
+
+        Args:
+            scored: Its rows, with their outcome.
+            number: Its number; what is there under it, uncommitted, is replaced.
+            run_id: Who writes.
+            rows: How many there must be; None where the input may change while it is read.
+            about: More of what `Increment` holds; `began` (of time.monotonic) instead of `seconds`.
+
+        Raises:
+            JobError: There are more rows or fewer.
+            BusyError: The output is another driver's by now.
+        """
+        draft = self.draft_of(name_of(number), run_id)
+        self.write_rows(scored, draft)
+        counts = count_outcomes(self.read(scored.sparkSession, draft), self._settings.output.name)
+        if rows is not None and counts.rows != rows:
+            raise JobError(
+                f"increment {number} was read as {rows:,} rows and written as {counts.rows:,}, and is not committed: "
+                "its input, or what was written of it, was changed meanwhile"
+            )
+        return self.commit(draft, number, counts=counts, run_id=run_id, **about)
+
+    def draft_of(self, name: str, run_id: str) -> str:
+        """Where rows are written that are to be at `name`: there itself, where nothing can be renamed."""
+        return f"{_WRITING}/{run_id}/{name}" if self.folder.renames else name
+
+    def write_rows(self, scored: DataFrame, name: str) -> None:
+        """Write rows by Spark's committer, replacing what is there."""
+        with spark_conf(scored.sparkSession, _WRITE_CONF):
+            scored.write.mode("overwrite").partitionBy("outcome").parquet(self.folder / name)
+            if not any(entry.startswith("outcome=") for entry in self.folder.entries(name)):
+                empty = scored.drop("outcome").limit(0).coalesce(1)  # so that the schema of no rows can be read
+                empty.write.mode("overwrite").parquet(self.folder / f"{name}/outcome=succeeded")
+
+    def read(self, spark: SparkSession, *names: str) -> DataFrame:
+        """Rows of one directory, or of several of one parent: without it Spark takes each for a table of its own."""
+        parent = {"basePath": self.folder / names[0].rpartition("/")[0]} if len(names) > 1 else {}
+        return spark.read.options(**parent).parquet(*(self.folder / name for name in names))
+
+    def commit(
+        self,
+        draft: str,
+        number: int,
+        *,
+        counts: Committed,
+        run_id: str,
+        began: float | None = None,
+        name: str | None = None,
+        **about: Any,
+    ) -> Increment:
+        """Mark an increment that is written as committed, and put it in its place; see `place`."""
+        seconds = 0.0 if began is None else round(time.monotonic() - began, 3)
+        made = Increment(number=number, run_id=run_id, committed_at="", seconds=seconds, counts=counts, **about)
+        return self.place(draft, made, name)
+
+    def place(self, draft: str, made: Increment, name: str | None = None) -> Increment:
+        """Commit rows that are written: mark them, and put them in their place.
+
+        Args:
+            draft: Where they are written.
+            made: What they are.
+            name: Their place; None takes the one where readers look for it.
+
+        Raises:
+            BusyError: The output is another driver's by now.
+        """
+        self._claim.check()
+        made = replace(made, committed_at=datetime.now(UTC).isoformat(timespec="milliseconds"))
+        name = name or name_of(made.number)
+        self.folder.write_json(f"{draft}/{MARK}", asdict(made))
+        if draft != name:
+            self.folder.delete(name)
+            self.folder.rename(draft, name)
+        return made
+
+    def write_report(self, run_id: str, report: dict[str, Any]) -> str:
+        """Keep a run's report; returns its path.
+
+        Raises:
+            JobError: It cannot be written; what is committed stays.
+        """
+        name = f"{RUNS}/{run_id}.json"
+        try:
+            self.folder.write_json(name, report)
+        except OSError as error:
+            raise JobError(f"all is committed but the run's report, which cannot be written: {error}") from error
+        return self.folder / name
+
+    def _check_ours(self) -> None:
+        entries = [entry for entry in self.folder.entries() if entry != _HOME]
+        if entries and not self.folder.exists(JOB):
+            raise OutputError(
+                f"output.path {self.path} holds {entries[0]} and no gristmill job; name an empty directory"
+            )
+
+    def _check_whole(self, kind: Kind) -> None:
+        """Everything that the checkpoint takes for done is there: what was taken away would never be scored again.
+
+        So is the checkpoint: a new one plans old and new rows under the number of what is committed.
+        """
+        first = [increment for increment in self.increments() if not increment.is_retry]
+        there = {increment.number for increment in first}
+        by_span = max((i.number for i in first if i.input_span is not None), default=-1)
+        checkpoint = self.checkpoint()
+        last = max(checkpoint.last_committed(), by_span)
+        gone = sorted(set(range(last + 1)) - there)
+        if gone:
+            raise OutputError(
+                f"output.path {self.path} has lost {name_of(gone[0])}, which had been committed; put it back, or start "
+                "afresh with --overwrite"
+            )
+        # A run that was killed right after it committed increment 0 leaves a checkpoint that is no more than begun.
+        is_lost = max(there, default=0) > 0 or (kind in ("files", "table") and not checkpoint.is_begun())
+        if there and last < 0 and is_lost:
+            raise OutputError(
+                f"output.path {self.path} has increments, but {CHECKPOINT} is gone; put it back, or start afresh with "
+                "--overwrite"
+            )
+
+    def _check_types(self, frame: DataFrame) -> None:
+        first = next(iter(self.increments()), None)
+        if first is None:
+            return
+        held = dict(self.read(frame.sparkSession, name_of(first.number)).dtypes)
+        changed = [
+            f"{name} is {kind} and was {held[name]}" for name, kind in frame.dtypes if held.get(name, kind) != kind
+        ]
+        if changed:
+            raise OutputError(
+                f"the input's types have changed since output.path {self.path} was begun ({', '.join(changed)}): no "
+                "reader could read both; name another directory, or start afresh with --overwrite"
+            )
+
+    def _throw_away(self) -> None:
+        """Empty the directory but for the lock. A kill in the middle leaves a note: here is nothing to go on with."""
+        if self.folder.exists(JOB):
+            self.folder.write_json(JOB, {"thrown_away": True})
+        for entry in self.folder.entries():
+            if entry.startswith("increment="):
+                self.folder.delete(entry)
+        for entry in self.folder.entries(_HOME):
+            if not entry.startswith(("lock", "job.json")):
+                self.folder.delete(f"{_HOME}/{entry}")
+
+    def _tidy(self) -> None:
+        """Leave nothing where nothing was begun."""
+        if not self.folder.exists(JOB) and not self._claim.fault():
+            with contextlib.suppress(OSError):
+                self.folder.delete(_HOME)
+                if not self.folder.entries():
+                    self.folder.delete("")
+
+
+def kept_name(number: int) -> str:
+    """The directory of all that a retry has scored, those rows among it that failed again."""
+    return f"{_RETRIES}/{name_of(number)}"

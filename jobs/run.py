@@ -1,0 +1,134 @@
+"""The two runs: score what is new in a table, and score again what failed.
+
+Settings, read what is new, score and commit it increment by increment, report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from jobs.errors import OutputError
+from jobs.increments.outlook import Outlook
+from jobs.increments.retrying import publish_retries, retry_all
+from jobs.increments.scoring import check_failed, score_once, score_spans, score_stream
+from jobs.increments.unscored import Unscored
+from jobs.input.changes import tell_skipped
+from jobs.input.iceberg import read_lineage
+from jobs.input.sources import Kind, find_kind, read_input
+from jobs.job import Job, open_job
+from jobs.output.committed import add_up
+from jobs.output.directory import Output
+from jobs.settings import Settings
+from jobs.spark.interrupts import Stop
+from jobs.telling.progress import ProgressBar
+from jobs.telling.report import RunReport
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+def score(
+    settings: Settings,
+    *,
+    overwrite: bool = False,
+    spark_log: str | None = None,
+    console: Console | None = None,
+    stop: Stop | None = None,
+) -> RunReport:
+    """Score what is new in a table and write the answers.
+
+    Args:
+        settings: The job.
+        overwrite: Start afresh in an output directory that holds a gristmill job's results.
+        spark_log: Level of Spark's log on the terminal; None keeps it in a file.
+        console: Where progress and warnings are shown.
+        stop: Ends the run from outside.
+
+    Returns:
+        The run's report, which is kept with the output too. Its status is `failed` where more rows failed than
+        `limits.max_error_rate` allows, and `expired` where the deadline left something over; `check_report` raises.
+
+    Raises:
+        UserError: Something is wrong with the settings, the input, the output or Java.
+        ModelError: Something is wrong with the model; nothing was written.
+        Interrupted: The run was told to end.
+        JobError: Spark gave up. Here as above, what was committed before stays, and the next run goes on from there.
+    """
+    with open_job("score", settings, overwrite=overwrite, spark_log=spark_log, console=console, stop=stop) as job:
+        settings, output = job.settings, job.output
+        frame = read_input(job.spark, settings, None if overwrite else output.schema())
+        kind = find_kind(job.spark, settings.input)
+        if not overwrite:
+            output.check_input(frame, kind)
+        output.begin(frame.schema if kind == "files" else None, overwrite=overwrite)
+        publish_retries(job.spark, settings, job.run)
+        unscored = Unscored(settings, output, kind, frame)
+        for warning in (*tell_skipped(settings.input.options), *unscored.warnings()):
+            job.warn(warning)
+        return job.carry_out(lambda: _score_new(job, kind, frame, unscored), left=unscored.as_counts)
+
+
+def retry(
+    settings: Settings,
+    *,
+    only: Sequence[str] = (),
+    again: bool = False,
+    spark_log: str | None = None,
+    console: Console | None = None,
+    stop: Stop | None = None,
+) -> RunReport:
+    """Score failed rows again and append those that succeed.
+
+    Args:
+        settings: The job, as it was scored.
+        only: Error codes; none for all.
+        again: Rows too that a retry has failed on before.
+        spark_log, console, stop: As `score`.
+
+    Raises:
+        The same errors as `score`.
+    """
+    if not Output(settings).is_begun():
+        raise OutputError(f"output.path {settings.output.path} holds no results yet; `gristmill score` comes first")
+    with open_job("retry", settings, spark_log=spark_log, console=console, stop=stop) as job:
+        job.output.begin()
+        publish_retries(job.spark, settings, job.run)
+        return job.carry_out(lambda: _retry_failed(job, only, again=again))
+
+
+def _score_new(job: Job, kind: Kind, frame: DataFrame, unscored: Unscored) -> None:
+    """Score what is in no increment yet."""
+    settings, spark, run, stop = job.settings, job.spark, job.run, job.stop
+    outlook = _look_ahead(job, unscored)
+    with ProgressBar(spark, job.console, told=outlook.go_on) as bar:
+        if kind == "once":
+            score_once(frame, settings, run, listener=bar)
+        elif kind == "iceberg":
+            score_spans(spark, settings, run, read_lineage(spark, settings.input), listener=bar, stop=stop)
+        else:
+            left = outlook.left_bytes
+            score_stream(spark, settings, run, kind=kind, schema=frame.schema, left=left, listener=bar, stop=stop)
+    check_failed(add_up(increment.counts for increment in job.increments()), settings)
+
+
+def _look_ahead(job: Job, unscored: Unscored) -> Outlook:
+    if job.run.deadline is not None:
+        unscored.count()
+    return Outlook(
+        job.run.run_id,
+        job.run.deadline,
+        [increment for increment in job.output.increments() if not increment.is_retry],
+        files=unscored.files if unscored.is_of_files else None,
+        rows=unscored.rows(),
+        say=job.say,
+        warn=job.warn,
+    )
+
+
+def _retry_failed(job: Job, only: Sequence[str], *, again: bool) -> None:
+    """Score what failed before."""
+    with ProgressBar(job.spark, job.console) as bar:
+        retry_all(job.spark, job.settings, job.run, only=only, again=again, warn=job.warn, listener=bar, stop=job.stop)

@@ -1,0 +1,139 @@
+"""The Spark session: the one that is there, or a new one whose log is kept off the terminal."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import udfs
+from jobs.errors import SPARK_ERRORS, SessionError, explain
+from jobs.settings import SparkSettings
+from jobs.spark.java import find_java
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+_NEW = {"spark.app.name": "gristmill", "spark.ui.showConsoleProgress": "false"}
+# On one machine nothing listens to the outside, and a laptop's VPN cannot confuse Spark about its own address.
+_LOCAL = {
+    "spark.ui.enabled": "false",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+}
+# There the JVM only moves bytes while Python computes: it starts 2 s sooner and leaves the cores alone with the light
+# compiler and collector.
+_LOCAL_JVM = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
+# Where Spark and its workers write what they would else print; kept when a job fails.
+LOG_FILE = Path(tempfile.gettempdir()) / f"gristmill-spark-{os.getpid()}.log"
+
+
+def open_session(settings: SparkSettings, *, spark_log: str | None = None) -> SparkSession:
+    """The active session, spark-submit's, Databricks' or Connect's as it is; else a new one as the settings say.
+
+    Args:
+        settings: Master and conf of a new session; under spark-submit the master is left alone.
+        spark_log: Level at which a new session logs on the terminal; None sends warnings to LOG_FILE.
+
+    Raises:
+        JavaError: A new session needs a Java that is not there.
+        SessionError: Spark does not start with these settings.
+    """
+    from pyspark.sql import SparkSession
+
+    if active := SparkSession.getActiveSession():
+        return active
+    conf: dict[str, str] = {}
+    builder, hidden = SparkSession.builder, False
+    if _is_ours():
+        find_java()
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers run in this virtual environment
+        builder, hidden = builder.master(settings.master), spark_log is None
+        local = is_local(settings)
+        java = f"{_log_options(spark_log or 'warn')} {_LOCAL_JVM if local else ''}"
+        conf = _NEW | (_LOCAL if local else {}) | {"spark.driver.extraJavaOptions": java}
+    for key, value in {**conf, **settings.conf}.items():
+        builder = builder.config(key, str(value).lower() if isinstance(value, bool) else str(value))
+    try:
+        with _stderr_to(LOG_FILE) if hidden else contextlib.nullcontext():
+            session = builder.getOrCreate()
+    except SPARK_ERRORS as error:
+        raise SessionError(f"Spark does not start on {settings.master}: {explain(error)}") from error
+    ship_code(session)
+    return session
+
+
+def is_local(settings: SparkSettings) -> bool:
+    """A new session starts its Java virtual machine here, and that is its one executor."""
+    return _is_ours() and str(settings.conf.get("spark.master", settings.master)).startswith("local[")
+
+
+def _is_ours() -> bool:
+    """It is for us to start Spark; else spark-submit or Connect has begun it."""
+    return not {"PYSPARK_GATEWAY_PORT", "SPARK_REMOTE"} & os.environ.keys()
+
+
+def ship_code(session: SparkSession) -> None:
+    """Give the executors this `udfs`, so that driver and executors always run the same code.
+
+    Not needed where it was handed over with --py-files: it is then inside a zip already.
+    """
+    home = Path(udfs.__file__).parent
+    if not home.is_dir():
+        return
+    folder = tempfile.mkdtemp(prefix="gristmill-")  # Spark copies from it whenever an executor starts
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    target = Path(folder) / "gristmill_udfs.zip"
+    with zipfile.ZipFile(target, "w") as archive:
+        for path in sorted(home.rglob("*.py")):
+            archive.write(path, Path("udfs") / path.relative_to(home))
+    session.addArtifacts(str(target), pyfile=True)
+
+
+@contextlib.contextmanager
+def spark_conf(spark: SparkSession, conf: dict[str, str]) -> Iterator[None]:
+    """Set session options for a while."""
+    before = {key: spark.conf.get(key, None) for key in conf}
+    try:
+        for key, value in conf.items():
+            spark.conf.set(key, value)
+        yield
+    finally:
+        for key, old in before.items():
+            spark.conf.unset(key) if old is None else spark.conf.set(key, old)
+
+
+def _log_options(level: str) -> str:
+    config = Path(__file__).resolve().with_name("log4j2.properties").as_uri()  # a space in the path is escaped
+    return f"-Dlog4j2.configurationFile={config} -Dgristmill.log.level={level}"
+
+
+@contextlib.contextmanager
+def _stderr_to(path: Path) -> Iterator[None]:
+    """Let processes that start meanwhile (the JVM, by it the workers) have a file for their standard error."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    try:
+        with path.open("ab") as log:
+            os.dup2(log.fileno(), 2)
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+
+def count_slots(spark: SparkSession) -> int:
+    """Tasks that run at once; Spark Connect does not tell, and is taken for a small cluster."""
+    context = getattr(spark, "_sc", None)
+    return context.defaultParallelism if context is not None else 16

@@ -1,0 +1,68 @@
+"""Show what a job would do, and score nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from jobs.errors import OutputError
+from jobs.increments.plan import make_plan, take_samples
+from jobs.input.sources import explode_variants, find_kind, read_input
+from jobs.output.directory import Output
+from jobs.preflight import check_model, show_warning, tell_ignored_settings
+from jobs.settings import Settings
+from jobs.spark.session import open_session
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+_SHOWN = 200  # characters of a text
+_SHOWN_OF_PROMPTS = 1_000  # an instruction may stand at their end
+
+
+def show_plan(settings: Settings, console: Console, *, overwrite: bool = False, spark_log: str | None = None) -> None:
+    """Print the schema, three rendered texts with their tokens, and the plan.
+
+    Raises:
+        The same errors as `score` before it writes, but for an output that it would refuse, which is told.
+    """
+    settings = check_model(settings)
+    for warning in tell_ignored_settings(settings):
+        show_warning(console, warning)
+    output = Output(settings)
+    spark = open_session(settings.spark, spark_log=spark_log)
+    read = read_input(spark, settings)
+    if refusal := _why_refused(output, read, settings, overwrite=overwrite):
+        show_warning(console, refusal)
+    frame = explode_variants(read, settings)
+    plan = make_plan(frame, settings)
+    columns = ", ".join(f"{field.name} {field.dataType.simpleString()}" for field in frame.schema.fields)
+    console.print(f"[bold]columns[/]  {escape(columns)}", soft_wrap=True)
+    texts = Table("tokens", "text", title="the first rows", title_justify="left")
+    limit = _SHOWN_OF_PROMPTS if settings.spec().options.writes else _SHOWN
+    for sample in take_samples(frame, settings):
+        shown = (sample.text or "")[:limit] + ("…" if len(sample.text or "") > limit else "")
+        cut = ", cut" if sample.truncated else ""
+        texts.add_row(f"{sample.tokens}{cut}", escape(shown) if sample.text else f"[red]{sample.error}[/]")
+    console.print(texts)
+    console.print(
+        f"[bold]plan[/]     {plan.rows:,} rows in {plan.partitions} tasks, windows of "
+        f"{settings.batching.window_rows:,} rows, {escape(settings.score.task)} by {escape(settings.score.model)}, "
+        f"to {escape(output.path)}",
+        soft_wrap=True,
+    )
+
+
+def _why_refused(output: Output, frame: DataFrame, settings: Settings, *, overwrite: bool) -> str | None:
+    """Why a run would refuse the output; None if it would not."""
+    spark = frame.sparkSession
+    try:
+        output.check(spark, overwrite=overwrite)
+        if not overwrite:
+            output.check_input(frame, find_kind(spark, settings.input))
+    except OutputError as error:
+        return str(error)
+    return None

@@ -1,0 +1,189 @@
+"""The report of a run: sums over what it committed, as a file and as a table for people."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+from rich.table import Table
+
+from jobs.output.committed import Increment, add_up
+from jobs.settings import Settings
+
+Command = Literal["score", "retry"]
+Status = Literal["completed", "failed", "expired", "interrupted"]
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What one run did. Counts are read back from committed files; `usd` is null without a price.
+
+    Args:
+        wall_s: From the command's start to the report.
+        scoring_s: The part of it in which increments were read, scored and committed.
+        numbers: The increments that it committed.
+        input_files, input_bytes: What they were made of.
+        left: What is left for the next run, by `files` and `bytes`, or of a table with a deadline by `rows`, and by
+            `expired_rows`; what is not known is not there.
+        ignored_files: Files that could not be read, as input.ignore_corrupt asks.
+        gone_files: Files that were taken away after they had been planned and before they were scored.
+        warnings: Files that were not read, or not again, or that are too large, and why; settings of the model's own
+            that are ignored.
+        batches: `packed`, or `padded` where the model's architecture cannot be packed.
+        usd: wall_s times the price of a machine times the number of those that scored.
+    """
+
+    run_id: str
+    command: Command
+    started_at: str
+    finished_at: str
+    wall_s: float
+    scoring_s: float
+    status: Status
+    rows: int
+    succeeded: int
+    failed: int
+    failed_by_code: dict[str, int]
+    increments: int
+    numbers: list[int]
+    input_files: int
+    input_bytes: int
+    input_tokens: int
+    output_tokens: int
+    padded_tokens: int
+    cached_tokens: int
+    scored_rows: int
+    engines: dict[str, int]
+    device: str | None
+    precision: str | None
+    batches: str | None
+    model: str
+    revision: str | None
+    left: dict[str, int] = field(default_factory=dict)
+    ignored_files: list[str] = field(default_factory=list)
+    gone_files: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    versions: dict[str, str] = field(default_factory=dict)
+    usd: float | None = None
+    error: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def make_report(
+    settings: Settings,
+    increments: list[Increment],
+    *,
+    run_id: str,
+    started_at: datetime,
+    status: Status,
+    command: Command = "score",
+    left: dict[str, int] | None = None,
+    warnings: list[str] | None = None,
+    error: str | None = None,
+) -> RunReport:
+    """Put a run's report together out of the increments that it committed."""
+    committed = add_up(increment.counts for increment in increments)
+    finished_at = datetime.now(UTC)
+    wall_s = (finished_at - started_at).total_seconds()
+    kinds = sorted({name.split(":", 2)[2] for name in committed.engines})
+    hosts = {name.split(":", 1)[0] for name in committed.engines}
+    price = settings.cost.usd_per_hour
+    return RunReport(
+        run_id=run_id,
+        command=command,
+        started_at=started_at.isoformat(timespec="seconds"),
+        finished_at=finished_at.isoformat(timespec="seconds"),
+        wall_s=round(wall_s, 3),
+        scoring_s=round(sum(increment.seconds for increment in increments), 3),
+        status=status,
+        **asdict(committed),
+        increments=len(increments),
+        numbers=[increment.number for increment in increments],
+        input_files=sum(increment.input_files or 0 for increment in increments),
+        input_bytes=sum(increment.input_bytes or 0 for increment in increments),
+        left=left or {},
+        ignored_files=[path for increment in increments for path in increment.ignored_files],
+        gone_files=[path for increment in increments for path in increment.gone_files],
+        warnings=warnings or [],
+        device=_joined(kind.split("/")[0] for kind in kinds),
+        precision=_joined(kind.split("/")[1] for kind in kinds),
+        batches=_joined(kind.split("/")[2] for kind in kinds),
+        model=settings.score.model,
+        revision=settings.score.revision,
+        versions=_versions(),
+        usd=None if price is None else round(price * wall_s / 3600 * max(1, len(hosts)), 4),
+        error=error,
+    )
+
+
+def summary_table(report: RunReport) -> Table:
+    """The report for people: what came out, what it took, how well the device was used."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="dim")
+    table.add_column(justify="right")
+    for name, value in _summary(report):
+        table.add_row(name, value)
+    return table
+
+
+def _summary(report: RunReport) -> list[tuple[str, str]]:
+    if not report.increments:
+        told = "0, there was nothing to score" if report.status == "completed" else "0"
+        return [("rows", told), ("time", f"{report.wall_s:.1f} s")]
+    seconds = max(report.scoring_s, 1e-9)
+    lines = [
+        ("increments", f"{report.increments:,}"),
+        ("rows", f"{report.rows:,}"),
+        ("succeeded", f"{report.succeeded:,}"),
+        ("failed", f"{report.failed:,}"),
+    ]
+    lines += [(f"  {code}", f"{count:,}") for code, count in report.failed_by_code.items()]
+    lines += [
+        ("scored once for several rows", f"{max(0, report.succeeded - report.scored_rows):,}"),
+        ("tokens", f"{report.input_tokens:,}"),
+        *_written(report),
+        ("padding", f"{1 - _computed(report) / report.padded_tokens:.1%}" if report.padded_tokens else "-"),
+        ("rows/s", f"{report.rows / seconds:,.0f}"),
+        ("tokens/s", f"{report.input_tokens / seconds:,.0f}"),
+        ("engine loads", f"{len(report.engines)}"),
+        ("device", f"{report.device or '-'}, {report.precision or '-'}, {report.batches or '-'}"),
+        ("time", f"{report.wall_s:.1f} s, {report.scoring_s:.1f} s of it scoring"),
+    ]
+    if report.usd is not None:
+        lines.append(("cost", f"{report.usd:.4f} USD"))
+    return lines
+
+
+def _written(report: RunReport) -> list[tuple[str, str]]:
+    """Of a model that writes."""
+    if not report.output_tokens:
+        return []
+    return [
+        ("tokens written", f"{report.output_tokens:,}"),
+        ("tokens written/s", f"{report.output_tokens / max(report.scoring_s, 1e-9):,.0f}"),
+        ("tokens of shared prefixes", f"{report.cached_tokens:,}"),
+    ]
+
+
+def _computed(report: RunReport) -> int:
+    """Tokens that went through the model and were no padding."""
+    return report.input_tokens + report.output_tokens - report.cached_tokens
+
+
+def _joined(values: Any) -> str | None:
+    return ", ".join(sorted({str(v) for v in values})) or None
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("gristmill", "pyspark", "torch", "transformers", "tokenizers", "pyarrow"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # gristmill itself, from a tree or a zip
+            continue
+    return found

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import BusyError
+from jobs.folder import Folder
+from jobs.output.lock import Lease, hold_lock
+from tests.conftest import ROOT
+
+_HOLD = """
+import sys, time
+from jobs.files import Folder
+from jobs.lock import hold_lock
+with hold_lock(Folder(sys.argv[1]), "_gristmill/lock"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_driver_is_told_who_is_there_and_a_killed_one_is_not(tmp_path: Path) -> None:
+    holder = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout
+    assert holder.stdout.readline() == "held\n"
+    with (
+        pytest.raises(BusyError, match=f"process {holder.pid} on"),
+        hold_lock(Folder(str(tmp_path)), "_gristmill/lock"),
+    ):
+        pass
+    holder.kill()
+    holder.wait()
+    with hold_lock(Folder(str(tmp_path)), "_gristmill/lock"):
+        pass
+
+
+def test_a_lease_is_kept_while_it_is_renewed_and_free_when_it_is_not(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+
+    def lease(lease_s: float, renew_s: float) -> Lease:
+        return Lease(folder, "lock", lease_s=lease_s, renew_s=renew_s, settle_s=0.1)
+
+    with lease(1.0, 0.1):
+        time.sleep(1.5)
+        with pytest.raises(BusyError), lease(1.0, 0.1):
+            pass
+    assert not folder.exists("lock")
+    lease(0.5, 60).__enter__()  # a driver that is killed: it renews no more
+    time.sleep(0.6)
+    with lease(1.0, 0.1):
+        pass
+
+
+def test_of_two_drivers_that_find_a_lease_free_the_later_one_has_it(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    first, second = (Lease(folder, "lock", settle_s=0) for _ in range(2))
+    first._renew()
+    second._renew()
+    assert [first.is_mine(), second.is_mine()] == [False, True]
+
+
+def test_a_driver_whose_lease_is_taken_over_is_told_at_once_and_may_not_commit(tmp_path: Path) -> None:
+    folder, told = Folder(str(tmp_path)), threading.Event()
+    with Lease(folder, "lock", told.set, renew_s=0.05, settle_s=0) as claim:
+        claim.check()
+        time.sleep(0.2)  # it is renewed
+        claim.check()
+        assert not told.is_set()
+        Lease(folder, "lock")._renew()
+        assert told.wait(5)
+        with pytest.raises(BusyError, match=r"was taken over by process \d+ on .* did not renew its lock in time"):
+            claim.check()
+    assert folder.exists("lock")  # it is the other driver's
+
+
+def test_a_lease_that_cannot_be_renewed_is_lost_when_it_ends_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, told = Folder(str(tmp_path)), threading.Event()
+    with Lease(folder, "lock", told.set, lease_s=0.6, renew_s=0.05, settle_s=0) as claim:
+        monkeypatch.setattr(folder, "read_json", _raise_os_error)  # a store that does not answer the renewer
+        assert not told.wait(0.3)
+        assert told.wait(5)
+        with pytest.raises(BusyError, match="could not be renewed"):
+            claim.check()
+
+
+def _raise_os_error(_: str) -> None:
+    raise OSError("no route to host")

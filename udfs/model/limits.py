@@ -1,0 +1,67 @@
+"""How many tokens a model can read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from udfs.errors import ModelError
+from udfs.model.files import ModelFiles
+
+# Position tables of these begin at padding_idx + 1, so that they hold that many tokens fewer.
+_OFFSET_POSITIONS = {
+    "camembert",
+    "data2vec-text",
+    "esm",
+    "ibert",
+    "layoutlmv3",
+    "lilt",
+    "longformer",
+    "luke",
+    "markuplm",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
+_SENTENCE_CONFIGS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+NO_LIMIT = 1_000_000  # transformers writes about 1e30 for "none"
+
+
+def resolve_max_tokens(files: ModelFiles, asked: int | None) -> int:
+    """The longest item: what was asked for, or what the model's files say, never above its position table.
+
+    Raises:
+        ModelError: More was asked for than the model can read.
+    """
+    limit = position_limit(files)
+    if asked is not None:
+        if asked > limit:
+            raise ModelError(f"max_tokens is {asked}, but model {files.name!r} reads at most {limit} tokens")
+        return asked
+    sentence = read_sentence_config(files).get("max_seq_length")
+    told = sentence or files.read_json("tokenizer_config.json").get("model_max_length") or limit
+    return int(min(told, limit)) if min(told, limit) < NO_LIMIT else 512
+
+
+def read_sentence_config(files: ModelFiles) -> dict[str, Any]:
+    """What sentence-transformers keeps about the transformer; older models name the file after its kind."""
+    found = (files.read_json(f"sentence_{kind}_config.json") for kind in _SENTENCE_CONFIGS)
+    return next((config for config in found if config), {})
+
+
+def position_limit(files: ModelFiles) -> int:
+    """Tokens that the model has places for; a million where it has no table of them."""
+    config = files.config.get("text_config") or files.config
+    positions = config.get("max_position_embeddings") or config.get("n_positions") or NO_LIMIT
+    positions -= first_position(config)
+    return int(positions) if positions > 0 else NO_LIMIT
+
+
+def first_position(config: dict[str, Any]) -> int:
+    """What a model of this config calls the place of its first token: 0, or one after its padding token's id."""
+    if config.get("model_type") not in _OFFSET_POSITIONS:
+        return 0
+    pad_id = config.get("pad_token_id")
+    return (1 if pad_id is None else int(pad_id)) + 1

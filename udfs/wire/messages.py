@@ -1,0 +1,107 @@
+"""Items and their outputs as Arrow, the way they cross between worker and engine. Nothing else crosses, no pickle."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from udfs.wire.items import Items
+from udfs.wire.written import Written
+
+REQUEST = pa.schema([pa.field("ids", pa.list_(pa.int32())), pa.field("type_ids", pa.list_(pa.int32()))])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for a parcel.
+
+    Args:
+        number: The parcel's.
+        values: (N, D) float32, or a row a token of a model that answers by token; NaN where an item has a fault.
+        padded: (N,) int32, width of the micro-batch that an item went through.
+        faults: (N,) int8, `scheduler.FINE` or what is wrong.
+        offsets: (N + 1,) where each item's rows of `values` begin; None where each item has one row.
+        written: N answers of a model that writes, whose `values` are (N, 0); None where an item has a fault.
+    """
+
+    number: int
+    values: np.ndarray
+    padded: np.ndarray
+    faults: np.ndarray
+    offsets: np.ndarray | None = None
+    written: list[Written | None] | None = None
+
+
+def items_to_arrow(items: Items) -> pa.RecordBatch:
+    """Items as a batch of REQUEST, without a copy of the tokens."""
+    offsets = pa.array(items.offsets.astype(np.int32))
+    ids = pa.ListArray.from_arrays(offsets, pa.array(items.ids))
+    if items.type_ids is None:
+        return pa.record_batch([ids, pa.nulls(len(items), REQUEST.field("type_ids").type)], schema=REQUEST)
+    return pa.record_batch([ids, pa.ListArray.from_arrays(offsets, pa.array(items.type_ids))], schema=REQUEST)
+
+
+def items_from_arrow(batch: pa.RecordBatch) -> Items:
+    """The items of a batch of REQUEST."""
+    ids, types = batch.column("ids"), batch.column("type_ids")
+    offsets = ids.offsets.to_numpy().astype(np.int64)
+    flat_types = None if types.null_count == len(types) else types.flatten().to_numpy()
+    return Items(ids.flatten().to_numpy(), offsets - offsets[0], flat_types)
+
+
+def answer_to_arrow(answer: Answer) -> pa.RecordBatch:
+    """An answer's arrays; its number travels beside them."""
+    if answer.written is not None:
+        return _written_to_arrow(answer, answer.written)
+    width = answer.values.shape[1]
+    values = pa.FixedSizeListArray.from_arrays(pa.array(answer.values.reshape(-1)), width)
+    if answer.offsets is not None:
+        values = pa.ListArray.from_arrays(pa.array(answer.offsets.astype(np.int32)), values)
+    return pa.record_batch([values, pa.array(answer.padded), pa.array(answer.faults)], names=_ANSWER)
+
+
+def answer_from_arrow(number: int, batch: pa.RecordBatch) -> Answer:
+    """The arrays of an answer; they lie in the batch's own memory."""
+    if batch.schema.names == list(_WRITTEN):
+        return _written_from_arrow(number, batch)
+    values, padded, faults = (batch.column(name) for name in _ANSWER)
+    offsets = None
+    if pa.types.is_list(values.type):
+        offsets, values = values.offsets.to_numpy().astype(np.int64), values.flatten()
+    flat = values.flatten().to_numpy().reshape(len(values), -1)
+    return Answer(number, flat, padded.to_numpy(), faults.to_numpy(), offsets)
+
+
+def _written_to_arrow(answer: Answer, written: list[Written | None]) -> pa.RecordBatch:
+    ids = pa.array([None if w is None else w.ids for w in written], pa.list_(pa.int32()))
+    finish = pa.array([None if w is None else w.finish for w in written], pa.int8())
+    cached = pa.array([None if w is None else w.cached_tokens for w in written], pa.int32())
+    return pa.record_batch([ids, finish, cached, pa.array(answer.padded), pa.array(answer.faults)], names=_WRITTEN)
+
+
+def _written_from_arrow(number: int, batch: pa.RecordBatch) -> Answer:
+    ids, finish, cached, padded, faults = (batch.column(name) for name in _WRITTEN)
+    written = [
+        None if how is None else Written(tokens.values.to_numpy(), how, shared)
+        for tokens, how, shared in zip(ids, finish.to_pylist(), cached.to_pylist(), strict=True)
+    ]
+    none = np.zeros((len(written), 0), dtype=np.float32)
+    return Answer(number, none, padded.to_numpy(), faults.to_numpy(), written=written)
+
+
+def pack_note(**note: int | str) -> bytes:
+    """The few values that travel beside a batch, or alone."""
+    return json.dumps(note).encode()
+
+
+def unpack_note(metadata: object) -> dict[str, Any]:
+    """What `pack_note` made."""
+    return json.loads(bytes(metadata))  # type: ignore[call-overload]  # a buffer
+
+
+_ANSWER = ("values", "padded", "faults")
+_WRITTEN = ("ids", "finish", "cached", "padded", "faults")
