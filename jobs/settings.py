@@ -95,21 +95,23 @@ class ScoreSection(_Section):
         description="What is read, for every task but text-generation: a column's name, or a Jinja2 template over "
         "columns, sandboxed; a null column renders as nothing.",
     )
-    prompt: str | None = Field(None, description="Of text-generation, likewise; or `messages`.")
+    prompt: str | None = Field(
+        None, description="What is asked: a column's name, or a template over columns; or `messages`."
+    )
     messages: list[Message] = Field(
         [],
-        description="Of text-generation: a chat, a list of `{role, content}`, each content a template over columns.",
+        description="A chat: a list of `{role, content}`, each content a template over columns.",
     )
     variants: list[str] | dict[str, list[str]] = Field(
         [],
-        description="Of text-generation: values for which each row is asked once. `{language: [de, fr]}` gives the "
+        description="Values for which each row is asked once. `{language: [de, fr]}` gives the "
         "templates `{{ language }}`, a plain list `{{ variant }}`.",
     )
     variants_as: Literal["map", "rows"] = Field(
         "map", description="Answers as a `map` by variant, or as `rows` of their own, with a column of that name."
     )
     json_schema: dict[str, Any] | None = Field(
-        None, alias="schema", description="Of text-generation: a JSON schema that the answer has to match."
+        None, alias="schema", description="A JSON schema that the answer has to match."
     )
 
     @model_validator(mode="after")

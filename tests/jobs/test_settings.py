@@ -93,7 +93,7 @@ def test_set_overrides_values_lists_nulls_and_keys_with_dots(job: Path) -> None:
             "input.options.multiLine=true",
         ],
     )
-    assert settings.spec().labels == ("kitchen", "pets & co")
+    assert settings.spec().options.labels == ("kitchen", "pets & co")
     assert settings.spec().max_tokens == 128
     assert settings.input.query == "SELECT 1 AS title"
     assert settings.spark.conf == {"spark.sql.shuffle.partitions": 8}
@@ -124,7 +124,8 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("*.yaml")), ids=lambda path: path.name)
 def test_the_jobs_that_come_along_hold_and_name_their_command(path: Path) -> None:
     settings = load_settings(path)
-    assert path.read_text().startswith(f"# gristmill score conf/{path.name}\n")
+    schema = "# yaml-language-server: $schema=job.schema.json\n"
+    assert path.read_text().startswith(f"{schema}# gristmill score conf/{path.name}\n")
     assert (ROOT / str(settings.input.path)).exists()
     if "/" in settings.score.model and not settings.score.model.startswith(("package:", "./")):
         assert len(settings.score.revision or "") == 40
