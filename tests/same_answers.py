@@ -2,7 +2,7 @@
 
 python -m tests.same_answers OLD_PYTHON OLD_CHECKOUT      e.g. ../before/.venv/bin/python ../before
 
-Numbers may differ by 1e-6. A model that is on a hub alone is replaced by a random one of its kind. Both score in float32.
+Numbers may differ by 1e-6. A model that is on a hub alone is replaced by a random one of its kind; all in float32.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ from tests.conftest import LIGHT_JVM, ROOT
 from tests.job_faults import plant
 from tests.models import WORDS, make_encoder
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 
 class Job:

@@ -24,7 +24,10 @@ from udfs.tasks.registry import make_spec, make_task
 from udfs.tasks.text_generation import make_asker
 from udfs.wire.items import Items
 
-pytestmark = pytest.mark.skipif(not TARGET.is_dir(), reason="python -m tests.fetch_smollm2 brings the model")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(not TARGET.is_dir(), reason="python -m tests.fetch_smollm2 brings the model"),
+]
 
 
 def _settings(name: str, tmp_path: Path, *overrides: str) -> Settings:

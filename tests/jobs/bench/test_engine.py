@@ -29,6 +29,7 @@ from udfs.worker.scoring import prepare
 WINDOWS = [pa.array(texts) for texts in (["red kettle", "tea"], ["dog", "a cat"], ["lamp"])]
 
 
+@pytest.mark.long
 def test_the_engine_is_measured_without_spark_and_without_java(tmp_path: Path) -> None:
     hidden = tmp_path / "hidden/pyspark"
     hidden.mkdir(parents=True)

@@ -15,6 +15,7 @@ from tests.models import make_encoder
 WriteJob = Callable[..., Path]
 
 
+@pytest.mark.long
 def test_a_job_is_compared_with_what_people_use_instead(write_job: WriteJob, tmp_path: Path) -> None:
     job = write_job(score={"model": make_encoder(tmp_path / "model"), "overflow": "truncate"})
     told, console = tmp_path / "figures.json", Console(record=True, width=160)

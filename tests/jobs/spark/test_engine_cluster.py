@@ -24,7 +24,7 @@ from tests.engine_faults import plant, read_lines
 from tests.models import VOCABULARY, WORDS, make_encoder
 from tests.processes import running_engines
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 HARMLESS = [word for word in WORDS if word != "poison"]
 
 

@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import LIGHT_JVM, ROOT
 
 WriteJob = Callable[..., Path]
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 _CONF = ("--conf", "spark.ui.enabled=false", "--conf", f"spark.executor.extraJavaOptions={LIGHT_JVM}")
 
 

@@ -10,11 +10,15 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from tests.engine_faults import read_lines
 from tests.engine_rows import Faults, codes_of, rows_of
 from tests.processes import await_end, running_engines
 from udfs.spec import ScoreSpec
 from udfs.tasks.registry import make_spec
+
+pytestmark = pytest.mark.long
 
 _WORKER = """
 import itertools, sys

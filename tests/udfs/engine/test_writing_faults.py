@@ -20,6 +20,8 @@ from udfs.spec import ScoreSpec
 from udfs.tasks.registry import make_spec
 from udfs.wire.journal import read_journal
 
+pytestmark = pytest.mark.long
+
 PROMPTS = [f"{number} {'red tea and green soil '[: 1 + number % 23]}" for number in range(140)]
 
 

@@ -38,6 +38,7 @@ def test_workers_share_the_engine_of_a_gpu(top: Path) -> None:
     assert ":cuda:0/" in name
 
 
+@pytest.mark.long
 def test_an_engine_that_somebody_kills_costs_no_row(spec: ScoreSpec, faults: Faults, top: Path) -> None:
     starts = faults()
     texts = [f"{text} {number}" for number in range(40) for text in TEXTS]
@@ -56,6 +57,7 @@ def test_an_engine_that_somebody_kills_costs_no_row(spec: ScoreSpec, faults: Fau
     assert len(read_lines(starts)) == 3
 
 
+@pytest.mark.long
 def test_an_engine_that_is_stopped_from_outside_is_replaced(
     spec: ScoreSpec, faults: Faults, top: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +105,7 @@ def test_clients_that_stop_early_leave_the_engine_to_others(spec: ScoreSpec, fau
     assert threading.active_count() < threads + 20  # of a hundred clients
 
 
+@pytest.mark.long
 def test_at_the_deadline_what_is_unanswered_expires_even_if_the_engine_hangs(spec: ScoreSpec, faults: Faults) -> None:
     faults(poison=VOCABULARY["poison"], way="hang")
     rows_of(["tea"], replace(spec, window_rows=30))  # so that there is an engine

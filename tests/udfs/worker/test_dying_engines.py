@@ -18,6 +18,8 @@ from tests.models import VOCABULARY
 from udfs.errors import EngineError
 from udfs.spec import ScoreSpec
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize(
     "way", ["exit", "segfault", "kill", "hang", "hang with Python's lock", "device is lost", "raise"]
