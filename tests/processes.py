@@ -1,12 +1,15 @@
-"""Engine processes, as a test sees them from outside."""
+"""Processes of their own, as a test sees them from outside."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from pathlib import Path
 
 import psutil
+
+from tests.conftest import ROOT
 
 
 def running_engines(below: Path) -> list[psutil.Process]:
@@ -33,3 +36,11 @@ def await_end(process: psutil.Process, *, within_s: float = 30) -> None:
             if time.monotonic() > until:
                 raise TimeoutError(f"{process} has not ended within {within_s} s")
             time.sleep(0.05)
+
+
+def without_spark(folder: Path) -> dict[str, str]:
+    """The environment of a process that finds neither pyspark nor Java."""
+    hidden = folder / "hidden/pyspark"
+    hidden.mkdir(parents=True)
+    (hidden / "__init__.py").write_text("raise ImportError('not installed')")
+    return {**os.environ, "PYTHONPATH": f"{hidden.parent}:{ROOT}", "JAVA_HOME": "", "PATH": str(folder)}

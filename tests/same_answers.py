@@ -49,7 +49,7 @@ def _compare(conf: str, place: Path, old_python: str, old_root: Path) -> bool:
 
 def _score(python: str, root: Path, conf: str, out: Path, more: list[str]) -> list[dict[str, Any]]:
     """The rows of a checkout's job, sorted by what they keep of the input."""
-    options = [f"output.path={out}", "score.precision=float32", *more]
+    options = [f"output.path={out}", f"output.name={_ANSWER}", "score.precision=float32", *more]
     sets = [part for option in options for part in ("--set", option)]
     command = [python, "-c", "from jobs.cli import main; main()", "score", f"conf/{conf}", *sets]
     done = subprocess.run(

@@ -30,7 +30,7 @@ from udfs.model.loading import load_transformer
 from udfs.spec import ScoreSpec
 from udfs.tasks.registry import make_task
 from udfs.tasks.text_generation import make_asker
-from udfs.tasks.writing import WritingOptions
+from udfs.tasks.writing_options import WritingOptions
 from udfs.wire.items import Items
 
 _BATCH = 32

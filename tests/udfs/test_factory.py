@@ -1,7 +1,10 @@
-"""UDFs of models that write, under Spark and by themselves."""
+"""UDFs: what they take, and those of models that write, under Spark."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,9 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from tests.random_writers import save_writer, write_alone
-from udfs import generate, summarize, translate
+from udfs import classify, embed, find_entities, generate, summarize, translate, zero_shot
+from udfs.errors import SpecError
+from udfs.tasks.registry import KINDS
 
 NEW = 6
 OPTIONS: dict[str, Any] = {"max_new_tokens": NEW, "precision": "float32"}
@@ -74,3 +79,31 @@ def test_translate_in_sql(spark: Any, posts: Any, t5: str) -> None:
     rows = spark.sql("SELECT id, in_german(text) AS p FROM posts").collect()
     texts = {1: "translate English to German: red tea", 3: "translate English to German: a spade"}
     _check(rows, {i: _write_alone(AutoModelForSeq2SeqLM, t5, text) for i, text in texts.items()})
+
+
+@pytest.mark.parametrize(
+    ("function", "task"),
+    [
+        (embed, "feature-extraction"),
+        (classify, "text-classification"),
+        (zero_shot, "zero-shot-classification"),
+        (find_entities, "token-classification"),
+        (generate, "text-generation"),
+        (summarize, "summarization"),
+        (translate, "translation"),
+    ],
+)
+def test_a_function_takes_and_tells_every_option_of_its_task(function: Callable[..., Any], task: str) -> None:
+    taken, told = inspect.signature(function).parameters, inspect.getdoc(function) or ""
+    for option in fields(KINDS[task].options):
+        name = {"json_schema": "schema"}.get(option.name, option.name)
+        assert name in taken
+        assert f"\n    {name}: " in told
+    assert {"revision", "max_tokens", "overflow", "precision"} <= taken.keys()
+    assert "OPTIONS" not in told
+    assert all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in taken.values())
+
+
+def test_an_option_that_there_is_not_is_told() -> None:
+    with pytest.raises(SpecError, match="there is no option maxtokens"):
+        embed("m", maxtokens=3)

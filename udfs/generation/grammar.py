@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from udfs.errors import SpecError
-from udfs.tasks.writing import Form
+from udfs.tasks.writing_options import Form
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -23,7 +23,7 @@ from udfs.model.precision import DevicePlan
 from udfs.model.prepacking import prepack
 from udfs.model.tokenizer import load_tokenizer
 from udfs.spec import ScoreSpec
-from udfs.tasks.writing import WritingOptions, resolve_prompt_tokens
+from udfs.tasks.writing_options import WritingOptions, resolve_prompt_tokens
 from udfs.wire.items import Items
 
 # What a CPU's matrix units, or a GPU's, are filled by; sequences of all lanes together.

@@ -6,7 +6,7 @@ from typing import Any
 
 from udfs.model.files import ModelFiles
 from udfs.spec import ScoreSpec
-from udfs.tasks.writing import WritingOptions
+from udfs.tasks.writing_options import WritingOptions
 
 # transformers' names with the value that changes nothing; what is drawn and how long answers are, the job says itself.
 _IGNORED: dict[str, Any] = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from udfs.generation.grammar import Grammar, Matcher
-from udfs.tasks.writing import WritingOptions
+from udfs.tasks.writing_options import WritingOptions
 from udfs.wire.written import BROKEN, LENGTH, STOP, Written
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from udfs.generation.picking import Sequence, prompt_seed
 from udfs.model.files import ModelFiles
 from udfs.model.precision import DevicePlan
 from udfs.spec import ScoreSpec
-from udfs.tasks.writing import WritingOptions, resolve_prompt_tokens
+from udfs.tasks.writing_options import WritingOptions, resolve_prompt_tokens
 from udfs.wire.written import LENGTH, STOP
 
 _SEQUENCES = 256

@@ -10,7 +10,8 @@ import numpy as np
 
 from udfs.model.files import ModelFiles
 from udfs.spec import ScoreSpec
-from udfs.tasks.writing import Answers, More, Writing, WritingOptions, check_has_chat
+from udfs.tasks.writing import Answers, More, Writing
+from udfs.tasks.writing_options import WritingOptions, check_has_chat
 from udfs.text.questions import Question, ask
 from udfs.text.splitting import Chunk
 from udfs.text.tokenizing import Tokenized

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 from udfs.errors import SpecError
 from udfs.model.files import ModelFiles
 from udfs.spec import ScoreSpec, list_problems, option
-from udfs.tasks.writing import Form, Writing, WritingOptions
+from udfs.tasks.writing import Writing
+from udfs.tasks.writing_options import Form, WritingOptions
 from udfs.text.questions import Question, ask
 from udfs.text.schemas import find_schema_problems
 from udfs.text.templates import Renderer, compile_template, is_blank, make_renderer, render_rows, template_names

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, Literal
 from udfs.errors import SpecError
 from udfs.model.files import ModelFiles
 from udfs.spec import ScoreSpec, list_problems, option
-from udfs.tasks.writing import Writing, WritingOptions, check_has_chat
+from udfs.tasks.writing import Writing
+from udfs.tasks.writing_options import WritingOptions, check_has_chat
 from udfs.text.codec import Codec, TransformersCodec, load_codec
 from udfs.text.languages import language_token, marian_prefix, name_language
 from udfs.text.questions import Question, ask

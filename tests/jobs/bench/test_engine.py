@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from jobs.bench.shapes import make_shape
 from jobs.errors import UserError
 from tests.conftest import MINILM, ROOT
 from tests.models import make_encoder
+from tests.processes import without_spark
 from udfs.local import LocalEngine
 from udfs.model.files import open_model
 from udfs.tasks.registry import make_spec, make_task
@@ -31,13 +31,10 @@ WINDOWS = [pa.array(texts) for texts in (["red kettle", "tea"], ["dog", "a cat"]
 
 @pytest.mark.long
 def test_the_engine_is_measured_without_spark_and_without_java(tmp_path: Path) -> None:
-    hidden = tmp_path / "hidden/pyspark"
-    hidden.mkdir(parents=True)
-    (hidden / "__init__.py").write_text("raise ImportError('not installed')")
-    env = {**os.environ, "PYTHONPATH": f"{hidden.parent}:{ROOT}", "JAVA_HOME": "", "PATH": str(tmp_path)}
+    env = without_spark(tmp_path)
     told = tmp_path / "figures.json"
     command = ["bench", "conf/embeddings.yaml", "--engine", "--texts", "short", "--rows", "60", "--rounds", "1"]
-    code = "from jobs import bench_engine, cli; bench_engine._ROUND_S = 0.5; cli.main()"
+    code = "from jobs import cli; from jobs.bench import engine; engine._ROUND_S = 0.5; cli.main()"
     done = subprocess.run(
         [sys.executable, "-c", code, *command, "--json", str(told)],
         cwd=ROOT, env=env, capture_output=True, text=True, timeout=240, check=False,
