@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
@@ -38,6 +39,8 @@ DECODERS: dict[str, dict[str, Any]] = {
     | _WINDOW
     | {"head_dim": 8, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
 }
+# The plain one, and the one with the most beside it (windows, bounded products); the others are long.
+FAMILIES = [pytest.param(kind, marks=[] if kind in ("Llama", "Gemma2") else pytest.mark.long) for kind in DECODERS]
 ENCODER_DECODERS: dict[str, dict[str, Any]] = {
     "T5": {"vocab_size": WORDS, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
     | {"decoder_start_token_id": 0},

@@ -55,6 +55,7 @@ def test_a_dry_run_shows_texts_tokens_and_plan_and_writes_nothing(write_job: Wri
 
 
 @pytest.mark.cluster
+@pytest.mark.long
 def test_too_many_failed_rows_exit_with_3(write_job: WriteJob, tmp_path: Path) -> None:
     done = _gristmill("score", write_job(), "--set", "limits.max_error_rate=0.2")
     assert done.returncode == 3

@@ -39,7 +39,7 @@ def make_job(write_job: WriteJob) -> Callable[..., Job]:
 def test_all_of_a_run_takes_the_commit_that_the_driver_has(
     write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.job.pin", lambda spec: replace(spec, revision="c0ffee"))
+    monkeypatch.setattr("jobs.preflight.pin", lambda spec: replace(spec, revision="c0ffee"))
     settings = load_settings(write_job())
     assert check_model(settings).score.revision == "c0ffee"
     assert settings.score.revision is None

@@ -57,6 +57,7 @@ def test_the_catalog_is_tagged(spark: Any, tmp_path: Path) -> None:
     assert json.loads(kept.read_text()) == report.as_dict()
 
 
+@pytest.mark.long
 def test_a_table_and_a_query_are_inputs_too(spark: Any, write_job: WriteJob, tmp_path: Path) -> None:
     spark.createDataFrame([(1, "a"), (2, "b")], "id int, text string").createOrReplaceTempView("things")
     for source in ({"table": "things"}, {"query": "SELECT * FROM things WHERE id = 2"}):
@@ -214,6 +215,7 @@ def test_input_that_breaks_while_it_is_read_fails_the_job_and_says_so(
     assert not list((tmp_path / "out").glob("increment=*/outcome=*"))
 
 
+@pytest.mark.long
 def test_the_same_udf_in_sql_and_in_a_dataframe(spark: Any) -> None:
     from udfs import embed, zero_shot
 

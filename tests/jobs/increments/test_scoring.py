@@ -80,6 +80,7 @@ def test_a_nightly_job_scores_what_is_new_and_tells_what_it_does_not_read(
     assert (totals.rows, totals.failed, len(totals.runs)) == (4, 0, 3)
 
 
+@pytest.mark.long
 def test_partition_columns_and_patterns_of_files_are_kept(
     spark: Any, nightly: Callable[..., Settings], tmp_path: Path
 ) -> None:
@@ -189,6 +190,7 @@ def test_an_output_without_its_checkpoint_is_refused_since_new_files_would_be_ta
     assert score(nightly()).rows == 1
 
 
+@pytest.mark.long
 def test_increments_grow_from_a_sample_to_what_ten_minutes_hold(
     spark: Any, nightly: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -199,6 +201,7 @@ def test_increments_grow_from_a_sample_to_what_ten_minutes_hold(
     assert _keys(spark, tmp_path / "out") == Counter(range(5))
 
 
+@pytest.mark.long
 def test_a_retry_finds_texts_by_the_key_and_leaves_what_it_cannot_tell_apart(
     spark: Any, nightly: Callable[..., Settings], tmp_path: Path
 ) -> None:
@@ -221,6 +224,7 @@ def test_a_retry_finds_texts_by_the_key_and_leaves_what_it_cannot_tell_apart(
     ]  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_retry_takes_all_that_were_before_it_into_account(
     spark: Any, nightly: Callable[..., Settings], tmp_path: Path
 ) -> None:
@@ -230,6 +234,7 @@ def test_a_retry_takes_all_that_were_before_it_into_account(
     assert retry(nightly()).rows == 0
 
 
+@pytest.mark.long
 def test_a_retry_that_the_deadline_overtakes_is_expired_only_if_it_left_something(
     spark: Any, nightly: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,8 @@ from jobs.output.directory import Output
 from jobs.run import retry, score
 from jobs.settings import Settings
 
+pytestmark = pytest.mark.long
+
 WriteJob = Callable[..., Path]
 
 

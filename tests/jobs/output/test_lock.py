@@ -16,8 +16,8 @@ from tests.conftest import ROOT
 
 _HOLD = """
 import sys, time
-from jobs.files import Folder
-from jobs.lock import hold_lock
+from jobs.folder import Folder
+from jobs.output.lock import hold_lock
 with hold_lock(Folder(sys.argv[1]), "_gristmill/lock"):
     print("held", flush=True)
     time.sleep(60)

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.decoders import NEW, make_options, put_to_write, write_all
-from tests.random_writers import DECODERS, make_prompts, make_writer, write_alone
+from tests.random_writers import FAMILIES, make_prompts, make_writer, write_alone
 from tests.recorded import Recorder, plain_kernel
 from udfs.generation.cache import Arena
 from udfs.wire.written import BROKEN, LENGTH, STOP
 
 
-@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("kind", FAMILIES)
 @pytest.mark.parametrize(("at_once", "step_tokens"), [(1, 1000), (5, 7)])
 def test_answers_are_those_of_one_prompt_at_a_time(kind: str, at_once: int, step_tokens: int) -> None:
     model, prompts = make_writer(kind), make_prompts(8)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.decoders import NEW, put_to_write, write_all
-from tests.random_writers import DECODERS, make_prompts, make_writer, write_alone
+from tests.random_writers import FAMILIES, make_prompts, make_writer, write_alone
 from tests.recorded import Recorder, plain_kernel
 from udfs.generation import graphs
 from udfs.generation.graphs import Call
@@ -24,7 +24,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("kind", FAMILIES)
 @pytest.mark.usefixtures("kernel")
 def test_answers_by_the_kernel_and_recorded_steps_are_those_of_one_prompt_at_a_time(kind: str) -> None:
     model, prompts, record = make_writer(kind), make_prompts(8), Recorder()
@@ -68,7 +68,7 @@ def test_steps_that_cannot_be_recorded_or_come_out_wrong_are_run_as_they_are(
     assert "steps are not recorded as CUDA graphs: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", DECODERS)
+@pytest.mark.parametrize("kind", FAMILIES)
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])
 def test_tokens_in_half_precision_are_the_likeliest_within_rounding(kind: str, device: str) -> None:
     """On a GPU by its kernel and by graphs, on a CPU by what there is there."""
