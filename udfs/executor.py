@@ -13,6 +13,7 @@ from udfs.errors import EngineError
 
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _MEMORY = Path("/sys/fs/cgroup")
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True)
@@ -21,13 +22,39 @@ class Executor:
 
     Args:
         pid: Its process.
-        started: When that process began, in seconds since 1970; tells it from a later one with the same number.
+        started: What tells it from a later process with the same number, as `start_of` makes it.
         cores: What its engines may use.
     """
 
     pid: int
-    started: float
+    started: str
     cores: int
+
+
+def start_of(process: psutil.Process) -> str:
+    """When a process began, told so that no step of the machine's clock changes it.
+
+    On Linux the boot's id and the ticks from the boot to the start; elsewhere the time that the kernel has noted.
+
+    Raises:
+        psutil.Error: There is no such process.
+    """
+    with contextlib.suppress(OSError, IndexError):
+        stat = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8", errors="replace")
+        after_name = stat.rpartition(")")[2].split()  # a name may hold spaces and brackets itself
+        return f"{_BOOT.read_text().strip()}:{after_name[19]}"
+    return str(process.create_time())
+
+
+def is_running(pid: int, started: str) -> bool:
+    """A process is still there, and is not a later one with its number."""
+    try:
+        process = psutil.Process(pid)
+        return start_of(process) == started and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
 
 
 def find_executor() -> Executor | None:
@@ -47,7 +74,7 @@ def executor_of(pid: int | None = None) -> Executor:
         command = process.cmdline()  # every cluster manager starts an executor with `--cores N`
         told = int(command[command.index("--cores") + 1]) if process.name().startswith("java") else 0
     cores = usable_cores()
-    return Executor(process.pid, process.create_time(), min(told, cores) if told > 0 else cores)
+    return Executor(process.pid, start_of(process), min(told, cores) if told > 0 else cores)
 
 
 def task_cores() -> int:

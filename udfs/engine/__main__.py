@@ -15,12 +15,14 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from udfs.engine.assembly import assemble
 from udfs.engine.keeper import Keeper
 from udfs.engine.runner import Runner
 from udfs.engine.server import Server
 from udfs.errors import EngineError, GristmillError
-from udfs.executor import Executor
+from udfs.executor import Executor, start_of
 from udfs.tasks.registry import read_spec
 from udfs.wire.home import Home
 from udfs.wire.journal import Journal
@@ -58,6 +60,7 @@ def _start(home: Home, request: dict[str, Any]) -> tuple[Runner, Server]:
         {
             "number": request["number"],
             "pid": os.getpid(),
+            "started": start_of(psutil.Process()),
             "name": engine.name,
             "parcel_tokens": engine.parcel_tokens,
             "socket": socket,

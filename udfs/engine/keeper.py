@@ -14,7 +14,7 @@ from udfs.engine.runner import Runner
 from udfs.engine.server import Server
 from udfs.executor import Executor
 from udfs.wire.faults import forget_faults
-from udfs.wire.home import RETIRE_S, Home, is_running, try_hold
+from udfs.wire.home import RETIRE_S, Home, is_there, try_hold
 
 _START_S = 1800.0  # a large model from a slow disk
 _IDLE_S = 300.0  # without a client
@@ -34,6 +34,7 @@ class Keeper:
 
     def __init__(self, home: Home, alive: int, executor: Executor) -> None:
         self._home, self._alive, self._executor = home, alive, executor
+        os.set_inheritable(alive, False)  # what the engine starts must not seem to be the engine when that has ended
         faulthandler.dump_traceback_later(_START_S, exit=True)
         signal.signal(signal.SIGTERM, lambda *_: self._end())
         threading.Thread(target=self._watch_executor, name="gristmill-keeper", daemon=True).start()
@@ -62,7 +63,7 @@ class Keeper:
                 self._end_if_unused(server)
 
     def _watch_executor(self) -> None:
-        while is_running(self._executor):
+        while is_there(self._executor):
             time.sleep(_TICK_S)
         self._end(for_good=True)
 

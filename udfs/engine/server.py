@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
+import traceback
 
 import pyarrow as pa
 import pyarrow.flight as flight
 
 from udfs.engine.parcels import Parcel, make_answer
 from udfs.engine.scheduler import Scheduler
-from udfs.errors import GristmillError
+from udfs.errors import EngineError, GristmillError, first_line
 from udfs.wire.messages import answer_to_arrow, items_from_arrow, pack_note, unpack_note
 
 
@@ -44,13 +46,15 @@ class Server(flight.FlightServerBase):
         client = descriptor.command.decode()  # type: ignore[attr-defined]
         with self._lock:
             self._clients, self._retire = self._clients + 1, False
-        receiving = threading.Thread(target=self._receive, args=(client, reader), daemon=True)
+        unread: list[Exception] = []
+        receiving = threading.Thread(target=self._receive, args=(client, reader, unread), daemon=True)
         receiving.start()
         try:
             self._answer(client, writer)
-        except GristmillError as error:  # the client reads it, and hangs up
-            writer.write_metadata(pack_note(error=str(error)))  # type: ignore[attr-defined]
-            receiving.join()
+            if unread:
+                raise unread[0]
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client waits for a word
+            self._tell(error, writer)
         finally:
             self._scheduler.drop(client)
             receiving.join()  # the stream is freed when this function returns
@@ -64,13 +68,24 @@ class Server(flight.FlightServerBase):
             self._retire = self._retire or action.type == "retire"  # type: ignore[attr-defined]
             return [json.dumps(not self._clients).encode()]
 
-    def _receive(self, client: str, reader: object) -> None:
+    def _tell(self, error: Exception, writer: object) -> None:
+        """Have the client know what went wrong; it hangs up then."""
+        if not isinstance(error, GristmillError):
+            traceback.print_exception(error)
+            error = EngineError(f"the engine cannot answer: {type(error).__name__}: {first_line(error)}")
+        with contextlib.suppress(flight.FlightError, pa.ArrowException, OSError):  # it is gone
+            writer.write_metadata(pack_note(error=str(error)))  # type: ignore[attr-defined]
+
+    def _receive(self, client: str, reader: object, unread: list[Exception]) -> None:
         try:
             for chunk in reader:  # type: ignore[attr-defined]
                 note = unpack_note(chunk.app_metadata)
                 items = items_from_arrow(chunk.data)
                 self._scheduler.put(Parcel(client, note["number"], items, alone=bool(note["alone"])))
         except (flight.FlightError, pa.ArrowException, OSError):  # the client is gone
+            self._scheduler.drop(client)
+        except Exception as error:  # noqa: BLE001 - nothing that came after it would be answered
+            unread.append(error)
             self._scheduler.drop(client)
         finally:
             self._scheduler.end(client)

@@ -28,10 +28,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from udfs.errors import EngineError
-from udfs.executor import Executor
+from udfs.executor import Executor, is_running
 from udfs.model.files import open_model
 from udfs.spec import ScoreSpec
 
@@ -166,7 +164,7 @@ def sweep(top: Path | None = None) -> None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # another version may write otherwise
             if path.is_dir():
                 _sweep_home(Home(path))
-            elif (told := Home(path.parent).read(path.name)) and not is_running(Executor(**told["executor"])):
+            elif (told := Home(path.parent).read(path.name)) and not is_there(Executor(**told["executor"])):
                 path.unlink()
                 path.parent.rmdir()
 
@@ -187,20 +185,12 @@ def _is_forsaken(home: Home) -> bool:
     if request is None:  # its worker was killed before it could start an engine
         return time.time() - (home / "lock").stat().st_mtime > _FORSAKEN_S
     here = request.get("namespace") in (None, _pid_namespace())  # else we cannot see its processes
-    return here and not is_running(Executor(**request["executor"]))
+    return here and not is_there(Executor(**request["executor"]))
 
 
-def is_running(executor: Executor) -> bool:
+def is_there(executor: Executor) -> bool:
     """The executor's process is still there, and is not a later one with its number."""
-    try:
-        process = psutil.Process(executor.pid)
-        # A machine's clock is corrected now and then, and with it the start of every process.
-        same = abs(process.create_time() - executor.started) < 5
-        return same and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-    except psutil.AccessDenied:
-        return True
+    return is_running(executor.pid, executor.started)
 
 
 def make_request(engine: EngineId, *, number: int, budget: int) -> dict[str, Any]:

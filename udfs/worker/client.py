@@ -60,10 +60,7 @@ class EngineClient:
         self._engine = engine
         self._numbers = itertools.count()
         self._sent: dict[int, _Sent] = {}
-        with contextlib.ExitStack() as stack:
-            pool = ThreadPoolExecutor(1, thread_name_prefix="gristmill-engine")
-            stack.callback(pool.shutdown, wait=False)
-            self._opening: Future[Link] | None = None if engine.spec.is_late() else pool.submit(open_link, engine)
+        self._opening: Future[Link] | None = None if engine.spec.is_late() else _open_aside(engine)
         self._replaced: Link | None = None
         self._alarm: threading.Timer | None = None
         if engine.spec.deadline is not None:
@@ -98,6 +95,8 @@ class EngineClient:
         with contextlib.suppress(Exception):  # it never opened, or is broken already
             if self._is_open():
                 self.link.close(done=not self._sent)
+            elif self._opening:
+                self._opening.add_done_callback(_close)
 
     def submit(self, items: Items) -> Ticket:
         """Send a window's items; does not wait for their outputs."""
@@ -183,7 +182,7 @@ class EngineClient:
             self._check_time()
             dead = self.link
             dead.close(done=False)
-            self._replaced = open_link(self._engine, dead=dead)
+            self._replaced = self._replace(dead)
             self._sort_out(dead, self._replaced)
             try:
                 # What is beyond suspicion first: an engine that has answered something is not at fault itself.
@@ -192,6 +191,19 @@ class EngineClient:
             except LinkBrokenError:
                 continue
             return
+
+    def _replace(self, dead: Link) -> Link:
+        """A link to another engine.
+
+        Raises:
+            LateError: The deadline came first; a link that opens then is closed.
+        """
+        opening = _open_aside(self._engine, dead=dead)
+        try:
+            return opening.result(self._left_s())
+        except TimeoutError as error:
+            opening.add_done_callback(_close)
+            raise LateError from error
 
     def _sort_out(self, dead: Link, link: Link) -> None:
         """Tell the items that were running when an engine died from those that were not."""
@@ -209,3 +221,18 @@ class EngineClient:
                 self._remember(replace(sent, indices=sent.indices[running], alone=alone, suspected=True))
             if rest.any():
                 self._remember(replace(sent, indices=sent.indices[rest]))
+
+
+def _open_aside(engine: EngineId, *, dead: Link | None = None) -> Future[Link]:
+    """Have a link opened on a thread of its own."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="gristmill-engine")
+    try:
+        return pool.submit(open_link, engine, dead=dead)
+    finally:
+        pool.shutdown(wait=False)
+
+
+def _close(opening: Future[Link]) -> None:
+    """Close a link that opened when nobody waited for it any more; an engine would take it for a client."""
+    with contextlib.suppress(Exception):  # it did not open
+        opening.result().close(done=False)

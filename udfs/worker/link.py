@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.flight as flight
 
 from udfs.errors import EngineError, error_from_text
+from udfs.executor import is_running
 from udfs.wire.home import EngineId, Home
 from udfs.wire.items import Items
 from udfs.wire.journal import Fallen
@@ -127,17 +128,20 @@ class Link:
 
     def _watch(self) -> None:
         """End an engine that stands still: one that is stopped from outside, or stuck in its driver, cannot itself."""
-        stale = 0
+        seen, since = 0, time.monotonic()
         while not self._closed.wait(_LOOK_S):
             try:
-                stands_s = time.time() - (self.home / "alive").stat().st_mtime
+                touched = (self.home / "alive").stat().st_mtime_ns
             except FileNotFoundError:
                 continue
-            stale = stale + 1 if stands_s > self._timeout_s else 0
-            if stale > 1:  # not just a laptop that slept
-                print(f"gristmill: engine {self.ready.name} stands still for {stands_s:.0f} s", file=sys.stderr)
-                with contextlib.suppress(OSError):
-                    os.kill(self.ready.pid, signal.SIGKILL)
+            now = time.monotonic()  # no step of the clock makes an engine old; nor a sleep, which stops this one too
+            if touched != seen:
+                seen, since = touched, now
+            elif now - since > self._timeout_s:
+                print(f"gristmill: engine {self.ready.name} stands still for {now - since:.0f} s", file=sys.stderr)
+                if is_running(self.ready.pid, self.ready.started):
+                    with contextlib.suppress(OSError):
+                        os.kill(self.ready.pid, signal.SIGKILL)
                 with contextlib.suppress(flight.FlightError, OSError):
                     self._reader.cancel()
                 return

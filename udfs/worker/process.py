@@ -18,7 +18,7 @@ import pyarrow.flight as flight
 from udfs.errors import EngineError, GristmillError, error_from_text
 from udfs.executor import Executor, executor_of, visible_devices
 from udfs.wire.faults import PROVEN, remember_fault
-from udfs.wire.home import RETIRE_S, EngineId, Home, find_home, hold, is_running, make_request, sweep
+from udfs.wire.home import RETIRE_S, EngineId, Home, find_home, hold, is_there, make_request, sweep
 from udfs.wire.journal import Fallen, read_journal
 
 _BARREN_LIMIT = 5  # engines that die one after the other, and none has ever answered anything
@@ -43,10 +43,12 @@ class Ready:
         name: `host:pid:device/precision/batches`, batches packed or padded.
         parcel_tokens: Tokens of a parcel that suit it.
         socket: Where it listens.
+        started: What tells its process from a later one with the same number.
     """
 
     number: int
     pid: int
+    started: str
     name: str
     parcel_tokens: int
     socket: str
@@ -63,7 +65,7 @@ def reach_engine(engine: EngineId, *, dead: Ready | None = None) -> tuple[Home, 
         ModelError: The model does not load.
         EngineError: The engine does not start, or dies again and again before it has answered anything.
     """
-    if not is_running(engine.executor):
+    if not is_there(engine.executor):
         raise EngineError(f"the executor, process {engine.executor.pid}, has ended")
     home = find_home(engine)
     try:
@@ -75,16 +77,16 @@ def reach_engine(engine: EngineId, *, dead: Ready | None = None) -> tuple[Home, 
 
 
 def _find_or_start(home: Home, engine: EngineId, dead: Ready | None) -> Ready:
-    asked_at = time.time()
+    failed_before = home.read("failed.json")
     with home.lock():
         request = home.read("request.json")
-        if request and not is_running(Executor(**request["executor"])):
+        if request and not is_there(Executor(**request["executor"])):
             home.clear()  # what a killed executor left, whose process had the same number
             request = None
         ready = _await_ready(home) if request and home.is_alive() else None
         if ready and (dead != ready or not _is_dying(home)):
             return ready
-        if (failed := home.read("failed.json")) and failed["at"] > asked_at:  # while we waited for the lock
+        if (failed := home.read("failed.json")) and failed != failed_before:  # while we waited for the lock
             raise _as_error(failed["error"])
         fallen = _bury(home, engine.executor)
         retire_idle(home, engine.gpu)
@@ -115,8 +117,7 @@ def retire_idle(home: Home, gpu: str | None) -> None:
     ending = {other: process for other in others if (process := _ask_to_retire(other, gpu))}
     until = time.monotonic() + RETIRE_S + _END_S
     while time.monotonic() < until and any(
-        is_running(process) and (not other.is_alive() or _ask_to_retire(other, gpu))
-        for other, process in ending.items()
+        is_there(process) and (not other.is_alive() or _ask_to_retire(other, gpu)) for other, process in ending.items()
     ):
         time.sleep(_ASK_S)
 
