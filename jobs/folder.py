@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,25 +86,46 @@ class Folder:
     def read_json(self, name: str) -> Any:
         return json.loads(self.read_text(name))
 
-    def read_all_json(self, names: list[str]) -> list[Any]:
-        """Many small files, None for those that are not there."""
-        with ThreadPoolExecutor(_READERS) as pool:
-            return list(pool.map(self._read_json_if_there, names))
+    def find_json(self, name: str) -> Any:
+        """A small file; None where there is none. It is opened, since a store that fails may say that there is none.
 
-    def _read_json_if_there(self, name: str) -> Any:
+        Raises:
+            OSError: It cannot be read, whether it is there or not.
+        """
         try:
             return self.read_json(name)
         except FileNotFoundError:
             return None
 
+    def read_all_json(self, names: list[str]) -> list[Any]:
+        """Many small files, None for those that are not there."""
+        with ThreadPoolExecutor(_READERS) as pool:
+            return list(pool.map(self.find_json, names))
+
     def write_json(self, name: str, value: Any) -> None:
-        """Write a file whole: under another name first, so that no reader ever sees half of it."""
-        target = self._join(name)
+        """Write a file so that no reader ever sees half of it, and that no power cut leaves half of it.
+
+        On a disk it is written under another name, synced and renamed; an object store puts a file there whole.
+        """
+        target, told = self._join(name), json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"
         self._fs.create_dir(target.rpartition("/")[0], recursive=True)
-        draft = f"{target}.tmp"
+        draft = f"{target}.tmp" if self.renames else target
         with self._fs.open_output_stream(draft) as stream:
-            stream.write(json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n")
-        self._fs.move(draft, target)
+            stream.write(told)
+        if self.is_local:
+            _sync(Path(draft))
+        if draft != target:
+            self._fs.move(draft, target)
+        if self.is_local:
+            _sync(Path(target).parent)
+
+    def sync(self, name: str) -> None:
+        """Have a disk keep a directory with all it holds, whatever happens to the machine; a store has done so."""
+        if self.is_local:
+            for folder, _, files in os.walk(self._join(name)):
+                for file in files:
+                    _sync(Path(folder, file))
+                _sync(Path(folder))
 
     @property
     def is_local(self) -> bool:
@@ -126,6 +149,8 @@ class Folder:
         """Rename a directory in one step; there must be nothing at `to`."""
         self.make(to.rpartition("/")[0])
         self._fs.move(self._join(name), self._join(to))
+        if self.is_local:
+            _sync(Path(self._join(to)).parent)
 
     def delete(self, name: str) -> None:
         """Delete a file or a directory with all it holds; nothing happens where there is none."""
@@ -138,6 +163,18 @@ class Folder:
 
     def _join(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
+
+
+def _sync(path: Path) -> None:
+    """Have the disk keep what was written to a file, or which names a directory holds."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some mounts sync no directories
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def check_scheme(spark: SparkSession, path: str) -> None:

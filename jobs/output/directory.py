@@ -107,7 +107,8 @@ class Output:
 
     def is_begun(self) -> bool:
         """There is a job's output here, and it is not one that is about to be thrown away."""
-        return self.folder.exists(JOB) and not self.folder.read_json(JOB).get("thrown_away")
+        held = self.folder.find_json(JOB)
+        return held is not None and not held.get("thrown_away")
 
     def begin(self, schema: StructType | None = None, *, overwrite: bool = False) -> None:
         """Make the directory this job's.
@@ -117,12 +118,16 @@ class Output:
             overwrite: Throw away what is there.
 
         Raises:
-            OutputError: It cannot be written to, or is another driver's by now.
+            OutputError: It cannot be written to, is another driver's by now, or holds increments and no job file.
         """
         self._claim.check()
         try:
-            if overwrite or not self.is_begun():
+            held = self.folder.find_json(JOB)
+            if overwrite or (held is not None and held.get("thrown_away")):
                 self._throw_away()
+                held = None
+            if held is None:
+                self._check_no_increments()
                 about = {"job": describe(self._settings), "schema": schema.jsonValue() if schema else None}
                 self.folder.write_json(JOB, about)
             self.folder.delete(_WRITING)  # of killed runs
@@ -150,8 +155,9 @@ class Output:
         if kind in ("table", "iceberg"):
             self._check_types(frame)
 
-    def is_committed(self, number: int) -> bool:
-        return self.folder.exists(f"{name_of(number)}/{MARK}")
+    def is_committed(self, number: int, name: str | None = None) -> bool:
+        """An increment has its mark; `name` is its place, where it is not that of readers."""
+        return self.folder.find_json(f"{name or name_of(number)}/{MARK}") is not None
 
     def increments(self) -> list[Increment]:
         """All that is committed, in order."""
@@ -160,7 +166,7 @@ class Output:
     def retries(self) -> list[int]:
         """Numbers of the retries whose rows are kept, in order; a kill may have hidden the last one from readers."""
         numbers = [int(name.partition("=")[2]) for name in self.folder.entries(_RETRIES)]
-        return sorted(number for number in numbers if self.folder.exists(f"{kept_name(number)}/{MARK}"))
+        return sorted(number for number in numbers if self.is_committed(number, kept_name(number)))
 
     def read_retry(self, number: int) -> Increment:
         """What a retry is whose rows are kept."""
@@ -185,9 +191,11 @@ class Output:
             about: More of what `Increment` holds; `began` (of time.monotonic) instead of `seconds`.
 
         Raises:
-            JobError: There are more rows or fewer.
+            JobError: There are more rows or fewer, or the increment is committed already.
             BusyError: The output is another driver's by now.
         """
+        if self.is_committed(number):  # where rows are written in their place, they would replace it
+            raise self._committed_already(name_of(number))
         draft = self.draft_of(name_of(number), run_id)
         self.write_rows(scored, draft)
         counts = count_outcomes(self.read(scored.sparkSession, draft), self._settings.output.name)
@@ -241,15 +249,22 @@ class Output:
 
         Raises:
             BusyError: The output is another driver's by now.
+            JobError: Something is committed there: no second look at it may find less than the first.
         """
         self._claim.check()
-        made = replace(made, committed_at=datetime.now(UTC).isoformat(timespec="milliseconds"))
         name = name or name_of(made.number)
+        if self.is_committed(made.number, name):
+            raise self._committed_already(name)
+        self.folder.sync(draft)
+        made = replace(made, committed_at=datetime.now(UTC).isoformat(timespec="milliseconds"))
         self.folder.write_json(f"{draft}/{MARK}", asdict(made))
         if draft != name:
             self.folder.delete(name)
             self.folder.rename(draft, name)
         return made
+
+    def _committed_already(self, name: str) -> JobError:
+        return JobError(f"{name} of output.path {self.path} is committed already, and nothing replaces it")
 
     def write_report(self, run_id: str, report: dict[str, Any]) -> str:
         """Keep a run's report; returns its path.
@@ -266,9 +281,19 @@ class Output:
 
     def _check_ours(self) -> None:
         entries = [entry for entry in self.folder.entries() if entry != _HOME]
-        if entries and not self.folder.exists(JOB):
+        if entries and self.folder.find_json(JOB) is None:
+            self._check_no_increments()
             raise OutputError(
                 f"output.path {self.path} holds {entries[0]} and no gristmill job; name an empty directory"
+            )
+
+    def _check_no_increments(self) -> None:
+        """What is committed is thrown away by `--overwrite` alone, whatever a file system says of the job file."""
+        found = [entry for entry in self.folder.entries() if entry.startswith("increment=")]
+        if found:
+            raise OutputError(
+                f"output.path {self.path} has {found[0]}, but its job file {JOB} is not there. Nothing was changed: "
+                "run again if the file system did not answer, put the file back, or name another directory"
             )
 
     def _check_whole(self, kind: Kind) -> None:
@@ -311,7 +336,7 @@ class Output:
 
     def _throw_away(self) -> None:
         """Empty the directory but for the lock. A kill in the middle leaves a note: here is nothing to go on with."""
-        if self.folder.exists(JOB):
+        if self.folder.find_json(JOB) is not None:
             self.folder.write_json(JOB, {"thrown_away": True})
         for entry in self.folder.entries():
             if entry.startswith("increment="):
@@ -321,12 +346,13 @@ class Output:
                 self.folder.delete(f"{_HOME}/{entry}")
 
     def _tidy(self) -> None:
-        """Leave nothing where nothing was begun."""
-        if not self.folder.exists(JOB) and not self._claim.fault():
-            with contextlib.suppress(OSError):
-                self.folder.delete(_HOME)
-                if not self.folder.entries():
-                    self.folder.delete("")
+        """Leave nothing where nothing was begun: the lock's own files, and directories that are empty then."""
+        with contextlib.suppress(OSError):
+            if self.folder.is_local and self.folder.find_json(JOB) is None:
+                for name in (_LOCK, f"{_LOCK}.json"):
+                    self.folder.local_path(name).unlink(missing_ok=True)
+                self.folder.local_path(_HOME).rmdir()
+                self.folder.local_path().rmdir()
 
 
 def kept_name(number: int) -> str:

@@ -1,8 +1,9 @@
 """One driver on an output at a time, and no lock that outlives its driver.
 
 On a disk it is the kernel's lock, which ends with its process. Elsewhere it is a lease: a small file that its driver
-renews; one that was not renewed for a while is free to take. A driver that stood still for so long (a machine that was
-suspended, a store that did not answer) may have lost it: it looks before each commit, and ends.
+renews; one that was not renewed for a while is free to take. Whoever takes it watches it first for as long as a driver
+takes to renew it: neither a clock that is wrong nor a store that once did not answer makes it free. A driver that stood
+still for so long (a machine that was suspended) may have lost it: it looks before each commit, and ends.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from jobs.folder import Folder
 _LEASE_S = 90.0
 _RENEW_S = 20.0
 _SETTLE_S = 5.0  # two drivers that found the lease free at the same moment both wrote theirs by then
+_LOOKS, _LOOK_S = 4, 0.25  # at a lease that seems to be gone: a store may have failed to find it
+_PATIENCE_S = 1.25 * _RENEW_S  # of a commit with a lease that seems to have ended
+_JOIN_S = 10.0
 _COMMIT_S = 5.0  # what a commit takes at most: a lease that ends sooner is not enough for it
 
 
@@ -49,22 +53,25 @@ class Claim:
         """Why the output is this driver's no more; None if it is."""
         if self.owner is None:
             return None
-        folder = Folder(self.path)
-        try:
-            note = _read_lease(folder, self.name)
-        except OSError as error:
-            return BusyError(f"the lock of output.path {self.path} cannot be read, so it may be lost: {error}")
-        if note.get("owner") != self.owner:
-            return BusyError(
-                f"output.path {self.path} was taken over by {_who(note)}: this driver did not renew its lock in time. "
-                "It commits nothing more; what it committed before stays"
-            )
-        if note["until"] < time.time() + _COMMIT_S:
-            return BusyError(
-                f"the lock of output.path {self.path} could not be renewed, so any driver may take it; this one "
-                "commits nothing more"
-            )
-        return None
+        folder, until = Folder(self.path), time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                note = _find_lease(folder, self.name)
+            except OSError as error:
+                return BusyError(f"the lock of output.path {self.path} cannot be read, so it may be lost: {error}")
+            if note.get("owner", self.owner) != self.owner:
+                return BusyError(
+                    f"output.path {self.path} was taken over by {_who(note)}: this driver did not renew its lock in "
+                    "time. It commits nothing more; what it committed before stays"
+                )
+            if note.get("until", 0) >= time.time() + _COMMIT_S:
+                return None
+            if time.monotonic() > until:
+                return BusyError(
+                    f"the lock of output.path {self.path} could not be renewed, so any driver may take it; this one "
+                    "commits nothing more"
+                )
+            time.sleep(_LOOK_S)  # it may be renewed in a moment: the clock has taken a step, or the lease was not found
 
     def check(self) -> None:
         """Raise if the output is this driver's no more.
@@ -119,18 +126,18 @@ class Lease:
         lease_s: float = _LEASE_S,
         renew_s: float = _RENEW_S,
         settle_s: float = _SETTLE_S,
+        watch_s: float | None = None,
     ) -> None:
         self._folder, self._name, self._on_lost = folder, name, on_lost
         self._lease_s, self._renew_s, self._settle_s = lease_s, renew_s, settle_s
+        self._watch_s = 1.5 * renew_s if watch_s is None else watch_s
         self._claim = Claim(folder.path, name, uuid.uuid4().hex)
         self._until = 0.0
         self._ended = threading.Event()
         self._renewer = threading.Thread(target=self._keep, name="gristmill-lease", daemon=True)
 
     def __enter__(self) -> Claim:
-        note = _read_note(self._folder, self._name)
-        if note.get("until", 0) > time.time():
-            raise _busy(self._folder, note)
+        self._check_free()
         self._renew()
         time.sleep(self._settle_s)
         if not self.is_mine():
@@ -140,14 +147,34 @@ class Lease:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._renewer.join()
+        self._renewer.join(_JOIN_S)  # a store that does not answer holds nobody up
         with contextlib.suppress(OSError):  # it ends by itself
             if self.is_mine():
                 self._folder.delete(self._name)
 
     def is_mine(self) -> bool:
-        """No other driver has taken it, as it may once it was not renewed in time."""
-        return _read_lease(self._folder, self._name).get("owner") == self._claim.owner
+        """No other driver has taken it, as it may once it was not renewed in time.
+
+        Raises:
+            OSError: The store does not answer.
+        """
+        return _find_lease(self._folder, self._name).get("owner", self._claim.owner) == self._claim.owner
+
+    def _check_free(self) -> None:
+        """A lease that is there, even one that has ended, is not renewed as long as one looks.
+
+        Raises:
+            BusyError: Another driver holds it.
+            OSError: The store does not answer, so that nobody knows.
+        """
+        note = _find_lease(self._folder, self._name)
+        if note.get("until", 0) > time.time():
+            raise _busy(self._folder, note)
+        until = time.monotonic() + self._watch_s
+        while note and time.monotonic() < until:
+            time.sleep(min(self._watch_s, 1.0) / 4)
+            if (now := _find_lease(self._folder, self._name)) != note:
+                raise _busy(self._folder, now)
 
     def _keep(self) -> None:
         while not self._ended.wait(self._renew_s) and self._try_to_renew():
@@ -163,13 +190,19 @@ class Lease:
                 return False
             self._renew()
         except OSError:
-            return time.time() < self._until
+            return _now_s() < self._until
         return True
 
     def _renew(self) -> None:
-        until = time.time() + self._lease_s
-        self._folder.write_json(self._name, {**_note(), "owner": self._claim.owner, "until": until})
+        until = _now_s() + self._lease_s
+        told = {"owner": self._claim.owner, "until": time.time() + self._lease_s, "renewal": uuid.uuid4().hex}
+        self._folder.write_json(self._name, {**_note(), **told})
         self._until = until
+
+
+def _now_s() -> float:
+    """Seconds on a clock that takes no steps, and goes on while the machine sleeps."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _note() -> dict[str, Any]:
@@ -187,16 +220,20 @@ def _read_note(folder: Folder, name: str) -> dict[str, Any]:
         return {}
 
 
-def _read_lease(folder: Folder, name: str) -> dict[str, Any]:
-    """A lease's note, {} where there is none.
+def _find_lease(folder: Folder, name: str) -> dict[str, Any]:
+    """A lease's note; {} where several looks find none. One that is torn is a note that has ended.
 
     Raises:
         OSError: The store does not answer.
     """
-    try:
-        return folder.read_json(name)
-    except (FileNotFoundError, ValueError):
-        return {}
+    for _ in range(_LOOKS):
+        try:
+            if (found := folder.find_json(name)) is not None:
+                return found if isinstance(found, dict) else {"torn": True}
+        except ValueError:
+            return {"torn": True}
+        time.sleep(_LOOK_S)
+    return {}
 
 
 def _busy(folder: Folder, note: dict[str, Any]) -> BusyError:

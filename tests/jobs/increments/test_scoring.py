@@ -136,7 +136,7 @@ def test_a_driver_that_has_lost_its_output_to_another_one_commits_nothing_more(
         _write(tmp_path / f"in/{n}.jsonl", (n, "a"))
     for name in ("is_local", "renames"):  # as on an object store
         monkeypatch.setattr(Folder, name, property(lambda _: False))
-    monkeypatch.setattr("jobs.output.lock.Lease", functools.partial(Lease, settle_s=0, renew_s=60))
+    monkeypatch.setattr("jobs.output.lock.Lease", functools.partial(Lease, settle_s=0, renew_s=60, watch_s=0))
     settings, write_rows = nightly(), Output.write_rows
 
     def overtaken(self: Output, scored: Any, name: str) -> None:

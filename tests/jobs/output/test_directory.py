@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 
+from jobs import folder as folder_module
 from jobs.errors import JobError, OutputError
+from jobs.folder import Folder
 from jobs.increments.listener import Listener
 from jobs.increments.scoring import Run, ScoreIncrement, score_once
 from jobs.input.spans import Span
 from jobs.job_file import load_settings
-from jobs.output.committed import Committed, Increment, add_up
-from jobs.output.directory import Output
+from jobs.output.committed import MARK, Committed, Increment, add_up
+from jobs.output.directory import CHECKPOINT, JOB, Output
 
 WriteJob = Callable[..., Path]
 
@@ -62,6 +64,7 @@ def test_increments_of_a_stream_need_its_checkpoint_and_others_have_none(write_j
     output.folder.make("draft")
     output.commit("draft", 0, counts=Committed(rows=1), run_id="run", input_span=Span(None, 1))
     output._check_whole("iceberg")
+    output.folder.delete("increment=000000")
     output.folder.make("draft")
     output.commit("draft", 0, counts=Committed(rows=1), run_id="run")
     output._check_whole("once")
@@ -71,3 +74,94 @@ def test_increments_of_a_stream_need_its_checkpoint_and_others_have_none(write_j
     output.folder.write_json("_gristmill/checkpoint/offsets/0", {})  # of a run that was killed as it had committed
     for kind in kinds[:2]:
         output._check_whole(kind)
+
+
+class _Forgetful:
+    """A file system that says once of each file that it is not there, as HDFS does where it did not answer."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+        self._read, self._left = Folder.read_json, set(names)
+        monkeypatch.setattr(Folder, "read_json", lambda folder, name: self.read_json(folder, name))
+
+    def read_json(self, folder: Folder, name: str) -> Any:
+        if name in self._left:
+            self._left.discard(name)
+            raise FileNotFoundError(name)
+        return self._read(folder, name)
+
+
+def _commit(output: Output, number: int = 0) -> None:
+    output.folder.write_json("draft/outcome=succeeded/rows.json", {"number": number})
+    output.commit("draft", number, counts=Committed(rows=1), run_id="run")
+
+
+def test_a_job_file_that_once_is_not_found_costs_no_increment(
+    write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = Output(load_settings(write_job()))
+    output.begin()
+    _commit(output)
+    _Forgetful(monkeypatch, JOB)
+    with pytest.raises(OutputError, match=rf"has increment=000000, but its job file {JOB} is not there"):
+        output.begin()
+    assert [increment.number for increment in output.increments()] == [0]
+    output.begin()  # the next time the file system answers
+    output.begin(overwrite=True)
+    assert output.increments() == []
+
+
+def test_increments_without_a_job_file_are_told_and_kept(write_job: WriteJob) -> None:
+    output = Output(load_settings(write_job()))
+    output.begin()
+    _commit(output)
+    output.folder.delete(JOB)
+    with pytest.raises(OutputError, match="has increment=000000, but its job file"), output.lock():
+        pass
+    assert [increment.number for increment in output.increments()] == [0]
+
+
+def test_a_mark_that_once_is_not_found_costs_nothing_that_is_committed(
+    write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = Output(load_settings(write_job()))
+    output.begin()
+    _commit(output)
+    _Forgetful(monkeypatch, f"increment=000000/{MARK}")
+    assert not output.is_committed(0)
+    with pytest.raises(JobError, match=r"increment=000000 of .* is committed already, and nothing replaces it"):
+        _commit(output)
+    assert output.folder.read_json("increment=000000/outcome=succeeded/rows.json") == {"number": 0}
+
+
+def test_a_driver_that_did_not_begin_takes_away_its_lock_alone(
+    write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = Output(load_settings(write_job()))
+    with output.lock():
+        output.begin()
+        output.folder.write_json(f"{CHECKPOINT}/offsets/0", {})
+        _Forgetful(monkeypatch, JOB)
+    assert output.folder.read_json(f"{CHECKPOINT}/offsets/0") == {}
+    assert output.is_begun()
+
+
+def test_what_is_committed_is_synced_before_its_mark_and_the_mark_before_its_name(
+    write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    sync = folder_module._sync
+    monkeypatch.setattr(folder_module, "_sync", lambda path: (told.append(f"sync {path.name}"), sync(path)))
+    monkeypatch.setattr(Folder, "rename", _told(told, Folder.rename, "rename"))
+    output = Output(load_settings(write_job()))
+    _commit(output)
+    rows, mark = told.index("sync rows.json"), told.index(f"sync {MARK}.tmp")
+    assert rows < mark < told.index("rename") < len(told) - 1
+    assert told[-1] == "sync out"
+
+
+def _told(told: list[str], function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        told.append(name)
+        return function(*args)
+
+    return call

@@ -5,7 +5,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,6 +88,7 @@ def test_a_driver_whose_lease_is_taken_over_is_told_at_once_and_may_not_commit(t
 def test_a_lease_that_cannot_be_renewed_is_lost_when_it_ends_and_not_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("jobs.output.lock._PATIENCE_S", 0.3)
     folder, told = Folder(str(tmp_path)), threading.Event()
     with Lease(folder, "lock", told.set, lease_s=0.6, renew_s=0.05, settle_s=0) as claim:
         monkeypatch.setattr(folder, "read_json", _raise_os_error)  # a store that does not answer the renewer
@@ -97,3 +100,64 @@ def test_a_lease_that_cannot_be_renewed_is_lost_when_it_ends_and_not_before(
 
 def _raise_os_error(_: str) -> None:
     raise OSError("no route to host")
+
+
+def test_a_lease_that_once_is_not_found_or_not_read_is_not_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(str(tmp_path))
+    with Lease(folder, "lock", renew_s=0.1, settle_s=0):
+        newcomer = Folder(str(tmp_path))
+        answers: list[Exception | None] = [FileNotFoundError("lock"), FileNotFoundError("lock"), None]
+
+        def read_json(name: str) -> Any:
+            if answers and (error := answers.pop(0)):
+                raise error
+            return folder.read_json(name)
+
+        monkeypatch.setattr(newcomer, "read_json", read_json)
+        with pytest.raises(BusyError, match=f"process {os.getpid()} on"), Lease(newcomer, "lock", settle_s=0):
+            pass
+        answers.append(OSError("no route to host"))
+        with pytest.raises(OSError, match="no route"), Lease(newcomer, "lock", settle_s=0):
+            pass
+    assert not folder.exists("lock")
+
+
+@pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
+def test_no_step_of_a_clock_makes_a_live_drivers_lease_free_or_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_s: float
+) -> None:
+    folder, told = Folder(str(tmp_path)), threading.Event()
+    with Lease(folder, "lock", told.set, renew_s=0.1, settle_s=0) as claim:
+        now = time.time
+        monkeypatch.setattr("jobs.output.lock.time", _Clock(lambda: now() + step_s))  # of whoever comes, and of ours
+        with pytest.raises(BusyError), Lease(folder, "lock", renew_s=0.4, settle_s=0):
+            pass
+        claim.check()
+        assert not told.wait(0.3)
+
+
+class _Clock:
+    """The module `time`, with another time of day."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self.time = now
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
+def test_a_torn_lease_is_watched_and_then_free(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    (tmp_path / "lock").write_text('{"owner": "a", "unt')
+    with Lease(folder, "lock", renew_s=0.1, settle_s=0) as claim:
+        claim.check()
+
+
+def test_a_lease_that_is_gone_for_a_moment_is_written_anew_and_not_lost(tmp_path: Path) -> None:
+    folder, told = Folder(str(tmp_path)), threading.Event()
+    with Lease(folder, "lock", told.set, renew_s=0.05, settle_s=0) as claim:
+        folder.delete("lock")
+        assert not told.wait(2)
+        claim.check()
