@@ -38,6 +38,9 @@ def score(
     set_: Overrides = None,
     dry_run: Annotated[bool, typer.Option(help="Show schema, texts, tokens and plan; score nothing.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Start afresh in an output that holds a job's results.")] = False,
+    accept_failures: Annotated[
+        bool, typer.Option(help="Go on where the last run ended since too many rows failed.")
+    ] = False,
     show: Annotated[int, typer.Option(metavar="ROWS", min=0, help="Print the first rows of the answers.")] = 0,
     spark_log: SparkLog = None,
 ) -> None:
@@ -51,12 +54,21 @@ def score(
     console = Console(stderr=True)
     settings = load_settings(conf, set_)
     if dry_run:
+        from jobs.hiding import hiding
         from jobs.telling.dry_run import show_plan
 
-        show_plan(settings, console, overwrite=overwrite, spark_log=spark_log)
+        with hiding(settings):
+            show_plan(settings, console, overwrite=overwrite, spark_log=spark_log)
         return
     done = run_interruptibly(
-        lambda stop: run(settings, overwrite=overwrite, spark_log=spark_log, console=console, stop=stop)
+        lambda stop: run(
+            settings,
+            overwrite=overwrite,
+            accept_failures=accept_failures,
+            spark_log=spark_log,
+            console=console,
+            stop=stop,
+        )
     )
     if show:
         from jobs.telling.show import answer_table

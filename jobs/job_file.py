@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from jobs.errors import SettingsError
+from jobs.hiding import is_secret
 from jobs.settings import Settings
 from udfs.text.templates import is_template
 
@@ -89,4 +90,5 @@ def _what(mistake: Any) -> str:
             return "is missing"
         case "value_error":
             return str(mistake["ctx"]["error"])
-    return f"{mistake['msg'][:1].lower()}{mistake['msg'][1:]} (it is {mistake['input']!r})"
+    shown = "hidden" if any(is_secret(str(part)) for part in mistake["loc"][1:]) else repr(mistake["input"])
+    return f"{mistake['msg'][:1].lower()}{mistake['msg'][1:]} (it is {shown})"

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from jobs.errors import OutputError
+from jobs.hiding import hiding
 from jobs.increments.outlook import Outlook
 from jobs.increments.retrying import publish_retries, retry_all
-from jobs.increments.scoring import check_failed, score_once, score_spans, score_stream
+from jobs.increments.scoring import check_failed, check_last_run, score_once, score_spans, score_stream
 from jobs.increments.unscored import Unscored
 from jobs.input.changes import tell_skipped
 from jobs.input.iceberg import read_lineage
@@ -34,6 +35,7 @@ def score(
     settings: Settings,
     *,
     overwrite: bool = False,
+    accept_failures: bool = False,
     spark_log: str | None = None,
     console: Console | None = None,
     stop: Stop | None = None,
@@ -43,6 +45,7 @@ def score(
     Args:
         settings: The job.
         overwrite: Start afresh in an output directory that holds a gristmill job's results.
+        accept_failures: Go on where the last run ended since too many rows failed.
         spark_log: Level of Spark's log on the terminal; None keeps it in a file.
         console: Where progress and warnings are shown.
         stop: Ends the run from outside.
@@ -55,15 +58,21 @@ def score(
         UserError: Something is wrong with the settings, the input, the output or Java.
         ModelError: Something is wrong with the model; nothing was written.
         Interrupted: The run was told to end.
+        TooManyFailed: They did in the last run, and nobody has accepted it; nothing was scored.
         JobError: Spark gave up. Here as above, what was committed before stays, and the next run goes on from there.
     """
-    with open_job("score", settings, overwrite=overwrite, spark_log=spark_log, console=console, stop=stop) as job:
+    with (
+        hiding(settings),
+        open_job("score", settings, overwrite=overwrite, spark_log=spark_log, console=console, stop=stop) as job,
+    ):
         settings, output = job.settings, job.output
         frame = read_input(job.spark, settings, None if overwrite else output.schema())
         kind = find_kind(job.spark, settings.input)
         if not overwrite:
             output.check_input(frame, kind)
         output.begin(frame.schema if kind == "files" else None, overwrite=overwrite)
+        if not accept_failures:
+            check_last_run(output.increments(), settings)
         publish_retries(job.spark, settings, job.run)
         unscored = Unscored(settings, output, kind, frame)
         for warning in (*tell_skipped(settings.input.options), *unscored.warnings()):
@@ -93,7 +102,7 @@ def retry(
     """
     if not Output(settings).is_begun():
         raise OutputError(f"output.path {settings.output.path} holds no results yet; `gristmill score` comes first")
-    with open_job("retry", settings, spark_log=spark_log, console=console, stop=stop) as job:
+    with hiding(settings), open_job("retry", settings, spark_log=spark_log, console=console, stop=stop) as job:
         job.output.begin()
         publish_retries(job.spark, settings, job.run)
         return job.carry_out(lambda: _retry_failed(job, only, again=again))

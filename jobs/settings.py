@@ -7,15 +7,14 @@ and `conf/job.schema.json` are made of these types (`python -m jobs.telling.refe
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import Field as OptionField
-from pathlib import PurePath
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, PositiveInt, create_model, model_validator
 
 from jobs.deadlines import Deadline, parse_deadline
+from jobs.paths import lies_in
 from udfs.errors import SpecError
 from udfs.spec import ScoreSpec, thaw
 from udfs.tasks.registry import KINDS, SHARED, make_spec, task_options
@@ -246,9 +245,14 @@ class Settings(_Section):
 
     @model_validator(mode="after")
     def _output_is_apart(self) -> Settings:
-        source, target = (os.path.normpath(path) for path in (self.input.path or "-", self.output.path))
-        if PurePath(source) in PurePath(target).parents:
-            raise ValueError(f"output.path {self.output.path} lies in input.path: answers would be read as input")
+        source, target = self.input.path, self.output.path
+        deep = any(
+            n.lower() == "recursivefilelookup" and str(v).lower() == "true" for n, v in self.input.options.items()
+        )
+        if source and lies_in(target, source, recursive=deep):
+            raise ValueError(f"output.path {target} lies in input.path: answers would be read as input")
+        if source and lies_in(source, target):
+            raise ValueError(f"input.path {source} lies in output.path: an output holds answers alone")
         return self
 
     def spec(self, *, deadline: float | None = None) -> ScoreSpec[Any]:

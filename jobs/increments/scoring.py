@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -221,6 +221,31 @@ def check_failed(counts: Committed, settings: Settings) -> None:
             f"allows ({limit:.1%}). All rows are in {settings.output.path}; look at `{settings.output.name}.error` "
             "where outcome = 'failed'"
         )
+
+
+def check_last_run(increments: list[Increment], settings: Settings) -> None:
+    """Raise if the last run ended since too many rows failed: each repetition would commit one bad increment more.
+
+    Args:
+        increments: All of the output. Rows that a retry has mended since have not failed.
+        settings: The job, whose limit counts, not that of the last run.
+
+    Raises:
+        TooManyFailed: It did, by that limit.
+    """
+    scored = [increment for increment in increments if not increment.is_retry]
+    if not scored:
+        return
+    last = [increment for increment in scored if increment.run_id == scored[-1].run_id]
+    counts = add_up(increment.counts for increment in last)
+    mended = sum(sum(i.mended.values()) for i in increments if i.is_retry and i.committed_at > last[-1].committed_at)
+    try:
+        check_failed(replace(counts, failed=max(0, counts.failed - mended)), settings)
+    except TooManyFailed as error:
+        raise TooManyFailed(
+            f"the last run: {error}. Nothing more was scored. Once they are looked at, go on with --accept-failures or a "
+            "higher limit"
+        ) from error
 
 
 def score_stream(

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from jobs.errors import InputError
 from jobs.folder import FileInfo, Folder
 from jobs.input.checkpoint import SeenFile, path_of
+from jobs.paths import GLOB, fixed_part
 
 _SHOWN = 5
-GLOB = re.compile(r"[*?\[{\\]")  # what makes a path a pattern
 # What writers leave beside their data.
 _MARKERS = re.compile(r"_SUCCESS|_(committed|started)_.*|\..*\.crc|_(common_)?metadata")
 
@@ -46,7 +46,7 @@ def list_input(path: str, uris: Iterable[str]) -> InputFiles:
         path: Of the settings, wildcards and all.
         uris: The files that Spark reads there.
     """
-    fixed = _fixed_part(path)
+    fixed = fixed_part(path)
     root = _absolute(fixed)
     found = {f"{root.rstrip('/')}/{info.name}".rstrip("/"): info for info in Folder(fixed).walk()}
     return InputFiles(root, found, frozenset(path_of(uri) for uri in uris))
@@ -157,8 +157,3 @@ def _absolute(path: str) -> str:
         return os.path.abspath(path)
     below = rest[2:].partition("/")[2] if rest.startswith("//") else rest
     return posixpath.normpath("/" + below.lstrip("/"))
-
-
-def _fixed_part(path: str) -> str:
-    glob = GLOB.search(path)
-    return path[: path.rfind("/", 0, glob.start())] or "/" if glob else path

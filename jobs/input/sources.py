@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from jobs.errors import SPARK_ERRORS, InputError, unreadable_input
 from jobs.folder import Folder
-from jobs.input.files import GLOB
+from jobs.paths import GLOB
 from jobs.settings import InputSettings, Settings
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from jobs.errors import JobError, OutputError
 from jobs.input.checkpoint import Checkpoint
 from jobs.input.sources import Kind, find_kind
 from jobs.output.committed import MARK, Committed, Increment, count_outcomes, name_of, read_increments
-from jobs.output.fingerprint import describe, differences
+from jobs.output.fingerprint import describe, differences, make_key, seal_description
 from jobs.output.lock import Claim, hold_lock
 from jobs.settings import Settings
 from jobs.spark.session import spark_conf
@@ -96,14 +96,21 @@ class Output:
         self._check_ours()
         if overwrite or not self.is_begun():
             return
-        held = self.folder.read_json(JOB)
-        differs = differences(held.get("job", {}), describe(self._settings))
+        held = self._sealed(self.folder.read_json(JOB))
+        differs = differences(held.get("job", {}), describe(self._settings, held["key"]))
         if differs:
             raise OutputError(
                 f"output.path {self.path} holds another job's results (it differs in {', '.join(differs)}); "
                 "name another directory, or start afresh with --overwrite"
             )
         self._check_whole(find_kind(spark, self._settings.input))
+
+    def _sealed(self, held: dict[str, Any]) -> dict[str, Any]:
+        """A job file whose description holds no secret."""
+        if "key" in held:
+            return held
+        key = make_key()
+        return {**held, "job": seal_description(held.get("job", {}), key), "key": key}
 
     def is_begun(self) -> bool:
         """There is a job's output here, and it is not one that is about to be thrown away."""
@@ -128,8 +135,11 @@ class Output:
                 held = None
             if held is None:
                 self._check_no_increments()
-                about = {"job": describe(self._settings), "schema": schema.jsonValue() if schema else None}
-                self.folder.write_json(JOB, about)
+                key = make_key()
+                about = {"job": describe(self._settings, key), "schema": schema.jsonValue() if schema else None}
+                self.folder.write_json(JOB, {**about, "key": key})
+            elif "key" not in held:  # an earlier gristmill kept options in clear
+                self.folder.write_json(JOB, self._sealed(held))
             self.folder.delete(_WRITING)  # of killed runs
         except OSError as error:
             raise OutputError(f"cannot write to output.path {self.path}: {error}") from error

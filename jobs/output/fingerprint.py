@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
+from jobs.hiding import is_secret, seal, without_secrets
 from jobs.input.changes import decides_rows
+from jobs.paths import canonical, is_here
 from jobs.settings import Settings
 from udfs.model.files import open_model
 from udfs.tasks.registry import option_defaults
@@ -12,14 +15,48 @@ from udfs.tasks.registry import option_defaults
 _MAJOR = 0  # gristmill's major version: another one may give other answers
 
 
-def describe(settings: Settings) -> dict[str, Any]:
-    """Whose output it is: what decides a row's answer, which rows there are, and how they are written."""
+def describe(settings: Settings, key: str) -> dict[str, Any]:
+    """Whose output it is: what decides a row's answer, which rows there are, and how they are written.
+
+    Args:
+        settings: The job.
+        key: By which values of the input's options are sealed: whoever reads the results reads this too.
+    """
     source = settings.input.model_dump(mode="json", include={"path", "format", "options", "table", "query"})
-    source["options"] = {name: value for name, value in source["options"].items() if decides_rows(name)}
+    source = {name: without_secrets(value) if isinstance(value, str) else value for name, value in source.items()}
+    source["path"] = _one_spelling(source["path"])
+    source["options"] = _seal_options({n: value for n, value in source["options"].items() if decides_rows(n)}, key)
     layout = {"output.columns": settings.output.columns, "output.name": settings.output.name}
     if exploded := settings.exploded():
         layout["score.variants"] = list(exploded[1])
     return {**fingerprint(settings), **{f"input.{key}": value for key, value in source.items()}, **layout}
+
+
+def _one_spelling(path: str | None) -> str | None:
+    """A path as all its spellings have it; what may be on a cluster's own file system stays as it is."""
+    return canonical(path) if path and ("://" in path or is_here(path)) else path
+
+
+def make_key() -> str:
+    """A key for a new output."""
+    return secrets.token_hex(32)
+
+
+def seal_description(description: dict[str, Any], key: str) -> dict[str, Any]:
+    """A description that an earlier gristmill has written in clear, as `describe` writes it now."""
+    return {
+        name: _seal_options(value, key)
+        if name == "input.options"
+        else without_secrets(value)
+        if name.startswith("input.") and isinstance(value, str)
+        else value
+        for name, value in description.items()
+    }
+
+
+def _seal_options(options: dict[str, Any], key: str) -> dict[str, str]:
+    """Options of the input, without those that are secret: a password that is changed makes no other job."""
+    return {name: seal(value, key) for name, value in options.items() if not is_secret(name)}
 
 
 def fingerprint(settings: Settings) -> dict[str, Any]:
@@ -40,6 +77,8 @@ def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     An option that has its default is one that is not told: an output may be older than it, or tell those of all tasks.
     """
     held, wanted = _without_defaults(held), _without_defaults(wanted)
+    if "input.path" in held:  # an earlier gristmill kept it as it was spelt
+        held["input.path"] = _one_spelling(held["input.path"])
     return [key for key in sorted({*held, *wanted}) if held.get(key) != wanted.get(key)]
 
 

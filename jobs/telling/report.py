@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from rich.table import Table
 
+from jobs.hiding import hide
 from jobs.output.committed import Increment, add_up
 from jobs.settings import Settings
 
@@ -109,7 +110,7 @@ def make_report(
         left=left or {},
         ignored_files=[path for increment in increments for path in increment.ignored_files],
         gone_files=[path for increment in increments for path in increment.gone_files],
-        warnings=warnings or [],
+        warnings=[hide(warning, settings) for warning in warnings or []],
         device=_joined(kind.split("/")[0] for kind in kinds),
         precision=_joined(kind.split("/")[1] for kind in kinds),
         batches=_joined(kind.split("/")[2] for kind in kinds),
@@ -117,7 +118,7 @@ def make_report(
         revision=settings.score.revision,
         versions=_versions(),
         usd=None if price is None else round(price * wall_s / 3600 * max(1, len(hosts)), 4),
-        error=error,
+        error=error and hide(error, settings),
     )
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack"}
 _KEPT = {".jinja", ".json", ".model", ".safetensors", ".spm", ".txt"}  # files that decide an answer
+# transformers writes down where these were when the model was saved, and looks for them beside the others.
+_FILES_NOT_READ = {"special_tokens_map_file", "tokenizer_file"}
 _UNWANTED = ["onnx/*", "openvino/*", "coreml/*", "*/checkpoint-*/*"]
 
 
@@ -80,6 +82,7 @@ def open_model(name: str, revision: str | None = None) -> ModelFiles:
     root, boundary = find_model(name, revision)
     check_links(name, root, boundary)
     check_no_code(name, root)
+    check_named_files(name, root)
     transformer, modules = _read_modules(name, root)
     if not (transformer / "config.json").is_file():
         raise ModelError(f"model {name!r} has no config.json in {transformer}; it is not a transformers model")
@@ -132,6 +135,20 @@ def check_no_code(name: str, root: Path) -> None:
                 f"model {name!r}: {path.relative_to(root)} has `auto_map`, it asks to run Python code that comes with "
                 "the model; gristmill never does. Use a model whose architecture is part of transformers"
             )
+
+
+def check_named_files(name: str, root: Path) -> None:
+    """Refuse a tokenizer whose settings name a file outside of the model's directory: it would be read as words."""
+    for path in _walk(root):
+        told = _load_json(path) if path.name == "tokenizer_config.json" and path.is_file() else None
+        for key, value in told.items() if isinstance(told, dict) else ():
+            if not isinstance(value, str) or not key.endswith("_file") or key in _FILES_NOT_READ:
+                continue
+            if not Path(os.path.normpath(path.parent / value)).is_relative_to(root):  # links have been checked
+                raise UnsafeModelError(
+                    f"model {name!r}: {path.relative_to(root)} names {value!r} as its {key}, outside of the model's "
+                    "directory; copy the file there, and name it alone"
+                )
 
 
 def check_weights(name: str, folder: Path) -> None:

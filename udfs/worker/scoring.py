@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -34,6 +34,8 @@ from udfs.worker.outputs import Outputs, Ticket
 from udfs.worker.windows import cut_windows, find_duplicates
 
 T = TypeVar("T")
+_ITEMS_A_ROW = 8  # on average over a window; more of them make it shorter
+_WINDOW_BYTES = 64 << 20
 _WINDOWS_IN_FLIGHT = 2  # the engine has the next one when it is done with one
 
 
@@ -93,7 +95,7 @@ def score(
 def score_with(client: Client, batches: Iterable[pa.Array], spec: ScoreSpec) -> Iterator[pa.StructArray]:
     """Score a stream of rows by an engine that is at hand; otherwise as `score`."""
     task = make_task(spec, open_model(spec.model, spec.revision))
-    windows = cut_windows(batches, window_rows=spec.window_rows)
+    windows = cut_windows(batches, **window_limits(spec, task.units_per_text))
     in_flight: deque[tuple[Prepared, Ticket]] = deque()
     for prepared in run_ahead(lambda window: prepare(window, spec, task), windows):
         in_flight.append((prepared, client.submit(prepared.items)))
@@ -101,6 +103,17 @@ def score_with(client: Client, batches: Iterable[pa.Array], spec: ScoreSpec) -> 
             yield _collect(client, *in_flight.popleft(), task)
     while in_flight:
         yield _collect(client, *in_flight.popleft(), task)
+
+
+def window_limits(spec: ScoreSpec[Any], units_per_text: int) -> dict[str, int]:
+    """Rows and bytes of a window, so that neither its items nor their tokens are too many for one call of a tokenizer.
+
+    Args:
+        spec: Says how many rows a window has.
+        units_per_text: Items that a row makes, where its text is not too long: one for each label or language.
+    """
+    rows = min(spec.window_rows, spec.window_rows * _ITEMS_A_ROW // units_per_text)
+    return {"window_rows": max(1, rows), "window_bytes": max(1, _WINDOW_BYTES // units_per_text)}
 
 
 def _collect(client: Client, prepared: Prepared, ticket: Ticket, task: Task) -> pa.StructArray:

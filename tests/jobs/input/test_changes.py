@@ -38,7 +38,7 @@ def test_other_errors_are_not_taken_for_changes() -> None:
 
 def test_how_a_log_is_followed_may_change_and_what_it_gives_may_not(write_job: Callable[..., Path]) -> None:
     def described(**options: object) -> object:
-        return describe(load_settings(write_job(input={"options": options})))["input.options"]
+        return describe(load_settings(write_job(input={"options": options})), "00")["input.options"]
 
     assert described(skipChangeCommits=True, maxFilesPerTrigger=3) == described() == {}
     assert described(**{"streaming-max-files-per-micro-batch": 3}) == {}

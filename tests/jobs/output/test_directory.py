@@ -165,3 +165,20 @@ def _told(told: list[str], function: Callable[..., Any], name: str) -> Callable[
         return function(*args)
 
     return call
+
+
+def test_two_spellings_of_one_input_are_one_job_and_another_directory_is_another(
+    write_job: WriteJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = Output(load_settings(write_job()))
+    output.begin()
+    held = output.folder.read_json(JOB)
+    held["job"]["input.path"] = f"file://{tmp_path}/in.jsonl"  # as an earlier gristmill kept it
+    output.folder.write_json(JOB, held)
+    monkeypatch.chdir(tmp_path)
+    Output(load_settings(write_job(input={"path": "./in.jsonl"}))).check(object(), overwrite=False)  # type: ignore[arg-type]
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/in.jsonl").write_text("")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with pytest.raises(OutputError, match=r"differs in input\.path"):
+        Output(load_settings(write_job(input={"path": "./in.jsonl"}))).check(object(), overwrite=False)  # type: ignore[arg-type]

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
@@ -233,3 +234,28 @@ def test_all_nodes_take_the_commit_that_the_driver_has(hub: str, model: Path) ->
     spec = make_spec(task="feature-extraction", model="org/model")
     assert pin(spec) == pin(pin(spec)) == replace(spec, revision=hub)
     assert pin(replace(spec, model=str(model))).revision is None
+
+
+@pytest.mark.parametrize(
+    ("told", "fine"),
+    [
+        (
+            {"vocab_file": "vocab.txt", "special_tokens_map_file": "/root/.cache/x", "tokenizer_file": "/old/t.json"},
+            True,
+        ),
+        ({"vocab_file": "/etc/passwd"}, False),
+        ({"merges_file": "../../secrets.txt"}, False),
+        ({"sp_model_file": "./x/../spiece.model"}, True),
+        ({"vocab_file": None, "name_or_path": "/home/me/model"}, True),
+    ],
+)
+def test_a_tokenizer_that_names_files_elsewhere_is_refused(tmp_path: Path, told: dict[str, Any], fine: bool) -> None:
+    model = tmp_path / "model"
+    make_encoder(model)
+    config = model / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **told}))
+    if fine:
+        open_model(str(model))
+    else:
+        with pytest.raises(UnsafeModelError, match="outside of the model's directory"):
+            open_model(str(model))

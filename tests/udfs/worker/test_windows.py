@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from udfs.tasks.registry import make_spec
+from udfs.worker.scoring import window_limits
 from udfs.worker.windows import cut_parcels, cut_windows, find_duplicates
 
 LENGTHS = st.lists(st.integers(1, 600), max_size=200).map(lambda lengths: np.array(lengths, dtype=np.int64))
@@ -49,3 +51,11 @@ def test_each_row_finds_its_own_text(dedupe: bool, texts: list[str | None]) -> N
     found = distinct.to_pylist()
     assert [None if i < 0 else found[i] for i in text_of_row] == texts
     assert len(found) == (len(set(texts) - {None}) if dedupe else len(texts) - texts.count(None))
+
+
+@pytest.mark.parametrize(("units", "rows"), [(1, 8192), (8, 8192), (9, 7281), (50, 1310), (100_000, 1)])
+def test_a_window_of_many_labels_has_fewer_rows(units: int, rows: int) -> None:
+    limits = window_limits(make_spec("feature-extraction", "m"), units)
+    assert limits["window_rows"] == rows
+    assert limits["window_rows"] * units <= max(8 * 8192, units)
+    assert limits["window_bytes"] * units <= 64 << 20

@@ -1,0 +1,61 @@
+"""Secrets of a job's settings: passwords and keys among Spark's options. They are in nothing that a run leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from jobs.errors import JobError
+from jobs.settings import Settings
+
+_SECRET = re.compile(
+    r"pass(word|phrase|wd)?$|pwd$|secret|token|credential|(access|account|api|private|shared)[._-]?key"
+    r"|(^|[._-])sas([._-]|$)",
+    re.I,
+)
+_INSIDE = re.compile(r"((?:password|pwd|secret|token|sig)=)([^;&\s]+)|(?<=://)([^/@\s:]+:[^/@\s]+)(?=@)", re.I)
+_LEAST = 3  # shorter values are in every text
+_MASK = "***"
+
+
+def is_secret(name: str) -> bool:
+    """An option of this name holds what nobody is to read."""
+    return bool(_SECRET.search(name))
+
+
+def seal(value: Any, key: str) -> str:
+    """What tells a value from others, to whoever has the key, and tells nobody what it is."""
+    return hmac.new(bytes.fromhex(key), without_secrets(str(value)).encode(), hashlib.sha256).hexdigest()
+
+
+def without_secrets(text: str) -> str:
+    """A URL, or another text, without the passwords that stand in it."""
+    return _INSIDE.sub(lambda found: f"{found[1]}{_MASK}" if found[1] else _MASK, text)
+
+
+def hide(text: str, settings: Settings) -> str:
+    """A text for people or a log, without the secrets of a job's settings."""
+    for secret in sorted(_find_secrets(settings), key=len, reverse=True):
+        text = text.replace(secret, _MASK)
+    return without_secrets(text)
+
+
+@contextlib.contextmanager
+def hiding(settings: Settings) -> Iterator[None]:
+    """Errors of the body tell no secret of the settings, whatever Spark says."""
+    try:
+        yield
+    except JobError as error:
+        error.args = (hide(str(error), settings),)
+        raise
+
+
+def _find_secrets(settings: Settings) -> set[str]:
+    told = {**settings.spark.conf, **settings.input.options}
+    whole = {str(value) for name, value in told.items() if is_secret(name)}
+    inside = {found[2] or found[3] for value in told.values() for found in _INSIDE.finditer(str(value))}
+    return {secret for secret in whole | inside if len(secret) >= _LEAST}
