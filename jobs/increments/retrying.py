@@ -17,7 +17,8 @@ from jobs.increments.listener import Listener
 from jobs.increments.plan import OWN, Plan, plan_partitions, score_frame
 from jobs.increments.scoring import Run
 from jobs.increments.sizing import TARGET_S
-from jobs.input.sources import explode_variants, read_input
+from jobs.input.reading import read_planned
+from jobs.input.sources import explode_variants, find_kind, read_input
 from jobs.output.committed import RETRIES, Increment, count_outcomes, name_of
 from jobs.output.directory import Output, kept_name
 from jobs.settings import Settings
@@ -163,7 +164,7 @@ def _look_up(failed: DataFrame, spark: SparkSession, settings: Settings, output:
             "the output does not hold the columns of score.text, so failed rows can be found in the input by its key "
             "alone; name it in input.key, and keep it in output.columns"
         )
-    source = explode_variants(read_input(spark, settings, output.schema()), settings)
+    source = _read_scored(spark, settings, output)
     by_key = [F.col(f"`{k}`") for k in key]
     absent = [c for c in settings.text_columns() if c.lower() not in {f.lower() for f in failed.columns}]
     texts = [F.col(f"`{c}`") for c in absent]
@@ -172,6 +173,16 @@ def _look_up(failed: DataFrame, spark: SparkSession, settings: Settings, output:
         F.count(F.lit(1)).alias(f"{OWN}count"), *(F.first(t).alias(c) for t, c in zip(texts, absent, strict=True))
     )
     return failed.join(alone.where(f"{OWN}count = 1").drop(f"{OWN}count"), key, "inner")
+
+
+def _read_scored(spark: SparkSession, settings: Settings, output: Output) -> DataFrame:
+    """The input as far as it is scored: later rows of the same key are not those that failed."""
+    schema = output.schema()
+    if schema is None or find_kind(spark, settings.input) != "files":
+        return explode_variants(read_input(spark, settings, schema), settings)
+    checkpoint = output.checkpoint()
+    over = checkpoint.offset_of(max((i.number for i in output.increments() if not i.is_retry), default=-1))
+    return read_planned(spark, settings, schema, [file for file in checkpoint.seen() if file.offset <= over]).frame
 
 
 def _retry(found: Found, settings: Settings, run: Run, listener: Listener) -> None:

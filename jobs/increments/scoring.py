@@ -243,8 +243,8 @@ def check_last_run(increments: list[Increment], settings: Settings) -> None:
         check_failed(replace(counts, failed=max(0, counts.failed - mended)), settings)
     except TooManyFailed as error:
         raise TooManyFailed(
-            f"the last run: {error}. Nothing more was scored. Once they are looked at, go on with --accept-failures or a "
-            "higher limit"
+            f"the last run: {error}. Nothing more was scored; once they are looked at, go on with --accept-failures or "
+            "a higher limit"
         ) from error
 
 

@@ -150,6 +150,23 @@ def test_a_driver_that_has_lost_its_output_to_another_one_commits_nothing_more(
     assert [increment.number for increment in Output(settings).increments()] == [0]
 
 
+@pytest.mark.long
+def test_a_retry_by_key_takes_no_text_of_a_file_that_is_not_scored(
+    spark: Any, nightly: Callable[..., Settings], tmp_path: Path
+) -> None:
+    _write(tmp_path / "in/0.jsonl", (1, None), (2, "a"))
+    settings = nightly(input={"key": ["id"]}, output={"columns": ["id"]})
+    score(settings)
+    (tmp_path / "in/0.jsonl").unlink()
+    _write(tmp_path / "in/1.jsonl", (1, "b"))
+    report = retry(settings)
+    assert report.succeeded == 0
+    assert "1 failed rows are left as they are" in report.warnings[0]
+    score(settings)
+    good = spark.read.parquet(str(tmp_path / "out")).where("outcome = 'succeeded'")
+    assert sorted(row["id"] for row in good.collect()) == [1, 2]
+
+
 def test_a_broken_model_stops_the_job_after_the_increment_that_shows_it(
     spark: Any, nightly: Callable[..., Settings], tmp_path: Path
 ) -> None:
