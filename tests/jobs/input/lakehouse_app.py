@@ -1,6 +1,6 @@
 """A Spark application for `test_lakehouse.py`: a table of Delta or Iceberg, and one job on it again and again.
 
-python tests/jobs/lakehouse_app.py SCENARIO FORMAT FOLDER
+python tests/jobs/input/lakehouse_app.py SCENARIO FORMAT FOLDER
 """
 
 from __future__ import annotations

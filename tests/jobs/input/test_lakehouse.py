@@ -25,7 +25,7 @@ pytestmark = [
 
 def _start(scenario: str, kind: str, folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "tests/jobs/lakehouse_app.py"), scenario, kind, str(folder)],
+        [sys.executable, str(ROOT / "tests/jobs/input/lakehouse_app.py"), scenario, kind, str(folder)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": f"{TARGET / 'spark'}:{ROOT}", "SPARK_LOCAL_IP": "127.0.0.1"},
         stdout=subprocess.PIPE,

@@ -1,6 +1,6 @@
 """A Spark application for `test_engine_cluster.py`: it scores, breaks things, and says what it saw, as JSON.
 
-python tests/jobs/engine_app.py SCENARIO CONF
+python tests/jobs/spark/engine_app.py SCENARIO CONF
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ class Cluster:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "SPARK_LOCAL_IP": "127.0.0.1"}
         environment.pop("CUDA_VISIBLE_DEVICES", None)  # which hides GPUs, those that Spark gives here too
         done = subprocess.run(
-            [sys.executable, str(ROOT / "tests/jobs/engine_app.py"), scenario, str(self.path / "job.yaml")],
+            [sys.executable, str(ROOT / "tests/jobs/spark/engine_app.py"), scenario, str(self.path / "job.yaml")],
             cwd=self.path,
             env=environment,
             capture_output=True,

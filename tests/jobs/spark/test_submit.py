@@ -76,7 +76,7 @@ def test_score_runs_from_the_built_zip_where_gristmill_is_not_installed(write_jo
     (wheel,) = built.glob("gristmill-*.whl")
     archive = shutil.copy(wheel, tmp_path / "gristmill.zip")
     names = zipfile.ZipFile(archive).namelist()
-    assert {"jobs/score.py", "udfs/factory.py", "jobs/log4j2.properties"} <= set(names)
+    assert {"jobs/score.py", "udfs/factory.py", "jobs/spark/log4j2.properties"} <= set(names)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     shutil.copy(ROOT / "jobs/score.py", elsewhere / "score.py")
