@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 _SAME = {"s3a": "s3", "s3n": "s3", "abfss": "abfs", "dbfs": "file"}
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM}
+_PUT_WHOLE = tuple(kind for name in ("S3FileSystem", "GcsFileSystem") if (kind := getattr(pafs, name, None)))
 _READERS = 32  # small files that are read at a time: on an object store each takes a tenth of a second
 
 
@@ -91,11 +93,14 @@ class Folder:
 
         Raises:
             OSError: It cannot be read, whether it is there or not.
+            OutputError: It is torn.
         """
         try:
             return self.read_json(name)
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise OutputError(f"{self / name} is no whole JSON ({error}); put it back, or take it away") from error
 
     def read_all_json(self, names: list[str]) -> list[Any]:
         """Many small files, None for those that are not there."""
@@ -105,11 +110,11 @@ class Folder:
     def write_json(self, name: str, value: Any) -> None:
         """Write a file so that no reader ever sees half of it, and that no power cut leaves half of it.
 
-        On a disk it is written under another name, synced and renamed; an object store puts a file there whole.
+        It is written under another name, on a disk synced, and renamed; some object stores put a file there whole.
         """
         target, told = self._join(name), json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"
         self._fs.create_dir(target.rpartition("/")[0], recursive=True)
-        draft = f"{target}.tmp" if self.renames else target
+        draft = target if isinstance(self._fs, _PUT_WHOLE) else f"{target}.tmp"
         with self._fs.open_output_stream(draft) as stream:
             stream.write(told)
         if self.is_local:
@@ -166,12 +171,17 @@ class Folder:
 
 
 def _sync(path: Path) -> None:
-    """Have the disk keep what was written to a file, or which names a directory holds."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Have the disk keep what was written to a file, or which names a directory holds, as far as a mount can do so."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        if error.errno in _CANNOT_SYNC | {errno.ENOENT}:  # somebody has taken away what was not ours
+            return
+        raise
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some mounts sync no directories
+        if error.errno not in _CANNOT_SYNC:
             raise
     finally:
         os.close(descriptor)

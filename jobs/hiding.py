@@ -1,4 +1,4 @@
-"""Secrets of a job's settings: passwords and keys among Spark's options. They are in nothing that a run leaves."""
+"""Secrets of a job's settings, passwords and keys among Spark's options: what a run leaves and says is without them."""
 
 from __future__ import annotations
 
@@ -13,23 +13,28 @@ from jobs.errors import JobError
 from jobs.settings import Settings
 
 _SECRET = re.compile(
-    r"pass(word|phrase|wd)?$|pwd$|secret|token|credential|(access|account|api|private|shared)[._-]?key"
-    r"|(^|[._-])sas([._-]|$)",
+    r"(pass(word|phrase|wd)?|pwd|secret|token|credentials?|(secret|access|account|api|private|shared)[._-]?key)$"
+    r"|[._-](secret|token|(secret|access|account)[._-]?key|sas)[._-]",
     re.I,
 )
-_INSIDE = re.compile(r"((?:password|pwd|secret|token|sig)=)([^;&\s]+)|(?<=://)([^/@\s:]+:[^/@\s]+)(?=@)", re.I)
+_NO_SECRET = re.compile(r"(provider|enabled|class|type|file|path|url|uri|id)$", re.I)
+_INSIDE = re.compile(
+    r"((?:^|[?;&,\s])(?:password|pwd|secret|token|sig|x-amz-signature|[a-z]*key)=)([^;&,\s]+)"
+    r"|(?<=://)([^/@\s:]+:[^/\s]+)(?=@)",
+    re.I,
+)
 _LEAST = 3  # shorter values are in every text
 _MASK = "***"
 
 
 def is_secret(name: str) -> bool:
     """An option of this name holds what nobody is to read."""
-    return bool(_SECRET.search(name))
+    return bool(_SECRET.search(name)) and not _NO_SECRET.search(name)
 
 
 def seal(value: Any, key: str) -> str:
     """What tells a value from others, to whoever has the key, and tells nobody what it is."""
-    return hmac.new(bytes.fromhex(key), without_secrets(str(value)).encode(), hashlib.sha256).hexdigest()
+    return hmac.new(bytes.fromhex(key), str(value).encode(), hashlib.sha256).hexdigest()
 
 
 def without_secrets(text: str) -> str:
@@ -56,6 +61,6 @@ def hiding(settings: Settings) -> Iterator[None]:
 
 def _find_secrets(settings: Settings) -> set[str]:
     told = {**settings.spark.conf, **settings.input.options}
-    whole = {str(value) for name, value in told.items() if is_secret(name)}
+    whole = {str(value) for name, value in told.items() if is_secret(name) and not isinstance(value, bool)}
     inside = {found[2] or found[3] for value in told.values() for found in _INSIDE.finditer(str(value))}
     return {secret for secret in whole | inside if len(secret) >= _LEAST}

@@ -90,5 +90,7 @@ def _what(mistake: Any) -> str:
             return "is missing"
         case "value_error":
             return str(mistake["ctx"]["error"])
-    shown = "hidden" if any(is_secret(str(part)) for part in mistake["loc"][1:]) else repr(mistake["input"])
+    of_spark = mistake["loc"][:2] in (("input", "options"), ("spark", "conf"))
+    hidden = of_spark and any(is_secret(str(part)) for part in mistake["loc"][2:])
+    shown = "hidden" if hidden else repr(mistake["input"])
     return f"{mistake['msg'][:1].lower()}{mistake['msg'][1:]} (it is {shown})"

@@ -12,13 +12,26 @@ GLOB = re.compile(r"[*?\[{\\]")  # what makes a path a pattern
 _SAME = {"s3a": "s3", "s3n": "s3", "abfss": "abfs"}
 
 
-def canonical(path: str) -> str:
-    """A path as all spellings of it have it: on this machine's disks absolute, and with its links followed."""
+def as_uri_has_it(path: str) -> str:
+    """A path as all spellings of it have it that are one URI to Spark: on this machine's disks, it is absolute.
+
+    Links are not followed, nor are schemes taken for one another: Spark would take the files for others.
+    """
     scheme, rest = _split(path)
+    if scheme == "file":
+        return os.path.normpath(os.path.join(os.getcwd(), rest))
+    host, slash, below = rest.removeprefix("//").partition("/")
+    return f"{scheme}://{host}{slash}{posixpath.normpath(below).lstrip('/') if below.strip('/') else ''}"
+
+
+def canonical(path: str) -> str:
+    """The place that a path leads to, whatever the scheme or the links on the way."""
+    told = as_uri_has_it(path)
+    scheme, rest = _split(told)
     if scheme != "file":
-        return f"{_SAME.get(scheme, scheme)}://{posixpath.normpath(rest.lstrip('/'))}"
-    fixed = fixed_part(rest)
-    return posixpath.normpath(posixpath.join(os.path.realpath(fixed), rest[len(fixed) :].lstrip("/")))
+        return f"{_SAME.get(scheme, scheme)}:{rest}"
+    fixed = fixed_part(told)
+    return os.path.normpath(os.path.join(os.path.realpath(fixed), told[len(fixed) :].lstrip("/")))
 
 
 def is_here(path: str) -> bool:
@@ -35,22 +48,22 @@ def fixed_part(path: str) -> str:
     return path[: path.rfind("/", 0, glob.start()) + 1].rstrip("/") or ("/" if path.startswith("/") else ".")
 
 
-def lies_in(path: str, folder: str, *, recursive: bool = False) -> bool:
-    """A place is read by whoever reads a folder.
+def lies_in(path: str, folder: str) -> bool:
+    """A place below a folder is read by whoever reads the folder.
 
     Args:
         path: The place.
-        folder: The folder, wildcards and all.
-        recursive: What is below the part before the wildcards is looked at too, however deep.
+        folder: The folder, wildcards and all: what is below a place that they fit is looked at too.
     """
     place, wanted = PurePosixPath(canonical(path)), PurePosixPath(canonical(folder))
-    if not GLOB.search(folder):
-        return place == wanted or wanted in place.parents
-    fits = any(
-        len(candidate.parts) == len(wanted.parts) and all(map(fnmatchcase, candidate.parts, wanted.parts))
+    return place != wanted and any(
+        len(candidate.parts) == len(wanted.parts) and all(map(_fits, candidate.parts, wanted.parts))
         for candidate in (place, *place.parents)
     )
-    return fits or (recursive and PurePosixPath(canonical(fixed_part(folder))) in place.parents)
+
+
+def _fits(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) if GLOB.search(pattern) else name == pattern
 
 
 def _split(path: str) -> tuple[str, str]:

@@ -71,9 +71,10 @@ def score(
         if not overwrite:
             output.check_input(frame, kind)
         output.begin(frame.schema if kind == "files" else None, overwrite=overwrite)
-        if not accept_failures:
-            check_last_run(output.increments(), settings)
         publish_retries(job.spark, settings, job.run)
+        if accept_failures:
+            output.accept_failures()
+        check_last_run(output, settings)
         unscored = Unscored(settings, output, kind, frame)
         for warning in (*tell_skipped(settings.input.options), *unscored.warnings()):
             job.warn(warning)

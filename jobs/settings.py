@@ -246,10 +246,7 @@ class Settings(_Section):
     @model_validator(mode="after")
     def _output_is_apart(self) -> Settings:
         source, target = self.input.path, self.output.path
-        deep = any(
-            n.lower() == "recursivefilelookup" and str(v).lower() == "true" for n, v in self.input.options.items()
-        )
-        if source and lies_in(target, source, recursive=deep):
+        if source and lies_in(target, source):
             raise ValueError(f"output.path {target} lies in input.path: answers would be read as input")
         if source and lies_in(source, target):
             raise ValueError(f"input.path {source} lies in output.path: an output holds answers alone")

@@ -41,9 +41,16 @@ def start_of(process: psutil.Process) -> str:
     """
     with contextlib.suppress(OSError, IndexError):
         stat = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8", errors="replace")
-        after_name = stat.rpartition(")")[2].split()  # a name may hold spaces and brackets itself
-        return f"{_BOOT.read_text().strip()}:{after_name[19]}"
+        ticks = stat.rpartition(")")[2].split()[19]  # a name may hold spaces and brackets itself
+        return f"{_boot()}:{ticks}"
     return str(process.create_time())
+
+
+def _boot() -> str:
+    """The boot's id; empty in a sandbox that does not tell."""
+    with contextlib.suppress(OSError):
+        return _BOOT.read_text().strip()
+    return ""
 
 
 def is_running(pid: int, started: str) -> bool:

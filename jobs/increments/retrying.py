@@ -17,7 +17,6 @@ from jobs.increments.listener import Listener
 from jobs.increments.plan import OWN, Plan, plan_partitions, score_frame
 from jobs.increments.scoring import Run
 from jobs.increments.sizing import TARGET_S
-from jobs.input.reading import read_planned
 from jobs.input.sources import explode_variants, find_kind, read_input
 from jobs.output.committed import RETRIES, Increment, count_outcomes, name_of
 from jobs.output.directory import Output, kept_name
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 _FILE, _ROW, _CODE = f"{OWN}file_name", f"{OWN}row", f"{OWN}code"
+_SCORED = f"{OWN}scored"
 _ROWS = 100_000  # of a retry, where no rate is known
 
 
@@ -177,12 +177,17 @@ def _look_up(failed: DataFrame, spark: SparkSession, settings: Settings, output:
 
 def _read_scored(spark: SparkSession, settings: Settings, output: Output) -> DataFrame:
     """The input as far as it is scored: later rows of the same key are not those that failed."""
-    schema = output.schema()
-    if schema is None or find_kind(spark, settings.input) != "files":
-        return explode_variants(read_input(spark, settings, schema), settings)
+    from pyspark.sql import functions as F
+
+    frame = read_input(spark, settings, output.schema())
+    if find_kind(spark, settings.input) != "files":
+        return explode_variants(frame, settings)
     checkpoint = output.checkpoint()
     over = checkpoint.offset_of(max((i.number for i in output.increments() if not i.is_retry), default=-1))
-    return read_planned(spark, settings, schema, [file for file in checkpoint.seen() if file.offset <= over]).frame
+    uris = [(file.uri,) for file in checkpoint.seen() if file.offset <= over]
+    located = frame.select("*", F.col("_metadata.file_path").alias(_SCORED))
+    scored = located.join(spark.createDataFrame(uris, f"`{_SCORED}` string"), _SCORED, "left_semi").drop(_SCORED)
+    return explode_variants(scored, settings)
 
 
 def _retry(found: Found, settings: Settings, run: Run, listener: Listener) -> None:

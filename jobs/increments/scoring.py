@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.errors import (
     SPARK_ERRORS,
+    BusyError,
     DeadlineReached,
     JobError,
     OutputError,
@@ -223,22 +224,24 @@ def check_failed(counts: Committed, settings: Settings) -> None:
         )
 
 
-def check_last_run(increments: list[Increment], settings: Settings) -> None:
+def check_last_run(output: Output, settings: Settings) -> None:
     """Raise if the last run ended since too many rows failed: each repetition would commit one bad increment more.
 
     Args:
-        increments: All of the output. Rows that a retry has mended since have not failed.
+        output: Its increments; rows that a retry has mended since have not failed.
         settings: The job, whose limit counts, not that of the last run.
 
     Raises:
-        TooManyFailed: It did, by that limit.
+        TooManyFailed: It did, by that limit, and nobody has accepted it.
     """
+    increments = output.increments()
     scored = [increment for increment in increments if not increment.is_retry]
-    if not scored:
+    if not scored or not output.ended_badly(scored[-1].run_id):
         return
     last = [increment for increment in scored if increment.run_id == scored[-1].run_id]
     counts = add_up(increment.counts for increment in last)
-    mended = sum(sum(i.mended.values()) for i in increments if i.is_retry and i.committed_at > last[-1].committed_at)
+    later = [i for i in increments if i.is_retry and i.committed_at > last[-1].committed_at]
+    mended = sum(rows for i in later for code, rows in i.mended.items() if code != "expired")
     try:
         check_failed(replace(counts, failed=max(0, counts.failed - mended)), settings)
     except TooManyFailed as error:
@@ -343,9 +346,11 @@ def score_spans(
         found = next_span(lineage, last, source, size=size, key=source.key or settings.input_columns())
         if found is None:
             return
-        span, held = found
-        with _told(len(work.done)):
-            work.commit(select_needed(read_span(spark, source, span), settings), len(work.done), span=span, size=held)
+        (span, held), number = found, len(work.done)
+        with _told(number):
+            work.commit(select_needed(read_span(spark, source, span), settings), number, span=span, size=held)
+        if len(work.done) == number:
+            raise BusyError(f"increment {number} of output.path {settings.output.path} was committed by another driver")
 
 
 @contextlib.contextmanager

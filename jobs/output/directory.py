@@ -68,7 +68,7 @@ class Output:
 
     @contextlib.contextmanager
     def lock(self, on_lost: Callable[[], None] = lambda: None) -> Iterator[Claim]:
-        """Be the only driver here while the body runs. An empty directory that this makes goes away again.
+        """Be the only driver here while the body runs. On a disk, an empty directory that this makes goes away again.
 
         Args:
             on_lost: Is called, again and again, once another driver has taken over.
@@ -272,6 +272,18 @@ class Output:
             self.folder.delete(name)
             self.folder.rename(draft, name)
         return made
+
+    def ended_badly(self, run_id: str) -> bool:
+        """A run has ended as `failed`, and nobody has accepted that."""
+        report = self.folder.find_json(f"{RUNS}/{run_id}.json") or {}
+        accepted = (self.folder.find_json(JOB) or {}).get("accepted_run")
+        return report.get("status") == "failed" and accepted != run_id
+
+    def accept_failures(self) -> None:
+        """Keep that the failures of the last run are accepted; the output is this driver's."""
+        scored = [increment.run_id for increment in self.increments() if not increment.is_retry]
+        if scored:
+            self.folder.write_json(JOB, {**self.folder.read_json(JOB), "accepted_run": scored[-1]})
 
     def _committed_already(self, name: str) -> JobError:
         return JobError(f"{name} of output.path {self.path} is committed already, and nothing replaces it")

@@ -7,7 +7,7 @@ from typing import Any
 
 from jobs.hiding import is_secret, seal, without_secrets
 from jobs.input.changes import decides_rows
-from jobs.paths import canonical, is_here
+from jobs.paths import as_uri_has_it, is_here
 from jobs.settings import Settings
 from udfs.model.files import open_model
 from udfs.tasks.registry import option_defaults
@@ -23,8 +23,8 @@ def describe(settings: Settings, key: str) -> dict[str, Any]:
         key: By which values of the input's options are sealed: whoever reads the results reads this too.
     """
     source = settings.input.model_dump(mode="json", include={"path", "format", "options", "table", "query"})
-    source = {name: without_secrets(value) if isinstance(value, str) else value for name, value in source.items()}
     source["path"] = _one_spelling(source["path"])
+    source["query"] = _seal_query(source["query"], key)
     source["options"] = _seal_options({n: value for n, value in source["options"].items() if decides_rows(n)}, key)
     layout = {"output.columns": settings.output.columns, "output.name": settings.output.name}
     if exploded := settings.exploded():
@@ -32,9 +32,16 @@ def describe(settings: Settings, key: str) -> dict[str, Any]:
     return {**fingerprint(settings), **{f"input.{key}": value for key, value in source.items()}, **layout}
 
 
+def _seal_query(query: str | None, key: str) -> str | None:
+    """A query without the passwords in it, which tell it from others all the same."""
+    told = query and without_secrets(query)
+    return query if told == query else f"{told} [{seal(query, key)}]"
+
+
 def _one_spelling(path: str | None) -> str | None:
     """A path as all its spellings have it; what may be on a cluster's own file system stays as it is."""
-    return canonical(path) if path and ("://" in path or is_here(path)) else path
+    path = path and without_secrets(path)
+    return as_uri_has_it(path) if path and ("://" in path or is_here(path)) else path
 
 
 def make_key() -> str:
@@ -44,19 +51,17 @@ def make_key() -> str:
 
 def seal_description(description: dict[str, Any], key: str) -> dict[str, Any]:
     """A description that an earlier gristmill has written in clear, as `describe` writes it now."""
-    return {
-        name: _seal_options(value, key)
-        if name == "input.options"
-        else without_secrets(value)
-        if name.startswith("input.") and isinstance(value, str)
-        else value
-        for name, value in description.items()
+    sealed = {
+        "input.options": _seal_options(description.get("input.options", {}), key),
+        "input.path": _one_spelling(description.get("input.path")),
+        "input.query": _seal_query(description.get("input.query"), key),
     }
+    return {**description, **sealed}
 
 
 def _seal_options(options: dict[str, Any], key: str) -> dict[str, str]:
     """Options of the input, without those that are secret: a password that is changed makes no other job."""
-    return {name: seal(value, key) for name, value in options.items() if not is_secret(name)}
+    return {name: seal(without_secrets(str(value)), key) for name, value in options.items() if not is_secret(name)}
 
 
 def fingerprint(settings: Settings) -> dict[str, Any]:

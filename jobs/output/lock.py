@@ -59,14 +59,15 @@ class Claim:
                 note = _find_lease(folder, self.name)
             except OSError as error:
                 return BusyError(f"the lock of output.path {self.path} cannot be read, so it may be lost: {error}")
-            if note.get("owner", self.owner) != self.owner:
+            patient = time.monotonic() < until
+            if note.get("owner", self.owner if patient else None) != self.owner:
                 return BusyError(
                     f"output.path {self.path} was taken over by {_who(note)}: this driver did not renew its lock in "
                     "time. It commits nothing more; what it committed before stays"
                 )
             if note.get("until", 0) >= time.time() + _COMMIT_S:
                 return None
-            if time.monotonic() > until:
+            if not patient:
                 return BusyError(
                     f"the lock of output.path {self.path} could not be renewed, so any driver may take it; this one "
                     "commits nothing more"
@@ -158,7 +159,10 @@ class Lease:
         Raises:
             OSError: The store does not answer.
         """
-        return _find_lease(self._folder, self._name).get("owner", self._claim.owner) == self._claim.owner
+        note = _find_lease(self._folder, self._name)
+        if "owner" not in note:  # it is gone, or torn: nobody else's as long as it has not ended
+            return _now_s() < self._until
+        return bool(note["owner"] == self._claim.owner)
 
     def _check_free(self) -> None:
         """A lease that is there, even one that has ended, is not renewed as long as one looks.
@@ -228,11 +232,12 @@ def _find_lease(folder: Folder, name: str) -> dict[str, Any]:
     """
     for _ in range(_LOOKS):
         try:
-            if (found := folder.find_json(name)) is not None:
-                return found if isinstance(found, dict) else {"torn": True}
+            found = folder.read_json(name)
+            return found if isinstance(found, dict) else {"torn": True}
         except ValueError:
             return {"torn": True}
-        time.sleep(_LOOK_S)
+        except FileNotFoundError:
+            time.sleep(_LOOK_S)
     return {}
 
 

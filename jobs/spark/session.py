@@ -129,10 +129,6 @@ def _stderr_to(path: Path) -> Iterator[None]:
         os.close(terminal)
 
 
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
-
 def count_slots(spark: SparkSession) -> int:
     """Tasks that run at once; Spark Connect does not tell, and is taken for a small cluster."""
     context = getattr(spark, "_sc", None)

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jobs.errors import OutputError
+from jobs.errors import OutputError, TooManyFailed
 from jobs.increments.plan import make_plan, take_samples
+from jobs.increments.scoring import check_last_run
 from jobs.input.sources import explode_variants, find_kind, read_input
 from jobs.output.directory import Output
 from jobs.preflight import check_model, show_warning, tell_ignored_settings
@@ -63,6 +64,7 @@ def _why_refused(output: Output, frame: DataFrame, settings: Settings, *, overwr
         output.check(spark, overwrite=overwrite)
         if not overwrite:
             output.check_input(frame, find_kind(spark, settings.input))
-    except OutputError as error:
+            check_last_run(output, settings)
+    except (OutputError, TooManyFailed) as error:
         return str(error)
     return None

@@ -35,7 +35,9 @@ def _left(folder: Path) -> str:
             (name, True)
             for name in ("fs.azure.account.key.x", "oauth.token", "fs.azure.sas.fixed", "credentials", "pwd")
         ),
-        *((name, False) for name in ("header", "url", "dbtable", "key", "passthrough", "basePath", "disaster")),
+        *((name, False) for name in ("header", "url", "dbtable", "passthrough", "basePath", "disaster", "maxTokens")),
+        ("fs.s3a.aws.credentials.provider", False),
+        ("spark.security.credentials.hive.enabled", False),
     ],
 )
 def test_secrets_are_known_by_their_names(name: str, secret: bool) -> None:
@@ -49,6 +51,10 @@ def test_secrets_are_known_by_their_names(name: str, secret: bool) -> None:
         (f"s3a://AKIA:{SECRET}@bucket/in", "s3a://***@bucket/in"),
         ("s3a://bucket/in@5", "s3a://bucket/in@5"),
         ("SELECT 1", "SELECT 1"),
+        ("/data/token=a/day=1", "/data/token=a/day=1"),
+        ("AccountName=me;AccountKey=abc==;Suffix=x", "AccountName=me;AccountKey=***;Suffix=x"),
+        ("https://x/y?X-Amz-Signature=abc&z=1", "https://x/y?X-Amz-Signature=***&z=1"),
+        ("jdbc:x://u:p@ss@h/db", "jdbc:x://***@h/db"),
     ],
 )
 def test_passwords_inside_of_a_text_are_taken_out(text: str, told: str) -> None:
@@ -94,3 +100,5 @@ def test_a_mistake_in_a_secret_does_not_show_it(write_job: WriteJob) -> None:
         load_settings(write_job(input={"options": {"password": [SECRET]}}))
     assert "input.options.password" in str(error.value)
     assert SECRET not in str(error.value)
+    with pytest.raises(SettingsError, match=r"max_tokens: .* \(it is 0\)"):
+        load_settings(write_job(score={"max_tokens": 0}))

@@ -121,8 +121,9 @@ def test_a_run_that_was_told_to_end_is_interrupted_whatever_that_broke(
 
 
 def test_what_is_cancelled_because_another_driver_took_over_says_so(
-    make_job: Callable[..., Job], tmp_path: Path
+    make_job: Callable[..., Job], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("jobs.output.lock._PATIENCE_S", 0)
     job = make_job(Claim(str(tmp_path / "out"), "lock", "me"))
 
     def work() -> None:

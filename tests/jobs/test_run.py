@@ -66,6 +66,7 @@ def test_a_table_and_a_query_are_inputs_too(spark: Any, write_job: WriteJob, tmp
 
 
 @pytest.mark.parametrize("format_", ["parquet", "csv", "text", "orc"])
+@pytest.mark.long
 def test_files_of_any_format_are_inputs(spark: Any, write_job: WriteJob, tmp_path: Path, format_: str) -> None:
     frame = spark.createDataFrame([("a kettle 🫖",), ("a spade",)], "value string")
     frame.write.format(format_).option("header", "true").save(str(tmp_path / "table"))
@@ -156,6 +157,7 @@ def test_what_is_wrong_is_told_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.long
 def test_an_output_of_another_job_is_refused_with_what_differs(spark: Any, write_job: WriteJob, tmp_path: Path) -> None:
     score(load_settings(write_job()))
     with pytest.raises(OutputError, match=r"differs in max_tokens.*--overwrite"):
@@ -165,6 +167,7 @@ def test_an_output_of_another_job_is_refused_with_what_differs(spark: Any, write
     assert spark.read.parquet(str(tmp_path / "out")).count() == 3
 
 
+@pytest.mark.long
 def test_a_dry_run_tells_of_an_output_that_a_run_would_refuse(
     spark: Any, write_job: WriteJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -230,6 +233,7 @@ def test_the_same_udf_in_sql_and_in_a_dataframe(spark: Any) -> None:
     assert [row["label"] for row in tags.orderBy("id").select("p.label").collect()] == ["kitchen", None]
 
 
+@pytest.mark.long
 def test_a_pandas_udf_gives_the_same_answers_as_an_arrow_udf(spark: Any) -> None:
     from pyspark.sql import functions as F
 

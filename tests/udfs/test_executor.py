@@ -39,6 +39,10 @@ def test_a_process_is_known_whatever_the_clock_says(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(psutil.Process, "create_time", lambda process: began(process) + 3600)
     assert executor.is_running(known.pid, known.started)
     assert executor.executor_of() == known
+    monkeypatch.setattr(executor, "_BOOT", Path("/nowhere"))  # a sandbox
+    known = executor.executor_of()
+    monkeypatch.setattr(psutil.Process, "create_time", began)
+    assert executor.is_running(known.pid, known.started)
 
 
 def test_a_later_process_with_the_same_number_is_another_one() -> None:

@@ -67,12 +67,14 @@ def test_generate_answers_a_chat_over_columns(posts: Any, decoder: str) -> None:
     _check(rows, {i: _write_alone(AutoModelForCausalLM, decoder, prompt) for i, prompt in wanted.items()})
 
 
+@pytest.mark.long
 def test_summarize_has_a_column_s_texts_shortened(posts: Any, t5: str) -> None:
     rows = posts.withColumn("p", summarize(t5, **OPTIONS)("text")).select("id", "p").collect()
     texts = {1: "summarize: red tea", 3: "summarize: a spade"}
     _check(rows, {i: _write_alone(AutoModelForSeq2SeqLM, t5, text) for i, text in texts.items()})
 
 
+@pytest.mark.long
 def test_translate_in_sql(spark: Any, posts: Any, t5: str) -> None:
     posts.createOrReplaceTempView("posts")
     spark.udf.register("in_german", translate(t5, "de", source_lang="en", **OPTIONS))

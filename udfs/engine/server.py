@@ -70,10 +70,12 @@ class Server(flight.FlightServerBase):
 
     def _tell(self, error: Exception, writer: object) -> None:
         """Have the client know what went wrong; it hangs up then."""
+        if isinstance(error, flight.FlightError | OSError):  # of the stream: it has hung up
+            return
         if not isinstance(error, GristmillError):
             traceback.print_exception(error)
             error = EngineError(f"the engine cannot answer: {type(error).__name__}: {first_line(error)}")
-        with contextlib.suppress(flight.FlightError, pa.ArrowException, OSError):  # it is gone
+        with contextlib.suppress(flight.FlightError, pa.ArrowException, OSError):  # it has hung up meanwhile
             writer.write_metadata(pack_note(error=str(error)))  # type: ignore[attr-defined]
 
     def _receive(self, client: str, reader: object, unread: list[Exception]) -> None:

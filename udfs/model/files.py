@@ -82,8 +82,8 @@ def open_model(name: str, revision: str | None = None) -> ModelFiles:
     root, boundary = find_model(name, revision)
     check_links(name, root, boundary)
     check_no_code(name, root)
-    check_named_files(name, root)
     transformer, modules = _read_modules(name, root)
+    check_named_files(name, root, transformer)
     if not (transformer / "config.json").is_file():
         raise ModelError(f"model {name!r} has no config.json in {transformer}; it is not a transformers model")
     check_weights(name, transformer)
@@ -137,16 +137,22 @@ def check_no_code(name: str, root: Path) -> None:
             )
 
 
-def check_named_files(name: str, root: Path) -> None:
-    """Refuse a tokenizer whose settings name a file outside of the model's directory: it would be read as words."""
-    for path in _walk(root):
-        told = _load_json(path) if path.name == "tokenizer_config.json" and path.is_file() else None
+def check_named_files(name: str, root: Path, transformer: Path) -> None:
+    """Refuse a tokenizer that is made of files which its settings name outside of the model's directory.
+
+    Where there is a tokenizer.json, nothing else is read.
+    """
+    for folder in {root, transformer}:
+        config = folder / "tokenizer_config.json"
+        if not config.is_file() or (folder / "tokenizer.json").is_file():
+            continue
+        told = _load_json(config)
         for key, value in told.items() if isinstance(told, dict) else ():
-            if not isinstance(value, str) or not key.endswith("_file") or key in _FILES_NOT_READ:
-                continue
-            if not Path(os.path.normpath(path.parent / value)).is_relative_to(root):  # links have been checked
+            named = isinstance(value, str) and key.endswith("_file") and key not in _FILES_NOT_READ
+            # links have been checked
+            if named and not Path(os.path.normpath(folder / value)).is_relative_to(root):
                 raise UnsafeModelError(
-                    f"model {name!r}: {path.relative_to(root)} names {value!r} as its {key}, outside of the model's "
+                    f"model {name!r}: {config.relative_to(root)} names {value!r} as its {key}, outside of the model's "
                     "directory; copy the file there, and name it alone"
                 )
 

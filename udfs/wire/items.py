@@ -1,4 +1,4 @@
-"""The arithmetic of batches: ragged items, micro-batches cut by tokens, identical texts found once."""
+"""Items in ragged form: joined, taken, padded."""
 
 from __future__ import annotations
 

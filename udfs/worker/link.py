@@ -129,15 +129,17 @@ class Link:
     def _watch(self) -> None:
         """End an engine that stands still: one that is stopped from outside, or stuck in its driver, cannot itself."""
         seen, since = 0, time.monotonic()
+        looked = since
         while not self._closed.wait(_LOOK_S):
             try:
                 touched = (self.home / "alive").stat().st_mtime_ns
             except FileNotFoundError:
                 continue
             now = time.monotonic()  # no step of the clock makes an engine old; nor a sleep, which stops this one too
-            if touched != seen:
+            if touched != seen or now - looked > 4 * _LOOK_S:  # one that stood still itself knows nothing
                 seen, since = touched, now
-            elif now - since > self._timeout_s:
+            looked = now
+            if now - since > self._timeout_s:
                 print(f"gristmill: engine {self.ready.name} stands still for {now - since:.0f} s", file=sys.stderr)
                 if is_running(self.ready.pid, self.ready.started):
                     with contextlib.suppress(OSError):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import SettingsError, explain
+from jobs.hiding import seal
 from jobs.input.changes import explain_change, takes_all, tell_skipped
 from jobs.job_file import load_settings
 from jobs.output.fingerprint import describe
@@ -42,7 +43,7 @@ def test_how_a_log_is_followed_may_change_and_what_it_gives_may_not(write_job: C
 
     assert described(skipChangeCommits=True, maxFilesPerTrigger=3) == described() == {}
     assert described(**{"streaming-max-files-per-micro-batch": 3}) == {}
-    assert described(multiLine=True) == {"multiLine": True}
+    assert described(multiLine=True) == {"multiLine": seal(True, "00")} != described(multiLine=False)
 
 
 def test_what_is_skipped_is_warned_of() -> None:

@@ -161,3 +161,14 @@ def test_a_lease_that_is_gone_for_a_moment_is_written_anew_and_not_lost(tmp_path
         folder.delete("lock")
         assert not told.wait(2)
         claim.check()
+
+
+def test_a_driver_that_slept_while_its_lease_was_taken_and_given_back_has_lost_it(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    lease = Lease(folder, "lock", settle_s=0, renew_s=60)
+    with lease:
+        folder.delete("lock")  # another one has come and gone
+        lease._until = 0.0  # our own time is over
+        assert not lease.is_mine()
+        assert not lease._try_to_renew()
+        assert not folder.exists("lock")

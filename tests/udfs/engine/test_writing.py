@@ -77,6 +77,7 @@ def _ids(parcel: Parcel) -> list[list[int] | None]:
     return [None if answer is None else answer.ids.tolist() for answer in parcel.written or []]
 
 
+@pytest.mark.long
 def test_clients_are_answered_side_by_side(llama: Any) -> None:
     prompts = make_prompts(18)
     wanted = _alone(llama, prompts)

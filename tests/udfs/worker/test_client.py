@@ -91,6 +91,7 @@ def test_clients_share_one_engine_and_each_gets_its_own_answers(spec: ScoreSpec,
     assert len({row["engine"] for rows in found for row in rows}) == 1
 
 
+@pytest.mark.long
 def test_clients_that_stop_early_leave_the_engine_to_others(spec: ScoreSpec, faults: Faults) -> None:
     starts, threads = faults(), threading.active_count()
     spec = replace(spec, window_rows=20)
