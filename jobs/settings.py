@@ -148,7 +148,10 @@ def _field_of(option: OptionField[Any], hint: Any) -> tuple[Any, Any]:
 
 
 def _bound(least: float | None) -> dict[str, Any]:
-    return {} if least is None else {"gt": 0} if least >= 1 else {"ge": 0}  # what is above 1, the spec tells
+    if least is None:
+        return {}
+    more = {"json_schema_extra": {"minimum": least}} if least > 1 else {}  # which the spec tells, and editors mark
+    return {"gt": 0} | more if least >= 1 else {"ge": 0}
 
 
 def _as_lists(hint: Any) -> Any:
@@ -202,8 +205,8 @@ class LimitSettings(_Section):
     )
     max_error_rate: Annotated[float, Field(ge=0, le=1)] = Field(
         0.05,
-        description="Share of failed rows above which the job stops, after an increment that makes 100 rows or more, "
-        "and exits with 3.",
+        description="Share of failed rows above which the job stops, after an increment that makes 100 rows or more "
+        "or at its end, and exits with 3.",
     )
 
 

@@ -83,7 +83,8 @@ def _kinds(told: dict[str, Any], schema: dict[str, Any]) -> list[str]:
     if "$ref" in told:
         return ["`{" + ", ".join(schema["$defs"][told["$ref"].rpartition("/")[2]]["properties"]) + "}`"]
     if "anyOf" in told:
-        return list(dict.fromkeys(kind for part in told["anyOf"] for kind in _kinds(part, schema)))
+        shared = {"minimum": told["minimum"]} if "minimum" in told else {}
+        return list(dict.fromkeys(kind for part in told["anyOf"] for kind in _kinds(part | shared, schema)))
     if "enum" in told or "const" in told:
         return [", ".join(f"`{value}`" for value in told.get("enum", [told.get("const")]))]
     match told.get("type"):
