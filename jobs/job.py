@@ -122,6 +122,7 @@ class Job:
             left=({"expired_rows": expired} if expired else {}) | left,
             warnings=self._warnings,
             error=str(error) if error else None,
+            too_many_failed=isinstance(error, TooManyFailed),
         )
         if report.ignored_files:
             ignored = name_some([path_of(uri) for uri in report.ignored_files])

@@ -274,10 +274,10 @@ class Output:
         return made
 
     def ended_badly(self, run_id: str) -> bool:
-        """A run has ended as `failed`, and nobody has accepted that."""
+        """A run has ended since too many rows failed, and nobody has accepted that."""
         report = self.folder.find_json(f"{RUNS}/{run_id}.json") or {}
         accepted = (self.folder.find_json(JOB) or {}).get("accepted_run")
-        return report.get("status") == "failed" and accepted != run_id
+        return bool(report.get("too_many_failed")) and accepted != run_id
 
     def accept_failures(self) -> None:
         """Keep that the failures of the last run are accepted; the output is this driver's."""

@@ -34,6 +34,7 @@ class RunReport:
         warnings: Files that were not read, or not again, or that are too large, and why; settings of the model's own
             that are ignored.
         batches: `packed`, or `padded` where the model's architecture cannot be packed.
+        too_many_failed: It ended since more rows failed than the settings allow; `failed` is what broke down too.
         usd: wall_s times the price of a machine times the number of those that scored.
     """
 
@@ -70,6 +71,7 @@ class RunReport:
     versions: dict[str, str] = field(default_factory=dict)
     usd: float | None = None
     error: str | None = None
+    too_many_failed: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -86,6 +88,7 @@ def make_report(
     left: dict[str, int] | None = None,
     warnings: list[str] | None = None,
     error: str | None = None,
+    too_many_failed: bool = False,
 ) -> RunReport:
     """Put a run's report together out of the increments that it committed."""
     committed = add_up(increment.counts for increment in increments)
@@ -119,6 +122,7 @@ def make_report(
         versions=_versions(),
         usd=None if price is None else round(price * wall_s / 3600 * max(1, len(hosts)), 4),
         error=error and hide(error, settings),
+        too_many_failed=too_many_failed,
     )
 
 
