@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from jobs.errors import SPARK_ERRORS, DeadlineReached, InputError, JobError, explain
 from jobs.increments.listener import Listener
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 _FILE, _ROW, _CODE = f"{OWN}file_name", f"{OWN}row", f"{OWN}code"
-_SCORED = f"{OWN}scored"
+_SCORED, _SCHEME = f"{OWN}scored", r"^[^:/]+:(//[^/]*)?"
 _ROWS = 100_000  # of a retry, where no rate is known
 
 
@@ -184,9 +185,10 @@ def _read_scored(spark: SparkSession, settings: Settings, output: Output) -> Dat
         return explode_variants(frame, settings)
     checkpoint = output.checkpoint()
     over = checkpoint.offset_of(max((i.number for i in output.increments() if not i.is_retry), default=-1))
-    uris = [(file.uri,) for file in checkpoint.seen() if file.offset <= over]
-    located = frame.select("*", F.col("_metadata.file_path").alias(_SCORED))
-    scored = located.join(spark.createDataFrame(uris, f"`{_SCORED}` string"), _SCORED, "left_semi").drop(_SCORED)
+    seen = [(urlsplit(file.uri).path,) for file in checkpoint.seen() if file.offset <= over]
+    below_host = F.regexp_replace(F.col("_metadata.file_path"), _SCHEME, "")  # Spark spells `file:` in two ways
+    located = frame.select("*", below_host.alias(_SCORED))
+    scored = located.join(spark.createDataFrame(seen, f"`{_SCORED}` string"), _SCORED, "left_semi").drop(_SCORED)
     return explode_variants(scored, settings)
 
 
