@@ -64,7 +64,7 @@ def test_a_row_has_an_answer_for_each_language(spark: Any, tmp_path: Path) -> No
     score(settings)
     rows = spark.read.parquet(str(tmp_path / "out")).select("prediction.*").collect()
     assert len(rows) == 8
-    assert all(set(row["texts"]) == set(settings.spec().variants) for row in rows)
+    assert all(set(row["texts"]) == set(settings.spec().options.variants) for row in rows)
 
 
 def test_answers_are_those_of_one_prompt_at_a_time() -> None:
