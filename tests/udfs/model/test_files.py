@@ -240,7 +240,11 @@ def test_all_nodes_take_the_commit_that_the_driver_has(hub: str, model: Path) ->
     ("told", "fine"),
     [
         (
-            {"vocab_file": "vocab.txt", "special_tokens_map_file": "/root/.cache/x", "tokenizer_file": "/old/t.json"},
+            {
+                "vocab_file": "vocab.txt",
+                "special_tokens_map_file": "/home/me/.cache/x",
+                "tokenizer_file": "/old/t.json",
+            },
             True,
         ),
         ({"vocab_file": "/etc/passwd"}, False),
