@@ -46,6 +46,7 @@ def test_a_job_scores_and_shows_a_summary_without_sparks_noise(write_job: WriteJ
 
 
 @pytest.mark.cluster
+@pytest.mark.long
 def test_a_dry_run_shows_texts_tokens_and_plan_and_writes_nothing(write_job: WriteJob, tmp_path: Path) -> None:
     done = _gristmill("score", write_job(score={"text": "Item: {{ text }}"}), "--dry-run", COLUMNS="160")
     assert done.returncode == 0, done.stderr

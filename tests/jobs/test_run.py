@@ -106,6 +106,7 @@ def test_template_errors_and_long_texts_fail_alone(spark: Any, write_job: WriteJ
     assert report.succeeded == 1
 
 
+@pytest.mark.long
 def test_columns_with_odd_names_are_kept(spark: Any, write_job: WriteJob, tmp_path: Path) -> None:
     spark.createDataFrame([("a b", "x")], "`my text.` string, `größe` string").write.parquet(str(tmp_path / "t"))
     path = write_job(
@@ -197,6 +198,7 @@ def test_a_directory_of_something_else_is_never_overwritten(spark: Any, write_jo
     assert (tmp_path / "out" / "thesis.doc").read_text() == "all of it"
 
 
+@pytest.mark.long
 def test_what_a_killed_run_left_is_replaced(spark: Any, write_job: WriteJob, tmp_path: Path) -> None:
     score(load_settings(write_job()))
     (tmp_path / "out/increment=000000/_increment.json").unlink()

@@ -57,6 +57,7 @@ def _check(rows: list[Any], wanted: dict[int, str]) -> None:
     assert {row["p"]["finish_reason"] for row in rows} <= {"stop", "length", None}
 
 
+@pytest.mark.long
 def test_generate_answers_a_chat_over_columns(posts: Any, decoder: str) -> None:
     from pyspark.sql import functions as F
 
