@@ -24,10 +24,7 @@ from udfs.tasks.registry import make_spec, make_task
 from udfs.tasks.text_generation import make_asker
 from udfs.wire.items import Items
 
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.skipif(not TARGET.is_dir(), reason="python -m tests.fetch_smollm2 brings the model"),
-]
+pytestmark = pytest.mark.skipif(not TARGET.is_dir(), reason="python -m tests.fetch_smollm2 brings the model")
 
 
 def _settings(name: str, tmp_path: Path, *overrides: str) -> Settings:
@@ -39,6 +36,7 @@ def _settings(name: str, tmp_path: Path, *overrides: str) -> Settings:
     return load_settings(conf, [*own, *overrides])
 
 
+@pytest.mark.long
 def test_an_answer_is_one_of_the_choices(spark: Any, tmp_path: Path) -> None:
     report = score(_settings("feedback_sentiment_llm", tmp_path, "batching.max_batch_tokens=64"))
     rows = spark.read.parquet(str(tmp_path / "out")).where("outcome = 'succeeded'").select("prediction.*").collect()
@@ -49,6 +47,7 @@ def test_an_answer_is_one_of_the_choices(spark: Any, tmp_path: Path) -> None:
     assert sum(row["usage"]["cached_tokens"] for row in rows) > 0  # the instruction is computed once
 
 
+@pytest.mark.long
 def test_an_answer_matches_its_schema_or_fails(spark: Any, tmp_path: Path) -> None:
     score(_settings("seo_analysis", tmp_path, "score.max_new_tokens=48", "limits.max_error_rate=1"))
     for row in spark.read.parquet(str(tmp_path / "out")).select("outcome", "prediction.*").collect():
@@ -59,6 +58,7 @@ def test_an_answer_matches_its_schema_or_fails(spark: Any, tmp_path: Path) -> No
             assert (row["error"]["code"], row["answer"]) == ("invalid_output", None)
 
 
+@pytest.mark.long
 def test_a_row_has_an_answer_for_each_language(spark: Any, tmp_path: Path) -> None:
     settings = _settings("social_posts", tmp_path, "score.max_new_tokens=8")
     score(settings)
@@ -67,6 +67,7 @@ def test_a_row_has_an_answer_for_each_language(spark: Any, tmp_path: Path) -> No
     assert all(set(row["texts"]) == set(settings.spec().options.variants) for row in rows)
 
 
+@pytest.mark.long
 def test_answers_are_those_of_one_prompt_at_a_time() -> None:
     lines = (ROOT / "conf/samples/documents.jsonl").read_text().splitlines()
     _check_against_generate([json.loads(line)["text"] for line in lines][:6], max_new_tokens=12)
