@@ -5,19 +5,26 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pyarrow.fs as pafs
 
 from jobs.errors import OutputError
+from jobs.paths import ONE_SCHEME
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-_SAME = {"s3a": "s3", "s3n": "s3", "abfss": "abfs", "dbfs": "file"}
+_DATABRICKS = ("/dbfs/", "/Volumes/", "/Workspace/")  # on a cluster's nodes: an object store that looks like a disk
+# Of what FUSE mounts, these rename a directory in one step, and lock files; all else is taken for an object store.
+_FUSE_DISKS = {"fuseblk", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.juicefs", "fuse.mergerfs", "fuse.fuse-overlayfs"}
 _CANNOT_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES, errno.EPERM}
 _PUT_WHOLE = tuple(kind for name in ("S3FileSystem", "GcsFileSystem") if (kind := getattr(pafs, name, None)))
 _READERS = 32  # small files that are read at a time: on an object store each takes a tenth of a second
@@ -59,9 +66,13 @@ class Folder:
         """The path of something inside, as Spark takes it."""
         return f"{self.path}/{name}"
 
-    def entries(self, name: str = "") -> list[str]:
-        """Names inside a subdirectory; [] where there is none."""
-        selector = pafs.FileSelector(self._join(name), allow_not_found=True)
+    def entries(self, name: str = "", *, must_exist: bool = False) -> list[str]:
+        """Names inside a subdirectory; [] where there is none.
+
+        Raises:
+            FileNotFoundError: There is none, and it must exist: some stores call it absent that do not answer.
+        """
+        selector = pafs.FileSelector(self._join(name), allow_not_found=not must_exist)
         return sorted(info.base_name for info in self._fs.get_file_info(selector))
 
     def exists(self, name: str) -> bool:
@@ -71,14 +82,19 @@ class Folder:
         """Whether the folder itself is a file instead."""
         return self._fs.get_file_info(self._root).type == pafs.FileType.File
 
-    def walk(self) -> list[FileInfo]:
-        """Every file below, however deep; [] where there is no such folder. A file is the only one in itself."""
-        if self.is_file():
-            found = [self._fs.get_file_info(self._root)]
+    def walk(self, name: str = "", *, must_exist: bool = False) -> list[FileInfo]:
+        """Every file below, however deep; [] where there is no such folder. A file is the only one in itself.
+
+        Raises:
+            FileNotFoundError: As `entries`.
+        """
+        root = self._join(name)
+        if not name and self.is_file():
+            found = [self._fs.get_file_info(root)]
         else:
-            selector = pafs.FileSelector(self._root, recursive=True, allow_not_found=True)
+            selector = pafs.FileSelector(root, recursive=True, allow_not_found=not must_exist)
             found = [info for info in self._fs.get_file_info(selector) if info.type == pafs.FileType.File]
-        start = len(self._root.rstrip("/")) + 1
+        start = len(root.rstrip("/")) + 1
         return [FileInfo(info.path[start:], info.size, info.mtime_ns or 0) for info in found]
 
     def read_text(self, name: str) -> str:
@@ -113,16 +129,26 @@ class Folder:
         It is written under another name, on a disk synced, and renamed; some object stores put a file there whole.
         """
         target, told = self._join(name), json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"
-        self._fs.create_dir(target.rpartition("/")[0], recursive=True)
         draft = target if isinstance(self._fs, _PUT_WHOLE) else f"{target}.tmp"
-        with self._fs.open_output_stream(draft) as stream:
-            stream.write(told)
-        if self.is_local:
-            _sync(Path(draft))
         if draft != target:
-            self._fs.move(draft, target)
+            self._fs.create_dir(target.rpartition("/")[0], recursive=True)
+        self._write(draft, told)
+        if draft != target:
+            try:
+                self._fs.move(draft, target)
+            except OSError:
+                if self.is_disk or not self.is_local:
+                    raise
+                self._write(target, told)  # a mounted object store that renames nothing puts files there whole
+                self._fs.delete_file(draft)
         if self.is_local:
             _sync(Path(target).parent)
+
+    def _write(self, path: str, content: bytes) -> None:
+        with self._fs.open_output_stream(path) as stream:
+            stream.write(content)
+        if self.is_local:
+            _sync(Path(path))
 
     def sync(self, name: str) -> None:
         """Have a disk keep a directory with all it holds, whatever happens to the machine; a store has done so."""
@@ -137,10 +163,15 @@ class Folder:
         """On this machine's disks, as far as it can tell."""
         return isinstance(self._fs, pafs.LocalFileSystem)
 
+    @cached_property
+    def is_disk(self) -> bool:
+        """On a disk of this machine's, or one that behaves so; an object store that is mounted does not."""
+        return self.is_local and not is_mounted_store(self._root)
+
     @property
     def renames(self) -> bool:
-        """A directory can be renamed here in one step; an object store has none."""
-        return isinstance(self._fs, pafs.LocalFileSystem | pafs.HadoopFileSystem)
+        """A directory can be renamed here in one step; an object store has no such step, mounted or not."""
+        return self.is_disk or isinstance(self._fs, pafs.HadoopFileSystem)
 
     def local_path(self, name: str = "") -> Path:
         """Where something lies on this machine's disks."""
@@ -157,6 +188,22 @@ class Folder:
         if self.is_local:
             _sync(Path(self._join(to)).parent)
 
+    def copy_all(self, name: str, to: str, files: Iterable[str]) -> None:
+        """Copy files of one directory to another."""
+        wanted = list(files)
+        for parent in {file.rpartition("/")[0] for file in wanted}:
+            self.make(f"{to}/{parent}".rstrip("/"))
+        with ThreadPoolExecutor(_READERS) as pool:
+            list(pool.map(lambda f: self._fs.copy_file(self._join(f"{name}/{f}"), self._join(f"{to}/{f}")), wanted))
+
+    def move_file(self, name: str, to: str) -> None:
+        """Give a file another name."""
+        self._fs.move(self._join(name), self._join(to))
+
+    def delete_file(self, name: str) -> None:
+        """Delete a file that is there."""
+        self._fs.delete_file(self._join(name))
+
     def delete(self, name: str) -> None:
         """Delete a file or a directory with all it holds; nothing happens where there is none."""
         path = self._join(name)
@@ -168,6 +215,21 @@ class Folder:
 
     def _join(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root
+
+
+def is_mounted_store(path: str) -> bool:
+    """A path is on an object store that is mounted as if it were a disk: its directories are renamed file by file,
+    and its locks hold on one machine or not at all."""
+    place = os.path.realpath(path)
+    if sys.platform == "linux" and f"{place}/".startswith(_DATABRICKS):
+        return True
+    mounts = [part for part in psutil.disk_partitions(all=True) if _is_below(place, part.mountpoint)]
+    kind = max(mounts, key=lambda part: len(part.mountpoint)).fstype if mounts else ""
+    return kind.startswith("fuse") and kind not in _FUSE_DISKS
+
+
+def _is_below(place: str, folder: str) -> bool:
+    return place == folder or place.startswith(f"{folder.rstrip('/')}/")
 
 
 def _sync(path: Path) -> None:
@@ -212,5 +274,5 @@ def _open(path: str) -> tuple[pafs.FileSystem, str]:
         return pafs.LocalFileSystem(), f"/dbfs/{rest.lstrip('/')}"
     if scheme == "file":
         return pafs.LocalFileSystem(), f"/{rest.lstrip('/')}"
-    fs, root = pafs.FileSystem.from_uri(f"{_SAME.get(scheme, scheme)}:{rest}")
+    fs, root = pafs.FileSystem.from_uri(f"{ONE_SCHEME.get(scheme, scheme)}:{rest}")
     return fs, root.rstrip("/")

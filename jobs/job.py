@@ -28,6 +28,7 @@ from jobs.telling.report import Command, RunReport, Status, make_report
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+    from pyspark.sql.types import StructType
 
 
 class Job:
@@ -76,6 +77,11 @@ class Job:
             self.output.write_report(self.run.run_id, report.as_dict())
         raise error
 
+    def begin(self, schema: StructType | None = None, *, overwrite: bool = False) -> None:
+        """Make the output this job's; see `Output.begin`."""
+        self.output.begin(schema, overwrite=overwrite)
+        self.run = replace(self.run, home=self.output.home)
+
     def increments(self) -> list[Increment]:
         """What this run has committed."""
         return [increment for increment in self.output.increments() if increment.run_id == self.run.run_id]
@@ -92,6 +98,7 @@ class Job:
         try:
             work()
             self.stop.check("interrupted")
+            self.output.settle_last()
         except DeadlineReached as error:
             return "expired", error
         except JobError as error:
@@ -130,6 +137,11 @@ class Job:
         if report.gone_files:
             gone = name_some([path_of(uri) for uri in report.gone_files])
             show_warning(self.console, f"gone before they were scored, and left out: {gone}")
+        if report.repeated_files:
+            same = [f"{path_of(uri)} (as {path_of(before)})" for uri, before in report.repeated_files.items()]
+            then = "and left out" if self.settings.input.dedupe_files else "and scored all the same; if they were moved"
+            advice = "" if self.settings.input.dedupe_files else ", set input.dedupe_files to leave such files out"
+            show_warning(self.console, f"with the rows of another file, {then}{advice}: {name_some(same)}")
         return report
 
 

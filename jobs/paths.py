@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 GLOB = re.compile(r"[*?\[{\\]")  # what makes a path a pattern
-_SAME = {"s3a": "s3", "s3n": "s3", "abfss": "abfs"}
+ONE_SCHEME = {"s3a": "s3", "s3n": "s3", "abfss": "abfs"}  # to pyarrow
 
 
 def as_uri_has_it(path: str) -> str:
@@ -29,7 +29,7 @@ def canonical(path: str) -> str:
     told = as_uri_has_it(path)
     scheme, rest = _split(told)
     if scheme != "file":
-        return f"{_SAME.get(scheme, scheme)}:{rest}"
+        return f"{ONE_SCHEME.get(scheme, scheme)}:{rest}"
     fixed = fixed_part(told)
     return os.path.normpath(os.path.join(os.path.realpath(fixed), told[len(fixed) :].lstrip("/")))
 

@@ -70,7 +70,7 @@ def score(
         kind = find_kind(job.spark, settings.input)
         if not overwrite:
             output.check_input(frame, kind)
-        output.begin(frame.schema if kind == "files" else None, overwrite=overwrite)
+        job.begin(frame.schema if kind == "files" else None, overwrite=overwrite)
         publish_retries(job.spark, settings, job.run)
         if accept_failures:
             output.accept_failures()
@@ -104,7 +104,7 @@ def retry(
     if not Output(settings).is_begun():
         raise OutputError(f"output.path {settings.output.path} holds no results yet; `gristmill score` comes first")
     with hiding(settings), open_job("retry", settings, spark_log=spark_log, console=console, stop=stop) as job:
-        job.output.begin()
+        job.begin()
         publish_retries(job.spark, settings, job.run)
         return job.carry_out(lambda: _retry_failed(job, only, again=again))
 

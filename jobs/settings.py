@@ -41,6 +41,9 @@ class InputSettings(_Section):
         "auto", description="Size of an increment, as `512MB`; `auto` takes about ten minutes' worth."
     )
     ignore_corrupt: bool = Field(False, description="Leave files out that cannot be read, instead of failing.")
+    dedupe_files: bool = Field(
+        False, description="Leave files out that have the rows of one that was read before: moved, copied, linked to."
+    )
     key: list[str] = Field([], description="Columns that identify a row; checked to be there; a retry may need them.")
 
     @model_validator(mode="after")
@@ -50,6 +53,8 @@ class InputSettings(_Section):
             raise ValueError(f"give exactly one of path, table and query, not {' and '.join(given) or 'none'}")
         if self.ignore_corrupt and not self.is_files():
             raise ValueError("ignore_corrupt is for files: an input.path in a format that Spark reads file by file")
+        if self.dedupe_files and not self.is_files():
+            raise ValueError("dedupe_files is for files: an input.path in a format that Spark reads file by file")
         if any(name.lower() == "ignorechanges" for name in self.options):
             raise ValueError("options.ignoreChanges gives rows again that are scored already; take skipChangeCommits")
         silent = [name for name in self.options if name.lower() in ("ignorecorruptfiles", "ignoremissingfiles")]

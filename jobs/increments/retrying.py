@@ -20,7 +20,8 @@ from jobs.increments.scoring import Run
 from jobs.increments.sizing import TARGET_S
 from jobs.input.sources import explode_variants, find_kind, read_input
 from jobs.output.committed import RETRIES, Increment, count_outcomes, name_of
-from jobs.output.directory import Output, kept_name
+from jobs.output.directory import Output
+from jobs.output.marks import Mark
 from jobs.settings import Settings
 from jobs.spark.interrupts import Stop
 from jobs.spark.session import count_slots, spark_conf
@@ -76,12 +77,12 @@ def retry_all(
         DeadlineReached: Rows are left that were not tried.
         JobError: Spark gave up; what was committed stays.
     """
-    output, lost, is_cut = Output(settings), 0, False
+    output, lost, is_cut = run.output(settings), 0, False
     try:
         with spark_conf(spark, {"spark.sql.shuffle.partitions": str(count_slots(spark))}):
-            for numbers in _portions(output.increments()):
+            for marks in _portions(output.marks()):
                 stop.check("interrupted")
-                found = find_failed(spark, settings, numbers, only=only, again=again)
+                found = find_failed(spark, settings, output, marks, only=only, again=again)
                 lost += found.lost
                 if is_cut := found.rows > 0 and run.is_late():
                     break
@@ -99,15 +100,15 @@ def retry_all(
 
 def publish_retries(spark: SparkSession, settings: Settings, run: Run) -> None:
     """Show readers what committed retries have scored, where a kill kept it from them."""
-    output = Output(settings, run.claim)
-    for number in output.retries():
-        if not output.is_committed(number):
+    output = run.output(settings)
+    for mark in output.retries():
+        if not output.is_committed(mark.made.number):
             with spark_conf(spark, {"spark.sql.shuffle.partitions": str(count_slots(spark))}):
-                _publish(spark, output, number)
+                _publish(spark, output, mark)
 
 
 def find_failed(
-    spark: SparkSession, settings: Settings, numbers: Sequence[int], *, only: Sequence[str], again: bool
+    spark: SparkSession, settings: Settings, output: Output, marks: Sequence[Mark], *, only: Sequence[str], again: bool
 ) -> Found:
     """The failed rows of some increments that are to be retried, with the columns of their texts.
 
@@ -116,9 +117,8 @@ def find_failed(
     """
     from pyspark.sql import functions as F
 
-    output, name = Output(settings), settings.output.name
-    paths = [output.folder / name_of(number) + "/outcome=failed" for number in numbers]
-    rows = spark.read.parquet(*paths)
+    name = settings.output.name
+    rows = output.read_marked(spark, marks, outcome="failed")
     located = rows.select(
         *(F.col(f"`{c}`") for c in rows.columns if c not in (name, "outcome", "increment")),
         F.col("_metadata.file_name").alias(_FILE),
@@ -141,10 +141,10 @@ def _retried(spark: SparkSession, output: Output, name: str) -> DataFrame | None
     """Rows of earlier retries, with how the last one ended; those that came too late were not tried."""
     from pyspark.sql import functions as F
 
-    kept = [kept_name(number) for number in output.retries()]
+    kept = output.retries()
     if not kept:
         return None
-    tried = output.read(spark, *kept).select(_FILE, _ROW, F.col(f"`{name}`.error.code").alias("code"), "outcome")
+    tried = output.read_marked(spark, kept).select(_FILE, _ROW, F.col(f"`{name}`.error.code").alias("code"), "outcome")
     tried = tried.where("code IS NULL OR code != 'expired'")
     return tried.groupBy(_FILE, _ROW).agg(F.max((F.col("outcome") == "succeeded").cast("int")).alias("mended"))
 
@@ -196,12 +196,12 @@ def _retry(found: Found, settings: Settings, run: Run, listener: Listener) -> No
     """Score rows again and commit what came of it."""
     from pyspark.sql import functions as F
 
-    spark, output, began = found.frame.sparkSession, Output(settings, run.claim), time.monotonic()
-    number = max(output.retries(), default=RETRIES - 1) + 1
+    spark, output, began = found.frame.sparkSession, run.output(settings), time.monotonic()
+    number = max((mark.made.number for mark in output.retries()), default=RETRIES - 1) + 1
     plan = Plan(found.rows, plan_partitions(found.rows, count_slots(spark), settings))
     listener.begins(number, plan)
     deadline = run.deadline.timestamp() if run.deadline else None
-    draft = output.draft_of(kept_name(number), run.run_id)
+    draft = output.draft_of(f"retry={number}", run.run_id)
     output.write_rows(score_frame(found.frame, settings, plan, deadline=deadline, keep=(_FILE, _ROW, _CODE)), draft)
     rows = output.read(spark, draft)
     mended = rows.where("outcome = 'succeeded'").groupBy(F.col(_CODE).alias("code")).count().collect()
@@ -211,33 +211,33 @@ def _retry(found: Found, settings: Settings, run: Run, listener: Listener) -> No
         counts=count_outcomes(rows, settings.output.name),
         run_id=run.run_id,
         began=began,
-        name=kept_name(number),
+        name=output.kept_name(number),
         mended=dict(sorted((row["code"], row["count"]) for row in mended)),
     )
-    listener.commits(_publish(spark, output, number))
+    listener.commits(_publish(spark, output, output.retries()[-1]))
 
 
-def _publish(spark: SparkSession, output: Output, number: int) -> Increment:
+def _publish(spark: SparkSession, output: Output, mark: Mark) -> Increment:
     """Show readers the good rows of a committed retry."""
-    made = output.read_retry(number)
-    good = output.read(spark, kept_name(number)).where("outcome = 'succeeded'").drop(_FILE, _ROW, _CODE)
-    draft = output.draft_of(name_of(number), made.run_id)
+    good = output.read_marked(spark, [mark]).where("outcome = 'succeeded'").drop(_FILE, _ROW, _CODE)
+    draft = output.draft_of(name_of(mark.made.number), mark.made.run_id)
     output.write_rows(good, draft)
-    return output.place(draft, made)
+    return output.place(draft, mark.made)
 
 
-def _portions(increments: list[Increment]) -> Iterator[list[int]]:
+def _portions(marks: list[Mark]) -> Iterator[list[Mark]]:
     """Increments with failed rows, in portions that take about ten minutes."""
-    with_failed = [i for i in increments if not i.is_retry and i.counts.failed]
+    increments = [mark.made for mark in marks]
+    with_failed = [mark for mark in marks if not mark.made.is_retry and mark.made.counts.failed]
     seconds = sum(i.seconds for i in increments)
     rate = sum(i.counts.scored_rows for i in increments) / seconds if seconds else 0
-    limit, held, rows = int(rate * TARGET_S) or _ROWS, list[int](), 0
-    for increment in with_failed:
-        if held and rows + increment.counts.failed > limit:
+    limit, held, rows = int(rate * TARGET_S) or _ROWS, list[Mark](), 0
+    for mark in with_failed:
+        if held and rows + mark.made.counts.failed > limit:
             yield held
             held, rows = [], 0
-        held.append(increment.number)
-        rows += increment.counts.failed
+        held.append(mark)
+        rows += mark.made.counts.failed
     if held:
         yield held
 

@@ -30,13 +30,13 @@ from jobs.increments.listener import Listener
 from jobs.increments.plan import Plan, plan_partitions, score_frame
 from jobs.increments.sizing import bytes_per_s, choose_bytes, is_off, take_for_full
 from jobs.input.changes import explain_change, is_bounded
-from jobs.input.checkpoint import Checkpoint
+from jobs.input.files import ReadFile
 from jobs.input.iceberg import Snapshot, next_span, read_span
 from jobs.input.reading import Readable, read_frame, read_planned
 from jobs.input.sources import Kind, explode_variants, read_stream, select_needed
 from jobs.input.spans import Span
 from jobs.output.committed import Committed, Increment, add_up
-from jobs.output.directory import CHECKPOINT, Output
+from jobs.output.directory import Output
 from jobs.output.lock import Claim
 from jobs.settings import Settings
 from jobs.spark.interrupts import Stop
@@ -63,12 +63,18 @@ class Run:
         started_at: When the command began.
         deadline: When it has to end.
         claim: That the output is its own.
+        home: Where the job's state is in it; None looks it up.
     """
 
     run_id: str
     started_at: datetime
     deadline: datetime | None = None
     claim: Claim = field(default_factory=Claim)
+    home: str | None = None
+
+    def output(self, settings: Settings) -> Output:
+        """The job's output."""
+        return Output(settings, self.claim, self.home)
 
     def left_s(self) -> float | None:
         """Seconds until the deadline; negative once it has passed."""
@@ -117,6 +123,7 @@ class ScoreIncrement:
         self._size, self._left, self.done = size, left, list(before or [])
         self._listener = listener or Listener()
         self._unjudged = Committed()
+        self._known: list[ReadFile] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_listener": Listener()}
@@ -154,7 +161,7 @@ class ScoreIncrement:
             TooManyFailed: It is committed.
             ResizeError: It is committed, and the next ones are to have another size.
         """
-        output = Output(self._settings, self._run.claim)
+        output = self._run.output(self._settings)
         if output.is_committed(number):
             return
         if self._run.is_late():
@@ -164,7 +171,7 @@ class ScoreIncrement:
         slots = count_slots(frame.sparkSession)
         with spark_conf(frame.sparkSession, {"spark.sql.shuffle.partitions": str(min(slots, 200))}):
             checkpoint = output.checkpoint()
-            read = self._read(frame, checkpoint, number)
+            read = self._read(frame, output, number)
             plan = Plan(read.counts.rows, plan_partitions(read.counts.rows, slots, self._settings))
             self._listener.begins(number, plan)
             deadline = self._run.deadline.timestamp() if self._run.deadline else None
@@ -181,14 +188,21 @@ class ScoreIncrement:
                 input_span=span,
                 ignored_files=read.ignored,
                 gone_files=read.gone,
+                repeated_files=read.repeated,
+                read=read.counts.read or (),
             )
         self._listener.commits(made)
         self._go_on(made)
 
-    def _read(self, frame: DataFrame, checkpoint: Checkpoint, number: int) -> Readable:
+    def _read(self, frame: DataFrame, output: Output, number: int) -> Readable:
         if self._kind != "files" or self._schema is None:
             return read_frame(frame)
-        return read_planned(frame.sparkSession, self._settings, self._schema, checkpoint.files_of(number))
+        if self._known is None:
+            self._known = list(output.read_files().values())
+        planned = output.checkpoint().files_of(number)
+        read = read_planned(frame.sparkSession, self._settings, self._schema, planned, self._known)
+        self._known += read.counts.read or ()
+        return read
 
     def _go_on(self, made: Increment) -> None:
         """Decide what becomes of the increments after this one."""
@@ -277,7 +291,7 @@ def score_stream(
     Raises:
         JobError: Of the increment at which it ended.
     """
-    output = Output(settings)
+    output = run.output(settings)
     fixed = settings.input.increment_bytes
     sizes_itself = fixed == "auto" and not is_bounded(settings.input.options)
     slow_starts = 0
@@ -299,7 +313,7 @@ def score_stream(
         )
         stream = read_stream(spark, settings, schema, size)
         try:
-            if not _run_query(stream, work, settings, stop):
+            if not _run_query(stream, work, output.checkpoint_path, stop):
                 return
         except JobError as error:
             if _SLOW_START not in str(error) or slow_starts == _SLOW_STARTS:
@@ -332,7 +346,7 @@ def score_spans(
         JobError: Of the increment at which it ended.
     """
     source, fixed = settings.input, settings.input.increment_bytes
-    before = [increment for increment in Output(settings).increments() if not increment.is_retry]
+    before = [increment for increment in run.output(settings).increments() if not increment.is_retry]
     if before and before[-1].input_span is None:
         raise OutputError(
             f"output.path {settings.output.path} was written by a gristmill that read Iceberg as a stream; start "
@@ -363,9 +377,9 @@ def _told(number: int) -> Iterator[None]:
         raise JobError(f"increment {number} cannot be committed: {error}") from error
 
 
-def _run_query(stream: DataFrame, work: ScoreIncrement, settings: Settings, stop: Stop) -> bool:
+def _run_query(stream: DataFrame, work: ScoreIncrement, checkpoint: str, stop: Stop) -> bool:
     """Run one query until nothing new is left; True if it is to be started again, for increments of another size."""
-    writer = stream.writeStream.trigger(availableNow=True).option("checkpointLocation", _location(settings))
+    writer = stream.writeStream.trigger(availableNow=True).option("checkpointLocation", checkpoint)
     try:
         query = writer.foreachBatch(work).start()
         while not query.awaitTermination(_POLL_S):
@@ -377,7 +391,3 @@ def _run_query(stream: DataFrame, work: ScoreIncrement, settings: Settings, stop
         told = explain(error)
         raise unpack_error(str(error)) or explain_change(told) or JobError(told) from error
     return False
-
-
-def _location(settings: Settings) -> str:
-    return Output(settings).folder / CHECKPOINT

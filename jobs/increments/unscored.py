@@ -76,10 +76,11 @@ class Unscored:
         filtered = any(key.lower() in _FILTERS for key in source.options)
         known = self._output.increments()
         gone = [uri for increment in known for uri in increment.gone_files]
-        read = sorted((i.input_offset, i.began_ms) for i in known if i.input_offset is not None)
+        looked = sorted((i.input_offset, i.began_ms) for i in known if i.input_offset is not None)
+        seen, read = self._output.checkpoint().seen(), self._output.read_files().values()
         return [
             *tell_unread(self._files, path=str(source.path), filtered=filtered),
-            *tell_replaced(self._files, self._output.checkpoint().seen(), read),
+            *tell_replaced(self._files, seen, read, looked),
             *tell_back(self._files, gone),
         ]
 

@@ -39,6 +39,50 @@ class InputFiles:
         return {path: self.found[path].size if path in self.found else 0 for path in paths}
 
 
+@dataclass(frozen=True)
+class ReadFile:
+    """A file as it was when an increment read it.
+
+    Args:
+        uri: As Spark names it.
+        size: In bytes.
+        changed_ms: When it was last written, in milliseconds since 1970.
+        rows: How many it has; one without a row is not told.
+        content: A hash of its rows, as far as the job needs them, in whatever order.
+    """
+
+    uri: str
+    size: int
+    changed_ms: int
+    rows: int
+    content: str
+
+    @property
+    def path(self) -> str:
+        """Its path without scheme and host, spelt as a user would."""
+        return path_of(self.uri)
+
+
+def find_repeated(read: Iterable[ReadFile], known: Iterable[ReadFile]) -> dict[str, str]:
+    """Files that have the size and the rows of another one: moved, renamed, copied, or linked to under a second name.
+
+    Args:
+        read: The files in question.
+        known: Files that were read before.
+
+    Returns:
+        By the URI of each, that of the one that was read first.
+    """
+    first: dict[tuple[int, int, str], str] = {}
+    for file in known:
+        first.setdefault((file.size, file.rows, file.content), file.uri)
+    repeated = {}
+    for file in sorted(read, key=lambda file: file.uri):
+        if (before := first.setdefault((file.size, file.rows, file.content), file.uri)) != file.uri:
+            repeated[file.uri] = before
+    return repeated
+
+
 def list_input(path: str, uris: Iterable[str]) -> InputFiles:
     """Look at an input's path.
 
@@ -96,22 +140,29 @@ def tell_unread(files: InputFiles, *, path: str, filtered: bool) -> list[str]:
     return warnings
 
 
-def tell_replaced(files: InputFiles, seen: Iterable[SeenFile], read: Sequence[tuple[int, float]]) -> list[str]:
-    """Warnings about files that were written anew after they had been scored.
+def tell_replaced(
+    files: InputFiles, seen: Iterable[SeenFile], read: Iterable[ReadFile], looked: Sequence[tuple[int, float]]
+) -> list[str]:
+    """Warnings about files that were replaced after they had been scored, by newer ones or by older ones.
 
     Args:
         files: What is there.
         seen: What is in an increment, committed or planned.
-        read: Of each committed increment, where its files end in the source's log, and when it was first looked at, in
-            milliseconds since 1970; in order.
+        read: What is in a committed one, as it was when it was read; an earlier gristmill has not kept that.
+        looked: Of each committed increment, where its files end in the source's log, and when it was first looked at,
+            in milliseconds since 1970; in order.
     """
+    as_read = {file.path: file for file in read}
 
     def is_replaced(file: SeenFile) -> bool:
-        at = bisect_left(read, file.offset, key=lambda increment: increment[0])
-        if at == len(read) or file.path not in files.found:
+        at = bisect_left(looked, file.offset, key=lambda increment: increment[0])
+        if at == len(looked) or file.path not in files.found:
             return False
-        found = files.found[file.path]  # one that was mended before it was read is newer than it was planned
-        return _differs(found, file) and not file.changed_ms < found.changed_ns / 1e6 <= read[at][1]
+        found = files.found[file.path]
+        if known := as_read.get(file.path):
+            return found.size != known.size or _differs(found, known.changed_ms)
+        # One that was mended before it was read is newer than it was planned.
+        return _differs(found, file.changed_ms) and not file.changed_ms < found.changed_ns / 1e6 <= looked[at][1]
 
     replaced = sorted(file.path for file in seen if is_replaced(file))
     if not replaced:
@@ -144,10 +195,10 @@ def name_some(paths: list[str]) -> str:
     return ", ".join(paths[:_SHOWN]) + more
 
 
-def _differs(found: FileInfo, seen: SeenFile) -> bool:
+def _differs(found: FileInfo, changed_ms: int) -> bool:
     if found.changed_ns % 1_000_000_000 == 0:  # a store that tells whole seconds alone
-        return found.changed_ns // 1_000_000_000 != seen.changed_ms // 1000
-    return found.changed_ns // 1_000_000 != seen.changed_ms
+        return found.changed_ns // 1_000_000_000 != changed_ms // 1000
+    return found.changed_ns // 1_000_000 != changed_ms
 
 
 def _absolute(path: str) -> str:

@@ -6,28 +6,35 @@ without rows, and a name with brackets in it a pattern that fits nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from jobs.errors import SPARK_ERRORS, unreadable_file, unreadable_input
 from jobs.input.checkpoint import SeenFile, path_of
-from jobs.input.files import find_gone
-from jobs.input.sources import FILE, FILE_SIZE, read_files
+from jobs.input.files import ReadFile, find_gone, find_repeated
+from jobs.input.sources import FILE, FILE_SIZE, FILE_TIME, read_files
 from jobs.settings import Settings
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame, SparkSession
+    from pyspark.sql import Column, DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Rows of an increment, and the files and bytes that they come from; null where the source does not tell."""
+    """Rows of an increment, and the files that they come from; null where the source does not tell."""
 
     rows: int
-    files: int | None = None
-    bytes: int | None = None
+    read: tuple[ReadFile, ...] | None = None
+
+    @property
+    def files(self) -> int | None:
+        return None if self.read is None else len(self.read)
+
+    @property
+    def bytes(self) -> int | None:
+        return None if self.read is None else sum(file.size for file in self.read)
 
 
 @dataclass(frozen=True)
@@ -39,12 +46,14 @@ class Readable:
         counts: How many, out of which files; those without a row do not count.
         ignored: Files that are there and cannot be read, as `input.ignore_corrupt` asks.
         gone: Files that were there as the increment was planned.
+        repeated: Files with the rows of another one, and which; they are left out if `input.dedupe_files` asks for it.
     """
 
     frame: DataFrame
     counts: Counts
     ignored: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
+    repeated: dict[str, str] = field(default_factory=dict)
 
 
 def read_frame(frame: DataFrame) -> Readable:
@@ -59,7 +68,13 @@ def read_frame(frame: DataFrame) -> Readable:
         raise unreadable_input(error) from error
 
 
-def read_planned(spark: SparkSession, settings: Settings, schema: StructType, planned: Sequence[SeenFile]) -> Readable:
+def read_planned(
+    spark: SparkSession,
+    settings: Settings,
+    schema: StructType,
+    planned: Sequence[SeenFile],
+    known: Sequence[ReadFile] = (),
+) -> Readable:
     """Read an increment's files, leaving some out as a whole until the rest can be read.
 
     A file that is gone fails no job: the checkpoint would ask for it in every run to come.
@@ -69,11 +84,13 @@ def read_planned(spark: SparkSession, settings: Settings, schema: StructType, pl
         settings: The job.
         schema: Of the input.
         planned: The files.
+        known: Files of earlier increments.
 
     Raises:
         InputError: A file is there and cannot be read, and is not to be ignored; or nothing of the input is there.
     """
     left, ignored, gone = {file.path: file for file in planned}, list[SeenFile](), list[SeenFile]()
+    repeated: dict[str, str] = {}
     while True:
         read = _try_to_read(spark, settings, schema, [file.uri for file in left.values()])
         # Files without rows are not counted, nor is one that went away between Spark's first look at it and its second.
@@ -81,7 +98,11 @@ def read_planned(spark: SparkSession, settings: Settings, schema: StructType, pl
         if out := [] if whole else find_gone(str(settings.input.path), left.values()):
             gone += out
         elif isinstance(read, Readable):
-            return replace(read, ignored=tuple(f.uri for f in ignored), gone=tuple(f.uri for f in gone))
+            found = find_repeated(read.counts.read or (), known)
+            repeated |= found
+            if not (out := _to_leave_out(found, left) if settings.input.dedupe_files else []):
+                out_uris, gone_uris = (tuple(file.uri for file in files) for files in (ignored, gone))
+                return replace(read, ignored=out_uris, gone=gone_uris, repeated=repeated)
         else:
             out = [_to_ignore(read, settings, left)]
             ignored += out
@@ -89,19 +110,31 @@ def read_planned(spark: SparkSession, settings: Settings, schema: StructType, pl
             del left[file.path]
 
 
+def _to_leave_out(repeated: Iterable[str], left: dict[str, SeenFile]) -> list[SeenFile]:
+    return [left[path_of(uri)] for uri in repeated]
+
+
 def count(frame: DataFrame) -> Counts:
-    """Count an increment; every column is read."""
+    """Count an increment; every column is read, and of files a hash of their rows is made."""
     from pyspark.sql import functions as F
 
-    hashed = (F.col(f"`{c}`") if can_hash(kind) else F.col(f"`{c}`").isNull() for c, kind in frame.dtypes)
-    read = F.max(F.xxhash64(F.lit(0), *hashed))
+    columns = [(c, kind) for c, kind in frame.dtypes if c not in (FILE, FILE_SIZE, FILE_TIME)]
+    row = F.xxhash64(F.lit(0), *(_hashable(c, kind) for c, kind in columns))
     if FILE not in frame.columns:
-        row = frame.agg(F.count(F.lit(1)).alias("rows"), read).collect()[0]
-        return Counts(row["rows"])
-    by_file = frame.groupBy(FILE, FILE_SIZE).agg(F.count(F.lit(1)).alias("rows"), read)
-    row = by_file.agg(F.sum("rows").alias("rows"), F.count(F.lit(1)).alias("files"), F.sum(FILE_SIZE).alias("bytes"))
-    found = row.collect()[0]
-    return Counts(found["rows"] or 0, found["files"], found["bytes"] or 0)
+        counted = frame.agg(F.count(F.lit(1)).alias("rows"), F.max(row)).collect()[0]
+        return Counts(counted["rows"])
+    halves = F.sum(F.shiftright(row, 32)).alias("high"), F.sum(row.bitwiseAND(F.lit(0xFFFFFFFF))).alias("low")
+    by_file = frame.groupBy(FILE, FILE_SIZE, FILE_TIME).agg(F.count(F.lit(1)).alias("rows"), *halves).collect()
+    read = tuple(ReadFile(f[FILE], f[FILE_SIZE], f[FILE_TIME], f["rows"], f"{f['high']},{f['low']}") for f in by_file)
+    return Counts(sum(file.rows for file in read), read)
+
+
+def _hashable(name: str, kind: str) -> Column:
+    """A column as Spark can hash it: mappings and variants as JSON."""
+    from pyspark.sql import functions as F
+
+    column = F.col(f"`{name}`")
+    return column if can_hash(kind) else F.to_json(F.struct(column))
 
 
 def count_rows(frame: DataFrame) -> int:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 # Where an increment's rows come from; for files alone, and never in the output.
-FILE, FILE_SIZE = "_gristmill_file", "_gristmill_file_size"
+FILE, FILE_SIZE, FILE_TIME = "_gristmill_file", "_gristmill_file_size", "_gristmill_file_time"
 _STREAMING = ("delta",)
-_FOREVER = "36500d"  # Spark leaves out files that are a week older than the newest, unless told otherwise
+_FOREVER = "100000000000d"  # Spark leaves out files that are a week older than the newest, unless told otherwise
 _TELL_ALL = {"ignoreCorruptFiles": "false", "ignoreMissingFiles": "false"}  # whatever the session says
 
 _SPECIAL = re.compile(r"[*?\[\]{}\\]")
@@ -68,6 +68,7 @@ def read_files(spark: SparkSession, settings: Settings, schema: StructType, uris
         settings,
         F.col("_metadata.file_path").alias(FILE),
         F.col("_metadata.file_size").alias(FILE_SIZE),
+        F.unix_millis("_metadata.file_modification_time").alias(FILE_TIME),
     )
 
 

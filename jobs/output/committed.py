@@ -1,4 +1,4 @@
-"""What is committed: increments with the sums over their rows, as their marks keep them."""
+"""What is committed: increments with the sums over their rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from jobs.folder import Folder
 from jobs.input.spans import Span
 from udfs.results import USAGE
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 RETRIES = 1_000_000  # increments of retries count from here on, so that they are in nobody's way
-MARK = "_increment.json"  # in an increment's directory: it is committed
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ def add_up(parts: Iterable[Committed]) -> Committed:
 
 @dataclass(frozen=True)
 class Increment:
-    """What is known of a committed increment; it is kept in the increment's own directory, as its commit mark.
+    """What is known of a committed increment; its mark keeps it (see `jobs.output.marks`).
 
     Args:
         number: Of Spark's batch; those of retries count from RETRIES on.
@@ -74,6 +72,7 @@ class Increment:
         input_span: What it was made of in an Iceberg table; null of other inputs.
         ignored_files: Files of it that could not be read.
         gone_files: Files of it that were there as it was planned, and not as it was scored.
+        repeated_files: Files of it with the rows of another one that was read before, and which that is.
         mended: Of a retry: rows that succeeded now, by the code that they had failed with.
     """
 
@@ -89,6 +88,7 @@ class Increment:
     input_span: Span | None = None
     ignored_files: tuple[str, ...] = ()
     gone_files: tuple[str, ...] = ()
+    repeated_files: dict[str, str] = field(default_factory=dict)
     mended: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -109,13 +109,6 @@ class Increment:
         made = Span(**{"widened": False, **span, "key": tuple(span.get("key", ()))}) if span else None
         own = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
         return cls(**{**own, "counts": Committed(**value["counts"]), "input_span": made, **files})
-
-
-def read_increments(folder: Folder) -> list[Increment]:
-    """All that is committed in an output directory, in order."""
-    names = [name for name in folder.entries() if name.startswith("increment=")]
-    marks = folder.read_all_json([f"{name}/{MARK}" for name in names])
-    return sorted((Increment.from_json(mark) for mark in marks if mark), key=lambda i: i.number)
 
 
 def name_of(number: int) -> str:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 from jobs import folder as files
 from jobs.errors import JobError, OutputError
 from jobs.input.checkpoint import Checkpoint
+from jobs.input.files import ReadFile
 from jobs.input.sources import Kind, find_kind
-from jobs.output.committed import MARK, Committed, Increment, count_outcomes, name_of, read_increments
+from jobs.output.committed import Committed, Increment, count_outcomes, name_of
 from jobs.output.fingerprint import describe, differences, make_key, seal_description
 from jobs.output.lock import Claim, hold_lock
+from jobs.output.marks import Mark, Marks, adopt_old_marks, read_committed
+from jobs.output.placing import clean_draft, find_strangers, find_unplaced, put_in_place
 from jobs.settings import Settings
 from jobs.spark.session import spark_conf
 
@@ -26,9 +29,10 @@ if TYPE_CHECKING:
 _HOME = "_gristmill"
 _LOCK = f"{_HOME}/lock"
 _WRITING = f"{_HOME}/writing"
-_RETRIES = f"{_HOME}/retries"
+_AFRESH = "job-"  # names of the state of jobs that started afresh
+_STATE = ("marks", "files", "checkpoint", "retries", "runs")  # of one that did not; runs are everybody's
+_LAYOUT = 2  # of an output; 1 had its marks among the rows
 JOB = f"{_HOME}/job.json"
-CHECKPOINT = f"{_HOME}/checkpoint"
 RUNS = f"{_HOME}/runs"
 # Rows of a task reach Python in Arrow batches of this size; a window is put together from several.
 _ARROW_ROWS = 1024
@@ -42,29 +46,42 @@ _WRITE_CONF = {
 class Output:
     """One job's output directory.
 
-        increment=000000/   what readers see: committed increments, each with its mark in `_increment.json`
+        increment=000000/   what readers see: committed increments, rows and nothing else
         _gristmill/
-            job.json        whose output it is: fingerprint, layout, the input's schema
-            lock            held by the driver that works here
+            job.json        whose output it is: fingerprint, layout, the input's schema, where its state is
+            lock            held by the driver that works here; on a store, `lock-leases/`
+            marks/          what is committed: an increment's sums and files
+            files/          of each increment, the input's files as they were read
             checkpoint/     Structured Streaming's own
+            retries/        the rows of each retry, those that failed again among them, and their marks
             writing/        increments on their way, by run
-            retries/        the rows of each retry, those that failed again among them
             runs/           a report of each run that ended
+
+    A job that starts afresh keeps its state in `_gristmill/job-<id>/` instead. Until it commits its first increment
+    that is a draft, and the output is still the old job's.
 
     Args:
         settings: The job.
         claim: That the output is this driver's, where something is to be committed; `lock` makes one.
+        home: Where the job's state is; None looks it up in the job file.
 
     Raises:
         OutputError: It is a file, or its scheme cannot be reached.
     """
 
-    def __init__(self, settings: Settings, claim: Claim | None = None) -> None:
-        self._settings, self._claim = settings, claim or Claim()
+    def __init__(self, settings: Settings, claim: Claim | None = None, home: str | None = None) -> None:
+        self._settings, self._claim, self._home = settings, claim or Claim(), home
         self.path = settings.output.path
         self.folder = files.Folder(self.path)
         if self.folder.is_file():
             raise OutputError(f"output.path {self.path} is a file; name a directory")
+
+    @property
+    def home(self) -> str:
+        """Where this job's state is."""
+        if self._home is None:
+            return str((self.folder.find_json(JOB) or {}).get("home", _HOME))
+        return self._home
 
     @contextlib.contextmanager
     def lock(self, on_lost: Callable[[], None] = lambda: None) -> Iterator[Claim]:
@@ -113,16 +130,15 @@ class Output:
         return {**held, "job": seal_description(held.get("job", {}), key), "key": key}
 
     def is_begun(self) -> bool:
-        """There is a job's output here, and it is not one that is about to be thrown away."""
-        held = self.folder.find_json(JOB)
-        return held is not None and not held.get("thrown_away")
+        """There is a job's output here."""
+        return self.folder.find_json(JOB) is not None
 
     def begin(self, schema: StructType | None = None, *, overwrite: bool = False) -> None:
-        """Make the directory this job's.
+        """Make the directory this job's. With `overwrite`, what is there goes as the first increment is committed.
 
         Args:
             schema: The input's; later runs read files by it.
-            overwrite: Throw away what is there.
+            overwrite: Start afresh.
 
         Raises:
             OutputError: It cannot be written to, is another driver's by now, or holds increments and no job file.
@@ -130,19 +146,92 @@ class Output:
         self._claim.check()
         try:
             held = self.folder.find_json(JOB)
-            if overwrite or (held is not None and held.get("thrown_away")):
-                self._throw_away()
-                held = None
             if held is None:
                 self._check_no_increments()
-                key = make_key()
-                about = {"job": describe(self._settings, key), "schema": schema.jsonValue() if schema else None}
-                self.folder.write_json(JOB, {**about, "key": key})
-            elif "key" not in held:  # an earlier gristmill kept options in clear
-                self.folder.write_json(JOB, self._sealed(held))
-            self.folder.delete(_WRITING)  # of killed runs
+                self._home = _HOME
+                self._make_home()
+                self.folder.write_json(JOB, self._describe(schema))
+            else:
+                self._home = str(held.get("home", _HOME))
+                self._settle(held, overwrite=overwrite)
+            self.folder.delete(_WRITING)  # of killed runs; what they committed is in its place by now
+            self._delete_homes(but=self._home)  # of jobs that started afresh and committed nothing
+            if held is not None and overwrite:
+                self._home = f"{_HOME}/job-{uuid.uuid4().hex[:12]}"
+                self._make_home()
+                self.folder.write_json(f"{self._home}/job.json", self._describe(schema))
         except OSError as error:
             raise OutputError(f"cannot write to output.path {self.path}: {error}") from error
+
+    def _describe(self, schema: StructType | None) -> dict[str, Any]:
+        """What a job file says of a new job."""
+        key = make_key()
+        about = {"job": describe(self._settings, key), "schema": schema.jsonValue() if schema else None}
+        return {**about, "key": key, "layout": _LAYOUT, "home": self.home}
+
+    def _make_home(self) -> None:
+        for marks in (self._marks(), self._kept_marks()):
+            marks.make_home()
+
+    def _settle(self, held: dict[str, Any], *, overwrite: bool) -> None:
+        """Put an output in order: what is committed is in its place, and nothing beside it.
+
+        Args:
+            held: Its job file, which may be an earlier gristmill's.
+            overwrite: What is lost does not matter.
+        """
+        self._make_home()
+        if held.get("layout", 1) < _LAYOUT or "key" not in held:
+            adopt_old_marks(self.folder, self.home)
+            held = {**self._sealed(held), "layout": _LAYOUT, "home": self.home}
+            self.folder.write_json(JOB, held)
+        committed = self._marks().read()
+        drafts, lost = find_unplaced(self.folder, [*committed, *self._kept_marks().read()])
+        for mark in drafts:
+            put_in_place(self.folder, mark)
+        if lost and not overwrite:
+            raise self._has_lost(lost[0])
+        if held.get("clearing"):  # it started afresh, and was killed as the old results went
+            self._clear(held)
+        places = {mark.place for mark in committed}
+        for path in find_strangers(self.folder, committed):
+            if path.partition("/")[0] in places:  # `report` tells of whole increments that no mark names
+                self.folder.delete(path)
+
+    def _take_over(self) -> None:
+        """Be the job whose output this is, with the first increment of one that started afresh."""
+        if self.home == _HOME or self.folder.read_json(JOB).get("home") == self.home:
+            return
+        held = self.folder.read_json(f"{self.home}/job.json")
+        self.folder.write_json(JOB, {**held, "clearing": True})
+        self._clear(held)
+
+    def _clear(self, held: dict[str, Any]) -> None:
+        """Throw away what the job before has left."""
+        marked = set(self._marks().places())
+        for entry in self.folder.entries():
+            if entry.startswith("increment=") and entry not in marked:
+                self.folder.delete(entry)
+        for name in _STATE:
+            self.folder.delete(f"{_HOME}/{name}")
+        self._delete_homes(but=self.home)
+        self.folder.write_json(JOB, {name: value for name, value in held.items() if name != "clearing"})
+
+    def _delete_homes(self, *, but: str) -> None:
+        for name in self.folder.entries(_HOME):
+            if name.startswith(_AFRESH) and f"{_HOME}/{name}" != but:
+                self.folder.delete(f"{_HOME}/{name}")
+
+    def _marks(self) -> Marks:
+        return Marks(self.folder, f"{self.home}/marks")
+
+    def _kept_marks(self) -> Marks:
+        return Marks(self.folder, f"{self.home}/retries", parent=f"{self.home}/retries")
+
+    def settle_last(self) -> None:
+        """The job has ended, and is whose output this is: also where there was nothing to commit."""
+        self._claim.check()
+        self._take_over()
 
     def schema(self) -> StructType | None:
         """The input's schema as the first run found it."""
@@ -165,37 +254,52 @@ class Output:
         if kind in ("table", "iceberg"):
             self._check_types(frame)
 
-    def is_committed(self, number: int, name: str | None = None) -> bool:
-        """An increment has its mark; `name` is its place, where it is not that of readers."""
-        return self.folder.find_json(f"{name or name_of(number)}/{MARK}") is not None
+    def is_committed(self, number: int) -> bool:
+        """An increment has its mark."""
+        return self._marks().is_there(name_of(number))
+
+    def marks(self) -> list[Mark]:
+        """All that is committed, in order."""
+        return read_committed(self.folder, self.folder.find_json(JOB)) if self._home is None else self._marks().read()
 
     def increments(self) -> list[Increment]:
         """All that is committed, in order."""
-        return read_increments(self.folder)
+        return [mark.made for mark in self.marks()]
 
-    def retries(self) -> list[int]:
-        """Numbers of the retries whose rows are kept, in order; a kill may have hidden the last one from readers."""
-        numbers = [int(name.partition("=")[2]) for name in self.folder.entries(_RETRIES)]
-        return sorted(number for number in numbers if self.is_committed(number, kept_name(number)))
+    def retries(self) -> list[Mark]:
+        """The retries whose rows are kept, in order; a kill may have hidden the last one from readers."""
+        return self._kept_marks().read()
 
-    def read_retry(self, number: int) -> Increment:
-        """What a retry is whose rows are kept."""
-        return Increment.from_json(self.folder.read_json(f"{kept_name(number)}/{MARK}"))
+    def kept_name(self, number: int) -> str:
+        """The directory of all that a retry has scored, those rows among it that failed again."""
+        return f"{self.home}/retries/{name_of(number)}"
 
     def checkpoint(self) -> Checkpoint:
-        return Checkpoint(self.folder, CHECKPOINT)
+        return Checkpoint(self.folder, f"{self.home}/checkpoint")
+
+    @property
+    def checkpoint_path(self) -> str:
+        """The checkpoint, as Spark takes it."""
+        return self.folder / f"{self.home}/checkpoint"
 
     def write(
-        self, scored: DataFrame, number: int = 0, *, run_id: str = "run", rows: int | None = None, **about: Any
+        self,
+        scored: DataFrame,
+        number: int = 0,
+        *,
+        run_id: str = "run",
+        rows: int | None = None,
+        read: Sequence[ReadFile] = (),
+        **about: Any,
     ) -> Increment:
-        """Write one increment, count what was written, and commit it; readers see all of it or nothing.
+        """Write one increment aside, count what was written, commit it, and put it in its place.
 
-        Where a directory can be renamed, the increment is written aside and put in its place in one step. An object
-        store has no such step: there Spark's committer writes it in its place, and the mark comes last.
+        Where a directory can be renamed, readers see all of it or nothing. On an object store they see its files come.
 
         Args:
             scored: Its rows, with their outcome.
             number: Its number; what is there under it, uncommitted, is replaced.
+            read: The input's files as they were read, where they are told.
             run_id: Who writes.
             rows: How many there must be; None where the input may change while it is read.
             about: More of what `Increment` holds; `began` (of time.monotonic) instead of `seconds`.
@@ -204,8 +308,6 @@ class Output:
             JobError: There are more rows or fewer, or the increment is committed already.
             BusyError: The output is another driver's by now.
         """
-        if self.is_committed(number):  # where rows are written in their place, they would replace it
-            raise self._committed_already(name_of(number))
         draft = self.draft_of(name_of(number), run_id)
         self.write_rows(scored, draft)
         counts = count_outcomes(self.read(scored.sparkSession, draft), self._settings.output.name)
@@ -214,11 +316,13 @@ class Output:
                 f"increment {number} was read as {rows:,} rows and written as {counts.rows:,}, and is not committed: "
                 "its input, or what was written of it, was changed meanwhile"
             )
+        if read:
+            self.folder.write_json(self._files_of(number), [astuple(file) for file in read])
         return self.commit(draft, number, counts=counts, run_id=run_id, **about)
 
     def draft_of(self, name: str, run_id: str) -> str:
-        """Where rows are written that are to be at `name`: there itself, where nothing can be renamed."""
-        return f"{_WRITING}/{run_id}/{name}" if self.folder.renames else name
+        """Where rows are written that are to be at `name`."""
+        return f"{_WRITING}/{run_id}/{name}"
 
     def write_rows(self, scored: DataFrame, name: str) -> None:
         """Write rows by Spark's committer, replacing what is there."""
@@ -228,10 +332,31 @@ class Output:
                 empty = scored.drop("outcome").limit(0).coalesce(1)  # so that the schema of no rows can be read
                 empty.write.mode("overwrite").parquet(self.folder / f"{name}/outcome=succeeded")
 
-    def read(self, spark: SparkSession, *names: str) -> DataFrame:
-        """Rows of one directory, or of several of one parent: without it Spark takes each for a table of its own."""
-        parent = {"basePath": self.folder / names[0].rpartition("/")[0]} if len(names) > 1 else {}
-        return spark.read.options(**parent).parquet(*(self.folder / name for name in names))
+    def read(self, spark: SparkSession, name: str) -> DataFrame:
+        """Rows of a directory that is not committed."""
+        return spark.read.parquet(self.folder / name)
+
+    def read_marked(self, spark: SparkSession, marks: Sequence[Mark], *, outcome: str = "") -> DataFrame:
+        """Rows of what is committed: of the files that the marks name.
+
+        Args:
+            spark: The session.
+            marks: Of one parent directory; there is one at least.
+            outcome: Only `failed` rows, or `succeeded`; empty for both.
+        """
+        wanted = [path for mark in marks for path in mark.paths if f"/outcome={outcome}" in path]
+        parent = self.folder / marks[0].place.rpartition("/")[0] if "/" in marks[0].place else self.path
+        return spark.read.options(basePath=parent).parquet(*(self.folder / path for path in wanted))
+
+    def read_files(self) -> dict[str, ReadFile]:
+        """The input's files in committed increments, by their URIs, as they were when they were read."""
+        names = self.folder.entries(f"{self.home}/files")
+        committed = {f"{place}.json" for place in self._marks().places()}
+        held = self.folder.read_all_json([f"{self.home}/files/{name}" for name in names if name in committed])
+        return {file.uri: file for files in held for file in (ReadFile(*values) for values in files or [])}
+
+    def _files_of(self, number: int) -> str:
+        return f"{self.home}/files/{name_of(number)}.json"
 
     def commit(
         self,
@@ -262,16 +387,16 @@ class Output:
             JobError: Something is committed there: no second look at it may find less than the first.
         """
         self._claim.check()
-        name = name or name_of(made.number)
-        if self.is_committed(made.number, name):
-            raise self._committed_already(name)
+        self._take_over()
+        kept = name is not None
+        name, marks = name or name_of(made.number), self._kept_marks() if kept else self._marks()
+        if marks.is_there(name):
+            raise JobError(f"{name} of output.path {self.path} is committed already, and nothing replaces it")
+        rows = clean_draft(self.folder, draft, is_result=not kept)
         self.folder.sync(draft)
-        made = replace(made, committed_at=datetime.now(UTC).isoformat(timespec="milliseconds"))
-        self.folder.write_json(f"{draft}/{MARK}", asdict(made))
-        if draft != name:
-            self.folder.delete(name)
-            self.folder.rename(draft, name)
-        return made
+        mark = marks.write(Mark(name, made, rows, draft), self._claim.owner)
+        put_in_place(self.folder, mark)
+        return mark.made
 
     def ended_badly(self, run_id: str) -> bool:
         """A run has ended since too many rows failed, and nobody has accepted that."""
@@ -284,9 +409,6 @@ class Output:
         scored = [increment.run_id for increment in self.increments() if not increment.is_retry]
         if scored:
             self.folder.write_json(JOB, {**self.folder.read_json(JOB), "accepted_run": scored[-1]})
-
-    def _committed_already(self, name: str) -> JobError:
-        return JobError(f"{name} of output.path {self.path} is committed already, and nothing replaces it")
 
     def write_report(self, run_id: str, report: dict[str, Any]) -> str:
         """Keep a run's report; returns its path.
@@ -323,30 +445,36 @@ class Output:
 
         So is the checkpoint: a new one plans old and new rows under the number of what is committed.
         """
-        first = [increment for increment in self.increments() if not increment.is_retry]
+        marks = self.marks()
+        if lost := find_unplaced(self.folder, marks)[1]:
+            raise self._has_lost(lost[0])
+        first = [mark.made for mark in marks if not mark.made.is_retry]
         there = {increment.number for increment in first}
         by_span = max((i.number for i in first if i.input_span is not None), default=-1)
         checkpoint = self.checkpoint()
         last = max(checkpoint.last_committed(), by_span)
         gone = sorted(set(range(last + 1)) - there)
         if gone:
-            raise OutputError(
-                f"output.path {self.path} has lost {name_of(gone[0])}, which had been committed; put it back, or start "
-                "afresh with --overwrite"
-            )
+            raise self._has_lost(name_of(gone[0]))
         # A run that was killed right after it committed increment 0 leaves a checkpoint that is no more than begun.
         is_lost = max(there, default=0) > 0 or (kind in ("files", "table") and not checkpoint.is_begun())
         if there and last < 0 and is_lost:
             raise OutputError(
-                f"output.path {self.path} has increments, but {CHECKPOINT} is gone; put it back, or start afresh with "
-                "--overwrite"
+                f"output.path {self.path} has increments, but {self.home}/checkpoint is gone; put it back, or start "
+                "afresh with --overwrite"
             )
 
+    def _has_lost(self, name: str) -> OutputError:
+        return OutputError(
+            f"output.path {self.path} has lost {name}, which had been committed, or it was changed; put it back, or "
+            "start afresh with --overwrite"
+        )
+
     def _check_types(self, frame: DataFrame) -> None:
-        first = next(iter(self.increments()), None)
-        if first is None:
+        first = self.marks()[:1]
+        if not first:
             return
-        held = dict(self.read(frame.sparkSession, name_of(first.number)).dtypes)
+        held = dict(self.read_marked(frame.sparkSession, first).dtypes)
         changed = [
             f"{name} is {kind} and was {held[name]}" for name, kind in frame.dtypes if held.get(name, kind) != kind
         ]
@@ -356,17 +484,6 @@ class Output:
                 "reader could read both; name another directory, or start afresh with --overwrite"
             )
 
-    def _throw_away(self) -> None:
-        """Empty the directory but for the lock. A kill in the middle leaves a note: here is nothing to go on with."""
-        if self.folder.find_json(JOB) is not None:
-            self.folder.write_json(JOB, {"thrown_away": True})
-        for entry in self.folder.entries():
-            if entry.startswith("increment="):
-                self.folder.delete(entry)
-        for entry in self.folder.entries(_HOME):
-            if not entry.startswith(("lock", "job.json")):
-                self.folder.delete(f"{_HOME}/{entry}")
-
     def _tidy(self) -> None:
         """Leave nothing where nothing was begun: the lock's own files, and directories that are empty then."""
         with contextlib.suppress(OSError):
@@ -375,8 +492,3 @@ class Output:
                     self.folder.local_path(name).unlink(missing_ok=True)
                 self.folder.local_path(_HOME).rmdir()
                 self.folder.local_path().rmdir()
-
-
-def kept_name(number: int) -> str:
-    """The directory of all that a retry has scored, those rows among it that failed again."""
-    return f"{_RETRIES}/{name_of(number)}"

@@ -2,8 +2,10 @@
 
 On a disk it is the kernel's lock, which ends with its process. Elsewhere it is a lease: a small file that its driver
 renews; one that was not renewed for a while is free to take. Whoever takes it watches it first for as long as a driver
-takes to renew it: neither a clock that is wrong nor a store that once did not answer makes it free. A driver that stood
-still for so long (a machine that was suspended) may have lost it: it looks before each commit, and ends.
+takes to renew it: neither a clock that is wrong nor a store that once did not answer makes it free. It is taken by a
+file of one's own, whose name comes after those of all leases before: so a renewal that arrives late replaces nobody's
+but its own, on every store and without a conditional write. A driver that stood still for so long (a machine that was
+suspended) may have lost it: it looks before each commit, and ends.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ _SETTLE_S = 5.0  # two drivers that found the lease free at the same moment both
 _LOOKS, _LOOK_S = 4, 0.25  # at a lease that seems to be gone: a store may have failed to find it
 _PATIENCE_S = 1.25 * _RENEW_S  # of a commit with a lease that seems to have ended
 _JOIN_S = 10.0
+_LEASES, _SUFFIX = "-leases", ".json"
 _COMMIT_S = 5.0  # what a commit takes at most: a lease that ends sooner is not enough for it
 
 
@@ -41,31 +44,31 @@ class Claim:
 
     Args:
         path: The output directory.
-        name: Path of the lease inside.
-        owner: Who holds it; None for a lock of the kernel's, which nobody can take away.
+        home: The directory of leases inside.
+        owner: The name of its lease there; empty for a lock of the kernel's, which nobody can take away.
     """
 
     path: str = ""
-    name: str = ""
-    owner: str | None = None
+    home: str = ""
+    owner: str = ""
 
     def fault(self) -> BusyError | None:
         """Why the output is this driver's no more; None if it is."""
-        if self.owner is None:
+        if not self.owner:
             return None
         folder, until = Folder(self.path), time.monotonic() + _PATIENCE_S
         while True:
             try:
-                note = _find_lease(folder, self.name)
+                last, note = _find_last(folder, self.home)
             except OSError as error:
                 return BusyError(f"the lock of output.path {self.path} cannot be read, so it may be lost: {error}")
             patient = time.monotonic() < until
-            if note.get("owner", self.owner if patient else None) != self.owner:
+            if last > self.owner or (last < self.owner and not patient):
                 return BusyError(
                     f"output.path {self.path} was taken over by {_who(note)}: this driver did not renew its lock in "
                     "time. It commits nothing more; what it committed before stays"
                 )
-            if note.get("until", 0) >= time.time() + _COMMIT_S:
+            if last == self.owner and note.get("until", 0) >= time.time() + _COMMIT_S:
                 return None
             if not patient:
                 return BusyError(
@@ -90,13 +93,13 @@ def hold_lock(folder: Folder, name: str, on_lost: Callable[[], None] = lambda: N
 
     Args:
         folder: The output directory.
-        name: Path of the lock inside.
+        name: Path of the lock inside; leases are in a directory beside it.
         on_lost: Is called once the lock is another driver's, every second, on a thread of its own.
 
     Raises:
         BusyError: Another driver works there.
     """
-    with _hold_file(folder, name) if folder.is_local else Lease(folder, name, on_lost) as claim:
+    with _hold_file(folder, name) if folder.is_disk else Lease(folder, f"{name}{_LEASES}", on_lost) as claim:
         yield claim
 
 
@@ -116,12 +119,22 @@ def _hold_file(folder: Folder, name: str) -> Iterator[Claim]:
 
 
 class Lease:
-    """A lock as a file with a time by which its driver must have renewed it."""
+    """A lock as a file with a time by which its driver must have renewed it.
+
+    Args:
+        folder: The output directory.
+        home: The directory of leases inside.
+        on_lost: See `hold_lock`.
+        lease_s: How long it is held without being renewed.
+        renew_s: It is renewed so often.
+        settle_s: Drivers that found it free at the same moment have all written theirs by then.
+        watch_s: How long it is watched before it is taken over.
+    """
 
     def __init__(
         self,
         folder: Folder,
-        name: str,
+        home: str,
         on_lost: Callable[[], None] = lambda: None,
         *,
         lease_s: float = _LEASE_S,
@@ -129,29 +142,37 @@ class Lease:
         settle_s: float = _SETTLE_S,
         watch_s: float | None = None,
     ) -> None:
-        self._folder, self._name, self._on_lost = folder, name, on_lost
+        self._folder, self._home, self._on_lost = folder, home, on_lost
         self._lease_s, self._renew_s, self._settle_s = lease_s, renew_s, settle_s
         self._watch_s = 1.5 * renew_s if watch_s is None else watch_s
-        self._claim = Claim(folder.path, name, uuid.uuid4().hex)
+        self._owner = ""
         self._until = 0.0
         self._ended = threading.Event()
         self._renewer = threading.Thread(target=self._keep, name="gristmill-lease", daemon=True)
 
     def __enter__(self) -> Claim:
-        self._check_free()
+        self._folder.make(self._home)
+        self._owner = f"{_number_of(self._check_free()) + 1:09d}-{uuid.uuid4().hex[:12]}"
         self._renew()
         time.sleep(self._settle_s)
-        if not self.is_mine():
-            raise _busy(self._folder, _read_note(self._folder, self._name))
+        last, note = _find_last(self._folder, self._home)
+        if last > self._owner:
+            self._folder.delete(self._path)
+            raise _busy(self._folder, note)
+        self._take_away_older()
         self._renewer.start()
-        return self._claim
+        return Claim(self._folder.path, self._home, self._owner)
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._renewer.join(_JOIN_S)  # a store that does not answer holds nobody up
         with contextlib.suppress(OSError):  # it ends by itself
             if self.is_mine():
-                self._folder.delete(self._name)
+                self._folder.write_json(self._path, {"released": True})  # it stays: the next one's name comes after it
+
+    @property
+    def _path(self) -> str:
+        return f"{self._home}/{self._owner}{_SUFFIX}"
 
     def is_mine(self) -> bool:
         """No other driver has taken it, as it may once it was not renewed in time.
@@ -159,26 +180,38 @@ class Lease:
         Raises:
             OSError: The store does not answer.
         """
-        note = _find_lease(self._folder, self._name)
-        if "owner" not in note:  # it is gone, or torn: nobody else's as long as it has not ended
+        last, _ = _find_last(self._folder, self._home)
+        if last < self._owner:  # ours is gone: nobody else's as long as it has not ended
             return _now_s() < self._until
-        return bool(note["owner"] == self._claim.owner)
+        return last == self._owner
 
-    def _check_free(self) -> None:
-        """A lease that is there, even one that has ended, is not renewed as long as one looks.
+    def _check_free(self) -> str:
+        """A lease that is there, even one that has ended, is not renewed as long as one looks; returns its name.
 
         Raises:
             BusyError: Another driver holds it.
             OSError: The store does not answer, so that nobody knows.
         """
-        note = _find_lease(self._folder, self._name)
-        if note.get("until", 0) > time.time():
+        found = last, note = _find_last(self._folder, self._home)
+        if note.get("released"):
+            return last
+        left_s = note.get("until", 0) - time.time()
+        if 0 < left_s <= self._lease_s:
             raise _busy(self._folder, note)
-        until = time.monotonic() + self._watch_s
-        while note and time.monotonic() < until:
+        until = time.monotonic() + (
+            self._watch_s if left_s <= 0 else self._lease_s
+        )  # no lease lasts longer: a clock is off
+        while last and time.monotonic() < until:
             time.sleep(min(self._watch_s, 1.0) / 4)
-            if (now := _find_lease(self._folder, self._name)) != note:
-                raise _busy(self._folder, now)
+            if (now := _find_last(self._folder, self._home)) != found:
+                raise _busy(self._folder, now[1])
+        return last
+
+    def _take_away_older(self) -> None:
+        with contextlib.suppress(OSError):
+            for name in self._folder.entries(self._home):
+                if name.removesuffix(_SUFFIX) < self._owner:
+                    self._folder.delete(f"{self._home}/{name}")
 
     def _keep(self) -> None:
         while not self._ended.wait(self._renew_s) and self._try_to_renew():
@@ -199,8 +232,8 @@ class Lease:
 
     def _renew(self) -> None:
         until = _now_s() + self._lease_s
-        told = {"owner": self._claim.owner, "until": time.time() + self._lease_s, "renewal": uuid.uuid4().hex}
-        self._folder.write_json(self._name, {**_note(), **told})
+        told = {"until": time.time() + self._lease_s, "renewal": uuid.uuid4().hex}
+        self._folder.write_json(self._path, {**_note(), **told})
         self._until = until
 
 
@@ -224,21 +257,28 @@ def _read_note(folder: Folder, name: str) -> dict[str, Any]:
         return {}
 
 
-def _find_lease(folder: Folder, name: str) -> dict[str, Any]:
-    """A lease's note; {} where several looks find none. One that is torn is a note that has ended.
+def _find_last(folder: Folder, home: str) -> tuple[str, dict[str, Any]]:
+    """The name and the note of the last lease; "" and {} where several looks find none. A torn note has ended.
 
     Raises:
         OSError: The store does not answer.
     """
     for _ in range(_LOOKS):
-        try:
-            found = folder.read_json(name)
-            return found if isinstance(found, dict) else {"torn": True}
-        except ValueError:
-            return {"torn": True}
-        except FileNotFoundError:
-            time.sleep(_LOOK_S)
-    return {}
+        names = [name for name in folder.entries(home, must_exist=True) if name.endswith(_SUFFIX)]
+        if names:
+            try:
+                found = folder.read_json(f"{home}/{max(names)}")
+                return max(names).removesuffix(_SUFFIX), found if isinstance(found, dict) else {"torn": True}
+            except ValueError:
+                return max(names).removesuffix(_SUFFIX), {"torn": True}
+            except FileNotFoundError:  # it was taken away between two looks, or the store has lied
+                pass
+        time.sleep(_LOOK_S)
+    return "", {}
+
+
+def _number_of(name: str) -> int:
+    return int(name.partition("-")[0] or 0)
 
 
 def _busy(folder: Folder, note: dict[str, Any]) -> BusyError:

@@ -10,12 +10,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from jobs.errors import OutputError
 from jobs.folder import Folder
-from jobs.output.committed import Committed, Increment, add_up, read_increments
+from jobs.input.files import name_some
+from jobs.output.committed import Committed, Increment, add_up
 from jobs.output.directory import JOB, RUNS
+from jobs.output.marks import read_committed
+from jobs.output.placing import find_strangers
 
 _LEAST_WIDTH = 100
 
@@ -50,6 +54,7 @@ class Totals:
         failed, failed_by_code: Those that no retry has mended.
         mended: Rows that failed and that a retry has mended; both rows are in the output.
         counts: Sums over all increments, retries among them, for what they cost.
+        strangers: Files among the increments that are not committed, and that readers take for results.
     """
 
     path: str
@@ -62,6 +67,7 @@ class Totals:
     scoring_s: float
     runs: tuple[RunTotal, ...]
     increments: tuple[Increment, ...]
+    strangers: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -76,7 +82,8 @@ def read_totals(path: str) -> Totals:
     folder = Folder(path)
     if not folder.exists(JOB):
         raise OutputError(f"{path} is no output of gristmill; name the directory that output.path names")
-    increments = read_increments(folder)
+    marks = read_committed(folder, folder.read_json(JOB))
+    increments = [mark.made for mark in marks]
     reports = folder.read_all_json([f"{RUNS}/{name}" for name in folder.entries(RUNS) if name.endswith(".json")])
     first = add_up(i.counts for i in increments if not i.is_retry)
     mended = add_up(Committed(failed_by_code=i.mended) for i in increments).failed_by_code
@@ -92,6 +99,7 @@ def read_totals(path: str) -> Totals:
         scoring_s=round(sum(i.seconds for i in increments), 3),
         runs=tuple(_sum_runs(increments, reports)),
         increments=tuple(increments),
+        strangers=tuple(find_strangers(folder, marks)),
     )
 
 
@@ -114,6 +122,9 @@ def show_totals(totals: Totals, console: Console) -> None:
     console.print(sums, "")
     console.width = max(console.width, _LEAST_WIDTH)  # a run's name is there to be copied
     console.print(runs)
+    if totals.strangers:
+        told = name_some([escape(path) for path in totals.strangers])
+        console.print(f"[yellow]not committed, and yet among the results: {told}[/]", soft_wrap=True)
 
 
 def _lines(totals: Totals) -> list[tuple[str, str]]:

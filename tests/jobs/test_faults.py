@@ -115,7 +115,7 @@ class Job:
         assert all(r["prediction"]["error"]["code"] for r in rows if r["outcome"] == "failed")
         readable = {str(p.relative_to(self.out)).split("/")[0] for p in self.out.rglob("*.parquet")}
         assert all(name.startswith("increment=") or name == "_gristmill" for name in readable)
-        assert not list((self.out / "_gristmill").rglob("writing/**/*.parquet"))
+        assert not list((self.out / "_gristmill").rglob("*.parquet"))
 
     def answer(self, row: dict[str, Any]) -> list[float]:
         """What an engine without faults answers: the checksum of a text's tokens."""
@@ -142,7 +142,7 @@ def until(ready: Callable[[], Any], *, seconds: float = 90) -> Any:
 
 
 def committed(job: Job) -> int:
-    return len(list(job.out.glob("increment=*/_increment.json")))
+    return len(list(job.out.glob("_gristmill/marks/increment=*.json")))
 
 
 def descendants(process: subprocess.Popen[str], part: str) -> list[psutil.Process]:

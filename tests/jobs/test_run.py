@@ -201,7 +201,7 @@ def test_a_directory_of_something_else_is_never_overwritten(spark: Any, write_jo
 @pytest.mark.long
 def test_what_a_killed_run_left_is_replaced(spark: Any, write_job: WriteJob, tmp_path: Path) -> None:
     score(load_settings(write_job()))
-    (tmp_path / "out/increment=000000/_increment.json").unlink()
+    (tmp_path / "out/_gristmill/marks/increment=000000.json").unlink()
     for name in ("0", ".0.crc"):
         (tmp_path / "out/_gristmill/checkpoint/commits" / name).unlink()
     assert score(load_settings(write_job())).rows == 3

@@ -31,6 +31,7 @@ from jobs.run import retry, score
 from jobs.settings import Settings
 from jobs.spark.interrupts import Stop
 from jobs.telling.totals import read_totals
+from tests.stores import overtake
 
 WriteJob = Callable[..., Path]
 
@@ -136,7 +137,7 @@ def test_a_driver_that_has_lost_its_output_to_another_one_commits_nothing_more(
 ) -> None:
     for n in range(3):
         _write(tmp_path / f"in/{n}.jsonl", (n, "a"))
-    for name in ("is_local", "renames"):  # as on an object store
+    for name in ("is_disk", "renames"):  # as on an object store
         monkeypatch.setattr(Folder, name, property(lambda _: False))
     monkeypatch.setattr("jobs.output.lock.Lease", functools.partial(Lease, settle_s=0, renew_s=60, watch_s=0))
     settings, write_rows = nightly(), Output.write_rows
@@ -144,7 +145,7 @@ def test_a_driver_that_has_lost_its_output_to_another_one_commits_nothing_more(
     def overtaken(self: Output, scored: Any, name: str) -> None:
         write_rows(self, scored, name)
         if name.endswith("1"):
-            Lease(self.folder, "_gristmill/lock")._renew()
+            overtake(self.folder)
 
     monkeypatch.setattr(Output, "write_rows", overtaken)
     with pytest.raises(BusyError, match="was taken over by process"):
@@ -310,8 +311,17 @@ def test_an_overwrite_that_was_killed_is_begun_again(
 ) -> None:
     _write(tmp_path / "in/a.jsonl", (1, "a"))
     score(nightly())
-    Output(nightly()).folder.write_json("_gristmill/job.json", {"thrown_away": True})
-    assert score(nightly()).rows == 1
+    job = Output(nightly()).folder
+    job.write_json("_gristmill/job-a/job.json", {"key": "b"})  # it had committed nothing
+    assert score(nightly()).rows == 0
+    assert job.entries("_gristmill/job-a") == []
+    assert score(nightly(), overwrite=True).rows == 1
+    held = job.read_json("_gristmill/job.json")
+    job.write_json("_gristmill/job.json", {**held, "clearing": True})
+    job.write_json("_gristmill/marks/increment=000001.json", {})  # it was killed as this was about to go
+    job.write_json("increment=000001/part-0.json", {})
+    assert score(nightly()).rows == 0
+    assert "clearing" not in job.read_json("_gristmill/job.json")
     assert _keys(spark, tmp_path / "out") == Counter([1])
 
 

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from jobs.errors import InputError
 from jobs.input.checkpoint import SeenFile
-from jobs.input.files import find_gone, list_input, tell_back, tell_replaced, tell_unread
+from jobs.input.files import ReadFile, find_gone, find_repeated, list_input, tell_back, tell_replaced, tell_unread
 
 
 @pytest.fixture
@@ -78,8 +79,27 @@ def test_a_file_is_replaced_only_if_it_was_written_anew_after_it_had_been_read(f
     files, uri = list_input("in", ()), (folder / "c.json").as_uri()
     written_ms = files.found[str(folder / "c.json")].changed_ns // 1_000_000
     planned_before, planned_so = SeenFile(uri, written_ms - 9000, 3), SeenFile(uri, written_ms, 3)
-    assert tell_replaced(files, [planned_before], [(2, 0.0)]) == []  # it is planned, and not read yet
-    assert tell_replaced(files, [planned_before], [(2, 0.0), (4, written_ms + 5000)]) == []  # mended, then read
-    assert tell_replaced(files, [planned_so], [(4, written_ms - 5000)]) == []
-    (told,) = tell_replaced(files, [planned_before], [(2, 0.0), (4, written_ms - 5000), (5, written_ms + 5000)])
+    assert tell_replaced(files, [planned_before], [], [(2, 0.0)]) == []  # it is planned, and not read yet
+    assert tell_replaced(files, [planned_before], [], [(2, 0.0), (4, written_ms + 5000)]) == []  # mended, then read
+    assert tell_replaced(files, [planned_so], [], [(4, written_ms - 5000)]) == []
+    (told,) = tell_replaced(files, [planned_before], [], [(2, 0.0), (4, written_ms - 5000), (5, written_ms + 5000)])
     assert f"not scored again: {folder / 'c.json'};" in told
+
+
+def test_a_file_is_replaced_by_an_older_one_or_one_of_the_same_time_as_well(folder: Path) -> None:
+    files, path = list_input("in", ()), folder / "c.json"
+    found = files.found[str(path)]
+    seen, looked = SeenFile(path.as_uri(), found.changed_ns // 1_000_000, 3), [(4, 0.0)]
+    as_it_is = ReadFile(path.as_uri(), found.size, seen.changed_ms, 1, "")
+    assert tell_replaced(files, [seen], [as_it_is], looked) == []
+    for change in ({"changed_ms": seen.changed_ms + 3_600_000}, {"size": found.size + 1}):
+        (told,) = tell_replaced(files, [seen], [replace(as_it_is, **change)], looked)
+        assert "not scored again" in told
+
+
+def test_files_with_the_rows_of_another_are_found_whatever_their_names() -> None:
+    a, b, c, d = (ReadFile(f"file:///in/{name}", 9, 0, 2, name[0]) for name in ("a1", "a2", "a3", "d"))
+    assert find_repeated([c, b, d], [a]) == {b.uri: a.uri, c.uri: a.uri}
+    assert find_repeated([b, a], []) == {b.uri: a.uri}
+    assert find_repeated([a], [a]) == {}  # read again after a kill
+    assert find_repeated([replace(b, size=8), replace(c, rows=3)], [a]) == {}

@@ -17,7 +17,7 @@ from jobs.increments.scoring import Run, score_spans
 from jobs.input.iceberg import Snapshot, next_span, read_lineage
 from jobs.input.spans import SHARES, Span
 from jobs.job_file import load_settings
-from jobs.output.committed import MARK, Committed, Increment, name_of
+from jobs.output.committed import Committed, Increment, name_of
 from jobs.settings import InputSettings
 from jobs.spark.interrupts import Stop
 
@@ -126,9 +126,11 @@ def test_an_output_that_does_not_tell_up_to_which_snapshot_it_goes_is_refused(
     write_job: Callable[..., Path], tmp_path: Path
 ) -> None:
     settings = load_settings(write_job(input={"format": "iceberg"}))
-    mark = tmp_path / "out" / name_of(0) / MARK
-    mark.parent.mkdir(parents=True)
-    mark.write_text(json.dumps(asdict(Increment(0, "run", "", 1.0, Committed(rows=1)))))
+    old = tmp_path / "out" / name_of(0) / "_increment.json"
+    old.parent.mkdir(parents=True)
+    (tmp_path / "out/_gristmill").mkdir()
+    (tmp_path / "out/_gristmill/job.json").write_text("{}")
+    old.write_text(json.dumps(asdict(Increment(0, "run", "", 1.0, Committed(rows=1)))))
     run = Run("run", datetime.now(UTC))
     with pytest.raises(OutputError, match=r"read Iceberg as a stream.*--overwrite"):
         score_spans(None, settings, run, _lineage("append"), listener=Listener(), stop=Stop())  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from jobs.output.committed import MARK, name_of
+from jobs.output.committed import name_of
 from tests.conftest import ROOT
 from tests.fetch_lakehouse import TARGET
 
@@ -75,7 +75,7 @@ def test_what_is_left_of_a_table_is_told_before_a_deadline_and_after_it(kind: st
 @pytest.mark.parametrize("committed", [1, 2])
 def test_a_killed_driver_s_table_is_gone_on_with(kind: str, committed: int, tmp_path: Path) -> None:
     process = _start("begun", kind, tmp_path)
-    mark = tmp_path / "out" / name_of(committed - 1) / MARK
+    mark = tmp_path / f"out/_gristmill/marks/{name_of(committed - 1)}.json"
     while process.poll() is None and not mark.exists():
         time.sleep(0.01)
     process.kill()

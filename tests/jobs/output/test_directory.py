@@ -18,8 +18,8 @@ from jobs.increments.listener import Listener
 from jobs.increments.scoring import Run, ScoreIncrement, score_once
 from jobs.input.spans import Span
 from jobs.job_file import load_settings
-from jobs.output.committed import MARK, Committed, Increment, add_up
-from jobs.output.directory import CHECKPOINT, JOB, Output
+from jobs.output.committed import Committed, Increment, add_up
+from jobs.output.directory import JOB, Output
 
 WriteJob = Callable[..., Path]
 
@@ -59,12 +59,13 @@ def test_a_full_disk_is_told_in_a_line_whatever_was_to_be_written(
 
 def test_increments_of_a_stream_need_its_checkpoint_and_others_have_none(write_job: WriteJob) -> None:
     output, kinds = Output(load_settings(write_job())), ("files", "table", "iceberg", "once")
+    output.begin()
     for kind in kinds:
         output._check_whole(kind)  # nothing is committed
     output.folder.make("draft")
     output.commit("draft", 0, counts=Committed(rows=1), run_id="run", input_span=Span(None, 1))
     output._check_whole("iceberg")
-    output.folder.delete("increment=000000")
+    output.folder.delete("_gristmill/marks/increment=000000.json")
     output.folder.make("draft")
     output.commit("draft", 0, counts=Committed(rows=1), run_id="run")
     output._check_whole("once")
@@ -108,6 +109,10 @@ def test_a_job_file_that_once_is_not_found_costs_no_increment(
     output.begin()  # the next time the file system answers
     output.begin(overwrite=True)
     assert output.increments() == []
+    assert [increment.number for increment in Output(output._settings).increments()] == [0]  # as long as nothing is new
+    _commit(output, 1)
+    assert [increment.number for increment in Output(output._settings).increments()] == [1]
+    assert [name for name in output.folder.entries() if name != "_gristmill"] == ["increment=000001"]
 
 
 def test_increments_without_a_job_file_are_told_and_kept(write_job: WriteJob) -> None:
@@ -117,17 +122,14 @@ def test_increments_without_a_job_file_are_told_and_kept(write_job: WriteJob) ->
     output.folder.delete(JOB)
     with pytest.raises(OutputError, match="has increment=000000, but its job file"), output.lock():
         pass
-    assert [increment.number for increment in output.increments()] == [0]
+    output.folder.write_json(JOB, {"home": "_gristmill", "layout": 2})
+    assert [increment.number for increment in Output(output._settings).increments()] == [0]
 
 
-def test_a_mark_that_once_is_not_found_costs_nothing_that_is_committed(
-    write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_replaces_what_is_committed(write_job: WriteJob) -> None:
     output = Output(load_settings(write_job()))
     output.begin()
     _commit(output)
-    _Forgetful(monkeypatch, f"increment=000000/{MARK}")
-    assert not output.is_committed(0)
     with pytest.raises(JobError, match=r"increment=000000 of .* is committed already, and nothing replaces it"):
         _commit(output)
     assert output.folder.read_json("increment=000000/outcome=succeeded/rows.json") == {"number": 0}
@@ -139,9 +141,9 @@ def test_a_driver_that_did_not_begin_takes_away_its_lock_alone(
     output = Output(load_settings(write_job()))
     with output.lock():
         output.begin()
-        output.folder.write_json(f"{CHECKPOINT}/offsets/0", {})
+        output.folder.write_json("_gristmill/checkpoint/offsets/0", {})
         _Forgetful(monkeypatch, JOB)
-    assert output.folder.read_json(f"{CHECKPOINT}/offsets/0") == {}
+    assert output.folder.read_json("_gristmill/checkpoint/offsets/0") == {}
     assert output.is_begun()
 
 
@@ -153,8 +155,9 @@ def test_what_is_committed_is_synced_before_its_mark_and_the_mark_before_its_nam
     monkeypatch.setattr(folder_module, "_sync", lambda path: (told.append(f"sync {path.name}"), sync(path)))
     monkeypatch.setattr(Folder, "rename", _told(told, Folder.rename, "rename"))
     output = Output(load_settings(write_job()))
+    output.begin()
     _commit(output)
-    rows, mark = told.index("sync rows.json"), told.index(f"sync {MARK}.tmp")
+    rows, mark = told.index("sync rows.json"), told.index("sync increment=000000.json.tmp")
     assert rows < mark < told.index("rename") < len(told) - 1
     assert told[-1] == "sync out"
 

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import os
+import queue
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from jobs.errors import BusyError
 from jobs.folder import Folder
 from jobs.output.lock import Lease, hold_lock
 from tests.conftest import ROOT
+from tests.stores import Clock, overtake
 
 _HOLD = """
 import sys, time
@@ -56,19 +57,46 @@ def test_a_lease_is_kept_while_it_is_renewed_and_free_when_it_is_not(tmp_path: P
         time.sleep(1.5)
         with pytest.raises(BusyError), lease(1.0, 0.1):
             pass
-    assert not folder.exists("lock")
+    with lease(1.0, 60):  # the one before gave it back: nobody has to wait
+        pass
     lease(0.5, 60).__enter__()  # a driver that is killed: it renews no more
     time.sleep(0.6)
     with lease(1.0, 0.1):
         pass
 
 
-def test_of_two_drivers_that_find_a_lease_free_the_later_one_has_it(tmp_path: Path) -> None:
+def test_of_two_drivers_that_find_a_lease_free_one_has_it(tmp_path: Path) -> None:
+    folder, told = Folder(str(tmp_path)), queue.SimpleQueue[bool]()
+
+    def take() -> None:
+        try:
+            with Lease(folder, "lock", settle_s=0.5, renew_s=60):
+                told.put(True)
+                time.sleep(1)
+        except BusyError:
+            told.put(False)
+
+    drivers = [threading.Thread(target=take) for _ in range(4)]
+    for driver in drivers:
+        driver.start()
+    for driver in drivers:
+        driver.join()
+    assert sorted(told.get() for _ in drivers) == [False, False, False, True]
+
+
+def test_a_renewal_that_arrives_late_replaces_no_new_owner(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
-    first, second = (Lease(folder, "lock", settle_s=0) for _ in range(2))
-    first._renew()
-    second._renew()
-    assert [first.is_mine(), second.is_mine()] == [False, True]
+    late = Lease(folder, "lock", settle_s=0, lease_s=0.1, renew_s=60, watch_s=0)
+    old = late.__enter__()
+    time.sleep(0.2)
+    with Lease(folder, "lock", settle_s=0, renew_s=60, watch_s=0) as claim:
+        late._renew()
+        claim.check()
+        with pytest.raises(BusyError, match="was taken over"):
+            old.check()
+    with Lease(folder, "lock", settle_s=0, renew_s=60, watch_s=0) as claim:  # nor the one after it
+        late._renew()
+        claim.check()
 
 
 def test_a_driver_whose_lease_is_taken_over_is_told_at_once_and_may_not_commit(tmp_path: Path) -> None:
@@ -78,11 +106,12 @@ def test_a_driver_whose_lease_is_taken_over_is_told_at_once_and_may_not_commit(t
         time.sleep(0.2)  # it is renewed
         claim.check()
         assert not told.is_set()
-        Lease(folder, "lock")._renew()
+        overtake(folder, "lock")
         assert told.wait(5)
         with pytest.raises(BusyError, match=r"was taken over by process \d+ on .* did not renew its lock in time"):
             claim.check()
-    assert folder.exists("lock")  # it is the other driver's
+    (note,) = folder.entries("lock")
+    assert "released" not in folder.read_json(f"lock/{note}")  # it is the other driver's
 
 
 def test_a_lease_that_cannot_be_renewed_is_lost_when_it_ends_and_not_before(
@@ -121,7 +150,6 @@ def test_a_lease_that_once_is_not_found_or_not_read_is_not_free(
         answers.append(OSError("no route to host"))
         with pytest.raises(OSError, match="no route"), Lease(newcomer, "lock", settle_s=0):
             pass
-    assert not folder.exists("lock")
 
 
 @pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
@@ -130,27 +158,29 @@ def test_no_step_of_a_clock_makes_a_live_drivers_lease_free_or_lost(
 ) -> None:
     folder, told = Folder(str(tmp_path)), threading.Event()
     with Lease(folder, "lock", told.set, renew_s=0.1, settle_s=0) as claim:
-        now = time.time
-        monkeypatch.setattr("jobs.output.lock.time", _Clock(lambda: now() + step_s))  # of whoever comes, and of ours
+        monkeypatch.setattr("jobs.output.lock.time", clock := Clock())  # of whoever comes, and of ours
+        clock.step_s = step_s
         with pytest.raises(BusyError), Lease(folder, "lock", renew_s=0.4, settle_s=0):
             pass
         claim.check()
         assert not told.wait(0.3)
 
 
-class _Clock:
-    """The module `time`, with another time of day."""
-
-    def __init__(self, now: Callable[[], float]) -> None:
-        self.time = now
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(time, name)
+def test_a_driver_that_died_with_a_clock_an_hour_ahead_holds_nobody_up_for_an_hour(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.output.lock.time", clock := Clock())
+    folder, clock.step_s = Folder(str(tmp_path)), 3600.0
+    Lease(folder, "lock", settle_s=0, lease_s=0.3, renew_s=60).__enter__()
+    clock.step_s = 0.0
+    with Lease(folder, "lock", settle_s=0, lease_s=0.3, renew_s=60):
+        pass
 
 
 def test_a_torn_lease_is_watched_and_then_free(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
-    (tmp_path / "lock").write_text('{"owner": "a", "unt')
+    (tmp_path / "lock").mkdir()
+    (tmp_path / "lock/000000001-a.json").write_text('{"pid": 1, "unt')
     with Lease(folder, "lock", renew_s=0.1, settle_s=0) as claim:
         claim.check()
 
@@ -158,7 +188,7 @@ def test_a_torn_lease_is_watched_and_then_free(tmp_path: Path) -> None:
 def test_a_lease_that_is_gone_for_a_moment_is_written_anew_and_not_lost(tmp_path: Path) -> None:
     folder, told = Folder(str(tmp_path)), threading.Event()
     with Lease(folder, "lock", told.set, renew_s=0.05, settle_s=0) as claim:
-        folder.delete("lock")
+        folder.delete(f"lock/{claim.owner}.json")
         assert not told.wait(2)
         claim.check()
 
@@ -166,9 +196,9 @@ def test_a_lease_that_is_gone_for_a_moment_is_written_anew_and_not_lost(tmp_path
 def test_a_driver_that_slept_while_its_lease_was_taken_and_given_back_has_lost_it(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
     lease = Lease(folder, "lock", settle_s=0, renew_s=60)
-    with lease:
-        folder.delete("lock")  # another one has come and gone
+    with lease as claim:
+        folder.delete(f"lock/{claim.owner}.json")  # another one has come and gone
         lease._until = 0.0  # our own time is over
         assert not lease.is_mine()
         assert not lease._try_to_renew()
-        assert not folder.exists("lock")
+        assert folder.entries("lock") == []

@@ -1,0 +1,159 @@
+"""Marks: small files that say what is committed, and which files each increment is.
+
+A mark is written once an increment's rows are on the disk or in the store, but not yet in their place: from then on the
+increment is committed, and whoever comes next puts in its place what is not there yet. What no mark names is in no
+increment. On a store, where a driver that stood still may wake up beside its successor, a mark bears the name of its
+driver's lease: of two marks for one increment that of the later lease counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from jobs.folder import FileInfo, Folder
+from jobs.output.committed import Increment
+
+_OLD_MARK = "_increment.json"  # in an increment's own directory, as an earlier gristmill wrote it
+_SUFFIX = ".json"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """That an increment is committed.
+
+    Args:
+        place: The directory where it belongs.
+        made: What it is.
+        files: Its files by their paths in that directory, with their sizes in bytes.
+        draft: Where they were written, and are until all are in their place.
+    """
+
+    place: str
+    made: Increment
+    files: dict[str, int]
+    draft: str
+
+    @property
+    def paths(self) -> list[str]:
+        return [f"{self.place}/{name}" for name in self.files]
+
+
+class Marks:
+    """The marks of an output, or of its retries.
+
+    Args:
+        folder: The output directory.
+        home: The directory of the marks inside; it is there, so that not to find it is an error.
+        parent: The directory of what they mark; empty for increments that readers see.
+    """
+
+    def __init__(self, folder: Folder, home: str, *, parent: str = "") -> None:
+        self._folder, self._home, self._parent = folder, home, parent
+
+    def make_home(self) -> None:
+        """Make the directory for them."""
+        self._folder.make(self._home)
+
+    def is_there(self, place: str) -> bool:
+        """Something is committed at a place.
+
+        Raises:
+            OSError: The store does not tell.
+        """
+        return place.rpartition("/")[2] in self._names()
+
+    def places(self) -> list[str]:
+        """Where something is committed, in order."""
+        return [f"{self._parent}/{name}".lstrip("/") for name in sorted(self._names())]
+
+    def read(self) -> list[Mark]:
+        """All of them, in the order of their increments.
+
+        Raises:
+            OSError: The store does not tell, or tells of a mark that it does not find then.
+        """
+        names = self._names()
+        read = self._folder.read_all_json([f"{self._home}/{file}" for file in names.values()])
+        for file, held in zip(names.values(), read, strict=True):
+            if held is None:
+                raise FileNotFoundError(f"{self._folder / self._home}/{file} was there, and is not found now")
+        places = (f"{self._parent}/{name}".lstrip("/") for name in names)
+        return sorted(map(_from_json, places, read), key=lambda mark: mark.made.number)
+
+    def write(self, mark: Mark, owner: str = "") -> Mark:
+        """Commit an increment: its rows are where the mark's draft says.
+
+        Args:
+            mark: That it is; the time is now.
+            owner: The lease of whoever commits; empty on a disk, where nobody else can.
+        """
+        made = replace(mark.made, committed_at=datetime.now(UTC).isoformat(timespec="milliseconds"))
+        self.keep(mark := replace(mark, made=made), owner)
+        return mark
+
+    def keep(self, mark: Mark, owner: str = "") -> None:
+        """Write a mark as it is."""
+        name = mark.place.rpartition("/")[2] + (f".{owner}" if owner else "")
+        about = {"draft": mark.draft, "files": mark.files}
+        self._folder.write_json(f"{self._home}/{name}{_SUFFIX}", {**asdict(mark.made), **about})
+
+    def _names(self) -> dict[str, str]:
+        """The marks that count: the increment's directory, and the file's name."""
+        found: dict[str, str] = {}
+        files = self._folder.entries(self._home, must_exist=True)
+        for file in sorted((f for f in files if f.endswith(_SUFFIX)), key=lambda f: f.removesuffix(_SUFFIX)):
+            found[file.partition(".")[0]] = file  # leases are named in their order
+        return found
+
+
+def _from_json(place: str, held: dict[str, Any]) -> Mark:
+    return Mark(place, Increment.from_json(held), held.get("files", {}), held.get("draft", ""))
+
+
+def read_committed(folder: Folder, held: dict[str, Any] | None) -> list[Mark]:
+    """What is committed in an output, in order, for whoever only looks at it.
+
+    Args:
+        folder: The output directory.
+        held: Its job file; None where there is none. An earlier gristmill's tells of no layout.
+    """
+    if held is None:
+        return []
+    home = f"{held.get('home', '_gristmill')}/marks"
+    if "layout" in held:
+        return Marks(folder, home).read()
+    adopted = Marks(folder, home).read() if folder.exists(home) else []
+    return sorted([*adopted, *_read_old(folder)], key=lambda mark: mark.made.number)
+
+
+def adopt_old_marks(folder: Folder, home: str) -> None:
+    """Bring an output of an earlier gristmill up to date: its marks lay among the rows. Can be repeated."""
+    for parent, marks in (
+        ("", Marks(folder, f"{home}/marks")),
+        (f"{home}/retries", Marks(folder, f"{home}/retries", parent=f"{home}/retries")),
+    ):
+        for mark in _read_old(folder, parent):
+            marks.keep(mark)
+            folder.delete(f"{mark.place}/{_OLD_MARK}")
+
+
+def _read_old(folder: Folder, parent: str = "") -> list[Mark]:
+    places = [f"{parent}/{name}".lstrip("/") for name in folder.entries(parent) if name.startswith("increment=")]
+    read = folder.read_all_json([f"{place}/{_OLD_MARK}" for place in places])
+    return [
+        Mark(place, Increment.from_json(held), data_files(folder, place), "")
+        for place, held in zip(places, read, strict=True)
+        if held is not None
+    ]
+
+
+def data_files(folder: Folder, name: str) -> dict[str, int]:
+    """Files of rows in a directory, with their sizes: not what Spark and Hadoop leave beside them."""
+    return {file.name: file.size for file in folder.walk(name) if is_data(file)}
+
+
+def is_data(file: FileInfo) -> bool:
+    """Rows, by a file's name."""
+    return not any(part.startswith(("_", ".")) for part in file.name.split("/"))
