@@ -247,7 +247,7 @@ class Output:
             OutputError: All of it is scored, as it can be only once; or its columns have other types than in what is
                 committed, and no reader could read both.
         """
-        if kind == "once" and self.is_committed(0):
+        if kind == "once" and self.marks():
             raise OutputError(
                 f"output.path {self.path} already holds this job's results; score them again with --overwrite"
             )

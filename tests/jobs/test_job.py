@@ -31,7 +31,9 @@ def make_job(write_job: WriteJob) -> Callable[..., Job]:
     def make(claim: Claim | None = None) -> Job:
         settings = load_settings(write_job())
         run, spark = Run("run", datetime.now(UTC), claim=claim or Claim()), None
-        return Job("retry", settings, spark, run, Output(settings), Console(stderr=True), Stop())  # type: ignore[arg-type]
+        output = Output(settings)
+        output.begin()
+        return Job("retry", settings, spark, run, output, Console(stderr=True), Stop())  # type: ignore[arg-type]
 
     return make
 
@@ -125,6 +127,7 @@ def test_what_is_cancelled_because_another_driver_took_over_says_so(
 ) -> None:
     monkeypatch.setattr("jobs.output.lock._PATIENCE_S", 0)
     job = make_job(Claim(str(tmp_path / "out"), "lock", "me"))
+    job.output.folder.write_json("lock/other.json", {})
 
     def work() -> None:
         raise JobError("cancelled")

@@ -82,6 +82,77 @@ def test_a_nightly_job_scores_what_is_new_and_tells_what_it_does_not_read(
 
 
 @pytest.mark.long
+def test_a_file_that_an_older_one_replaced_is_told(nightly: Callable[..., Settings], tmp_path: Path) -> None:
+    _write(tmp_path / "in/a.jsonl", (1, "a"))
+    score(nightly())
+    _write(tmp_path / "older.jsonl", (2, "b"))
+    os.utime(tmp_path / "older.jsonl", (86_400, 86_400))
+    os.replace(tmp_path / "older.jsonl", tmp_path / "in/a.jsonl")  # as `mv`, `cp -p` and `rsync -t` do
+    report = score(nightly())
+    assert report.rows == 0
+    assert "replaced in place after they were scored, and not scored again" in report.warnings[0]
+
+
+@pytest.mark.long
+def test_a_file_that_was_moved_or_has_two_names_is_told_and_left_out_if_asked(
+    spark: Any, nightly: Callable[..., Settings], tmp_path: Path
+) -> None:
+    _write(tmp_path / "in/a.jsonl", (1, "a"), (2, None))
+    _write(tmp_path / "in/b.jsonl", (3, "b"))
+    (tmp_path / "in/c.jsonl").symlink_to(tmp_path / "in/b.jsonl")
+    settings = nightly(limits={"max_error_rate": 1})
+    first = score(settings)
+    assert [Path(name).name for pair in first.repeated_files.items() for name in pair] == ["c.jsonl", "b.jsonl"]
+    assert first.rows == 4
+    (tmp_path / "in/a.jsonl").rename(tmp_path / "in/moved.jsonl")
+    _write(tmp_path / "in/d.jsonl", (4, "d"))
+    moved = score(nightly(input={"dedupe_files": True, "increment_bytes": 1 << 20}, limits={"max_error_rate": 1}))
+    assert [Path(name).name for name in moved.repeated_files.values()] == ["a.jsonl"]
+    assert (moved.rows, moved.input_files) == (1, 1)
+    assert _keys(spark, tmp_path / "out") == Counter([1, 3, 3, 4])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("year", [-5, 1903])
+def test_a_file_is_scored_however_old_it_is(nightly: Callable[..., Settings], tmp_path: Path, year: int) -> None:
+    for name in ("new", "old"):
+        _write(tmp_path / f"in/{name}.jsonl", (1, name))
+    long_ago = (year - 1970) * 31_556_952
+    os.utime(tmp_path / "in/old.jsonl", (long_ago, long_ago))
+    assert score(nightly()).rows == 2
+
+
+@pytest.mark.long
+def test_an_overwrite_throws_nothing_away_before_it_commits(
+    spark: Any, nightly: Callable[..., Settings], tmp_path: Path
+) -> None:
+    _write(tmp_path / "in/a.jsonl", (1, "a"))
+    score(nightly())
+    (tmp_path / "in/b.jsonl").write_text("")
+    spark.createDataFrame([(5, "a")], "id int, text string").write.parquet(str(tmp_path / "broken"))
+    for part in (tmp_path / "broken").glob("part-*.parquet"):
+        part.write_bytes(part.read_bytes()[:-40] + b"x" * 40)
+    for source in ({"path": str(tmp_path / "nowhere")}, {"path": str(tmp_path / "broken"), "format": "parquet"}):
+        with pytest.raises(UserError):
+            score(nightly(input=source), overwrite=True)
+        assert _keys(spark, tmp_path / "out") == Counter([1])
+    assert read_totals(str(tmp_path / "out")).rows == 1
+    assert score(nightly()).rows == 0  # the old job goes on
+    _write(tmp_path / "in/a.jsonl", (2, "b"))
+    assert score(nightly(score={"max_tokens": 32}), overwrite=True).rows == 1
+    assert _keys(spark, tmp_path / "out") == Counter([2])
+    _write(tmp_path / "in/c.jsonl", (3, "c"))
+    assert score(nightly(score={"max_tokens": 32})).rows == 1
+    assert retry(nightly(score={"max_tokens": 32})).rows == 0
+    (tmp_path / "in/a.jsonl").unlink()
+    (tmp_path / "in/c.jsonl").unlink()
+    (tmp_path / "in/none.jsonl").write_text("")
+    with pytest.raises(UserError):  # Spark finds no column in nothing
+        score(nightly(), overwrite=True)
+    assert _keys(spark, tmp_path / "out") == Counter([2, 3])
+
+
+@pytest.mark.long
 def test_partition_columns_and_patterns_of_files_are_kept(
     spark: Any, nightly: Callable[..., Settings], tmp_path: Path
 ) -> None:
