@@ -10,6 +10,7 @@ JobError                 exit 1: unexpected
 │   └── SessionError     Spark does not start
 ├── TooManyFailed        exit 3: over max_error_rate; what was committed stays
 ├── DeadlineReached      exit 4: what is left is for the next run
+├── SparkGone            exit 5: Spark's Java process was killed; what was committed stays
 └── Interrupted          exit 130 or 143: Ctrl-C or SIGTERM; what was committed stays
 """
 
@@ -41,13 +42,13 @@ def _lost_errors() -> tuple[type[Exception], ...]:
     with contextlib.suppress(ImportError):
         from py4j.protocol import Py4JNetworkError
 
-        return (Py4JNetworkError,)
+        return (Py4JNetworkError, ConnectionError)
     return ()
 
 
-# What Spark raises: its own errors, and Java's that it did not convert.
-SPARK_ERRORS = _spark_errors()
-_LOST_ERRORS = _lost_errors()  # its process is gone
+LOST_ERRORS = _lost_errors()  # Spark's process is gone
+# What Spark raises: its own errors, Java's that it did not convert, and what Python says where nothing answers.
+SPARK_ERRORS = (*_spark_errors(), *LOST_ERRORS)
 
 
 class JobError(Exception):
@@ -92,6 +93,23 @@ class DeadlineReached(JobError):
     exit_code = 4
 
 
+class SparkGone(JobError):
+    """Spark's Java process has ended in the middle of the work.
+
+    Args:
+        then: What to do about it.
+    """
+
+    exit_code = 5
+
+    def __init__(self, then: str = "") -> None:
+        super().__init__(
+            "Spark's Java process has ended in the middle of the work, as one does that the system kills for its "
+            "memory; give it more (spark.driver.memory in spark.conf) where that is what happened"
+            + (f"; {then}" if then else "")
+        )
+
+
 class Interrupted(JobError):
     """The run was told to end."""
 
@@ -133,8 +151,8 @@ def unreadable_file(error: Exception) -> str | None:
 
 def unreadable_input(error: Exception, advice: str = "") -> JobError:
     """What to raise where Spark fails to read the input: the input is not to blame for a Spark that was killed."""
-    if isinstance(error, _LOST_ERRORS):
-        return JobError(f"Spark's process ended while the input was read ({explain(error)})")
+    if isinstance(error, LOST_ERRORS):
+        return SparkGone()
     return InputError(f"cannot read the input: {explain(error)}{advice}")
 
 
