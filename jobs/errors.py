@@ -104,8 +104,8 @@ class SparkGone(JobError):
 
     def __init__(self, then: str = "") -> None:
         super().__init__(
-            "Spark's Java process has ended in the middle of the work, as one does that the system kills for its "
-            "memory; give it more (spark.driver.memory in spark.conf) where that is what happened"
+            "Spark's Java process has ended or was killed in the middle of the work. The system kills one for want of "
+            "memory: give the driver more (spark.driver.memory in spark.conf), or the machine"
             + (f"; {then}" if then else "")
         )
 

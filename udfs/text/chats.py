@@ -24,7 +24,7 @@ from udfs.model.files import ModelFiles
 Messages = Sequence[tuple[str, str]]
 Chat = Callable[[Sequence[Messages]], list[str]]
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
-_AT_ONCE = 64  # chats that are handed over together
+_AT_ONCE = 256  # chats that are handed over together
 _KEPT = 4  # processes of templates that may be asked for again
 _TRIES = 2  # a process that is killed from outside is no fault of its template
 
