@@ -26,8 +26,10 @@ def telling_of_loss(then: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except (Interrupted, SparkGone):
+    except Interrupted:
         raise
+    except SparkGone as error:
+        raise SparkGone(error.then or then) from error
     except Exception as error:
         if is_spark_gone(patience_s=_DYING_S if _is_of_connection(error) else 0):
             time.sleep(_SETTLE_S)
