@@ -57,8 +57,8 @@ TOLD = {
         f"{_STACK}\nDriver stacktrace:\n{_STACK}"
         "Caused by: org.apache.spark.SparkException: [TASK_WRITE_FAILED] Task failed while writing to s3a://b/out. "
         f"SQLSTATE: 58030\n{_STACK}\t... 1 more\nCaused by: java.io.IOException: No space left on device\n{_STACK}",
-        "java.io.IOException: No space left on device (org.apache.spark.SparkException: [TASK_WRITE_FAILED] Task failed "
-        "while writing to s3a://b/out.)",
+        "java.io.IOException: No space left on device (org.apache.spark.SparkException: [TASK_WRITE_FAILED] Task "
+        "failed while writing to s3a://b/out.)",
     ),
     "a cause with a path": (
         f"{_CALLING}org.apache.spark.SparkException: Job aborted.\n{_STACK}"
