@@ -51,7 +51,7 @@ def score(
     from jobs.spark.interrupts import run_interruptibly
     from jobs.telling import report
 
-    console = Console(stderr=True)
+    console = Console(file=sys.stderr)
     settings = load_settings(conf, set_)
     if dry_run:
         from jobs.hiding import hiding
@@ -95,7 +95,7 @@ def retry(
     from jobs.spark.interrupts import run_interruptibly
     from jobs.telling import report
 
-    console = Console(stderr=True)
+    console = Console(file=sys.stderr)
     settings, codes = load_settings(conf, set_), check_codes(only)
     done = run_interruptibly(
         lambda stop: run(settings, only=codes, again=again, spark_log=spark_log, console=console, stop=stop)

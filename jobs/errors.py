@@ -10,6 +10,7 @@ JobError                 exit 1: unexpected
 │   └── SessionError     Spark does not start
 ├── TooManyFailed        exit 3: over max_error_rate; what was committed stays
 ├── DeadlineReached      exit 4: what is left is for the next run
+├── SparkGone            exit 5: Spark's Java process was killed; what was committed stays
 └── Interrupted          exit 130 or 143: Ctrl-C or SIGTERM; what was committed stays
 """
 
@@ -41,13 +42,13 @@ def _lost_errors() -> tuple[type[Exception], ...]:
     with contextlib.suppress(ImportError):
         from py4j.protocol import Py4JNetworkError
 
-        return (Py4JNetworkError,)
+        return (Py4JNetworkError, ConnectionError)
     return ()
 
 
-# What Spark raises: its own errors, and Java's that it did not convert.
-SPARK_ERRORS = _spark_errors()
-_LOST_ERRORS = _lost_errors()  # its process is gone
+LOST_ERRORS = _lost_errors()  # Spark's process is gone
+# What Spark raises: its own errors, Java's that it did not convert, and what Python says where nothing answers.
+SPARK_ERRORS = (*_spark_errors(), *LOST_ERRORS)
 
 
 class JobError(Exception):
@@ -92,6 +93,24 @@ class DeadlineReached(JobError):
     exit_code = 4
 
 
+class SparkGone(JobError):
+    """Spark's Java process has ended in the middle of the work.
+
+    Args:
+        then: What to do about it.
+    """
+
+    exit_code = 5
+
+    def __init__(self, then: str = "") -> None:
+        self.then = then
+        super().__init__(
+            "Spark's Java process has ended or was killed in the middle of the work. The system kills one for want of "
+            "memory: give the driver more (spark.driver.memory in spark.conf), or the machine"
+            + (f"; {then}" if then else "")
+        )
+
+
 class Interrupted(JobError):
     """The run was told to end."""
 
@@ -121,6 +140,12 @@ def unpack_error(text: str) -> JobError | None:
     return _ACROSS[kind](message)
 
 
+_LINE = 1_000  # characters of a message; one may list every file
+_CALLING = re.compile(r"^An error occurred while calling \S+\n: ")
+_CAUSE = re.compile(r"Caused by: ")
+_STACK = re.compile(r"\s+(at |\.\.\. \d+ more)|==|Driver stacktrace:|JVM stacktrace:")
+_TRACEBACK = "Traceback (most recent call last):"
+_PATH = re.compile(r"(?<![\w.:/<])/\w|\b(?!https?:)[a-z][\w+.-]+:/+[^\s/]")
 _QUERY_FAILED = re.compile(r"^\[STREAM_FAILED\] Query \[.*?\] terminated with exception: ")
 _UNREADABLE = re.compile(r"(?:Encountered error while reading file|Could not read footer for file:?) (\S+?)\.?(?:\s|$)")
 
@@ -133,21 +158,45 @@ def unreadable_file(error: Exception) -> str | None:
 
 def unreadable_input(error: Exception, advice: str = "") -> JobError:
     """What to raise where Spark fails to read the input: the input is not to blame for a Spark that was killed."""
-    if isinstance(error, _LOST_ERRORS):
-        return JobError(f"Spark's process ended while the input was read ({explain(error)})")
+    if isinstance(error, LOST_ERRORS):
+        return SparkGone()
     return InputError(f"cannot read the input: {explain(error)}{advice}")
 
 
 def explain(error: Exception) -> str:
     """What went wrong, in a line, out of a Spark exception's pages.
 
-    An error of our own that an executor raised, else the deepest cause that is told, else the first line.
+    An error of our own that an executor raised, else the deepest cause that is told, else the error itself. Where that
+    names no path, the next message around it that does comes with it.
     """
     if ours := find_in_text(str(error)):
         return ours
-    unreadable = unreadable_file(error)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
-    told = causes[-1] if causes else lines[0] if lines else type(error).__name__
-    told = _QUERY_FAILED.sub("", told.split(" SQLSTATE")[0])
-    return f"the file {unquote(unreadable)} cannot be read: {told}" if unreadable else told
+    *outer, told = [_QUERY_FAILED.sub("", message) for message in _messages(str(error))] or [type(error).__name__]
+    if unreadable := unreadable_file(error):
+        return f"the file {unquote(unreadable)} cannot be read: {told}"
+    places = [] if _PATH.search(told) else [message for message in outer if _PATH.search(message)]
+    return f"{told} ({places[-1]})" if places else told
+
+
+def _messages(text: str) -> list[str]:
+    """What an exception and its causes tell, each in a line, without the stacks between them."""
+    found, in_stack = [list[str]()], False
+    for line in _CALLING.sub("", text).splitlines():
+        if cause := _CAUSE.match(line):
+            found.append([line[cause.end() :]])
+            in_stack = False
+        elif in_stack := in_stack or bool(_STACK.match(line)):
+            continue
+        else:
+            found[-1].append(line)
+    return [line for lines in found if (line := _as_line("\n".join(lines)))]
+
+
+def _as_line(message: str) -> str:
+    before, traceback, after = message.partition(_TRACEBACK)
+    if traceback:  # of Python; its last line tells what was raised
+        raised = [line for line in after.splitlines() if line[:1].strip()]
+        message = f"{before} {raised[-1] if raised else ''}"
+    lines = (line.strip() for line in message.split(" SQLSTATE")[0].splitlines())
+    line = " ".join(line for line in lines if line)
+    return line if len(line) <= _LINE else line[:_LINE].rpartition(" ")[0] + " …"  # no word, or secret, is cut

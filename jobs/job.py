@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from jobs.deadlines import deadline_at
-from jobs.errors import DeadlineReached, Interrupted, JobError, TooManyFailed
+from jobs.errors import DeadlineReached, Interrupted, JobError, SparkGone, TooManyFailed
 from jobs.increments.scoring import Run
 from jobs.input.checkpoint import path_of
 from jobs.input.files import name_some
@@ -22,8 +23,9 @@ from jobs.output.directory import Output
 from jobs.preflight import check_model, show_warning, tell_ignored_settings
 from jobs.settings import Settings
 from jobs.spark.engines import start_beside_spark, start_engines
-from jobs.spark.interrupts import Stop, cancel_all
-from jobs.spark.session import open_session
+from jobs.spark.interrupts import Stop
+from jobs.spark.loss import telling_of_loss
+from jobs.spark.session import keep_noise, open_session
 from jobs.telling.report import Command, RunReport, Status, make_report
 
 if TYPE_CHECKING:
@@ -96,7 +98,8 @@ class Job:
 
     def _do(self, work: Callable[[], None]) -> tuple[Status, JobError | None]:
         try:
-            work()
+            with telling_of_loss():
+                work()
             self.stop.check("interrupted")
             self.output.settle_last()
         except DeadlineReached as error:
@@ -104,6 +107,8 @@ class Job:
         except JobError as error:
             if self.stop.is_set():
                 return "interrupted", Interrupted(f"interrupted; {self._what_stays()}", by=self.stop.by)
+            if isinstance(error, SparkGone):
+                return "failed", SparkGone(self._what_stays())
             told = self.run.claim.fault() or error  # one that has lost its output was cancelled
             return "failed", type(told)(f"{told}; {self._what_stays()}") if type(told) is JobError else told
         return ("expired" if _count_expired(self.increments()) else "completed"), None
@@ -160,14 +165,17 @@ def open_job(
     Raises:
         The errors of `jobs.run.score` that come before anything is written.
     """
-    console, stop = console or Console(stderr=True), stop or Stop()
+    console, stop = console or Console(file=sys.stderr), stop or Stop()
     run = _start_run(settings)
     settings = check_model(settings)
     output = Output(settings)
-    with start_beside_spark(settings):
-        spark = open_session(settings.spark, spark_log=spark_log)
-    stop.check("interrupted; nothing was written")
-    with output.lock(on_lost=cancel_all) as claim:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(telling_of_loss("run the same command again"))
+        with start_beside_spark(settings):
+            spark = open_session(settings.spark, spark_log=spark_log)
+        stack.enter_context(keep_noise())
+        stop.check("interrupted; nothing was written")
+        claim = stack.enter_context(output.lock(on_lost=stop.cancel))
         output.check(spark, overwrite=overwrite)
         start_engines(spark, settings)
         job = Job(command, settings, spark, replace(run, claim=claim), output, console, stop)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from tests.engine_faults import ROOT
 from tests.engine_faults import install as install_engine
@@ -86,7 +87,12 @@ def change_engine(
 
 
 def change_driver(
-    *, step: str | None = None, marker: str = "", times: int = 1, deadline_in_s: float | None = None
+    *,
+    step: str | None = None,
+    marker: str = "",
+    times: int = 1,
+    way: str = "kill",
+    deadline_in_s: float | None = None,
 ) -> None:
     """A driver that is killed as it comes to a step, or that has a deadline soon after increment 1 has begun.
 
@@ -94,6 +100,7 @@ def change_driver(
         step: One of STEPS.
         marker: A file; a driver that finds it lives.
         times: It dies when it comes there for the so-manieth time.
+        way: `kill java` kills its Java alone, and `hang` has the step never end.
     """
     if deadline_in_s is not None:
         _set_deadline(deadline_in_s)
@@ -110,10 +117,20 @@ def change_driver(
             if step == "during the write":
                 _kill_when(lambda: any(Path(args[0].path, "_gristmill/writing").rglob("_temporary/*/*")), marker)
             elif _first_time(marker):
-                os.kill(os.getpid(), signal.SIGKILL)
+                _strike(way)
         return function(*args, **kwargs)
 
     setattr(owner, name, deadly)
+
+
+def _strike(way: str) -> None:
+    if way == "hang":
+        threading.Event().wait()
+    if way == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    for child in psutil.Process().children():
+        if child.name() == "java":
+            child.kill()
 
 
 def _set_deadline(seconds: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,6 +111,13 @@ def available_memory() -> int:
         stat = dict(line.split() for line in (_MEMORY / "memory.stat").read_text().splitlines())
         free = min(free, max(0, limit - used + int(stat["inactive_file"])))
     return free
+
+
+def python_path() -> str:
+    """PYTHONPATH of a process that is to have our modules, and what else this one imports from."""
+    root = str(Path(__file__).parents[1])  # a directory, or the zip that Spark handed over
+    path = dict.fromkeys(os.path.abspath(entry) for entry in (root, *sys.path) if entry)  # Spark's are relative
+    return os.pathsep.join(path)
 
 
 def visible_devices(gpu: str, seen: str | None) -> str:

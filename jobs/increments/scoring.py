@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 LEAST_ROWS = 100  # before so many, a share of failed rows says nothing
 RESIZE = "[gristmill resize]"
 _POLL_S = 0.2
+_STOP = "5s"  # for a query to stop: its increment's commit may hang in a store that does not answer
 # Spark Connect gives the Python that commits increments ten seconds to start; a busy server takes longer now and then.
 _SLOW_START = "Timed out while waiting for the Python worker to connect back"
 _SLOW_STARTS = 3
@@ -381,10 +382,11 @@ def _run_query(stream: DataFrame, work: ScoreIncrement, checkpoint: str, stop: S
     """Run one query until nothing new is left; True if it is to be started again, for increments of another size."""
     writer = stream.writeStream.trigger(availableNow=True).option("checkpointLocation", checkpoint)
     try:
-        query = writer.foreachBatch(work).start()
-        while not query.awaitTermination(_POLL_S):
-            if stop.is_set():
-                query.stop()
+        with spark_conf(stream.sparkSession, {"spark.sql.streaming.stopTimeout": _STOP}):
+            query = writer.foreachBatch(work).start()
+            while not query.awaitTermination(_POLL_S):
+                if stop.is_cancelled():
+                    query.stop()
     except SPARK_ERRORS as error:
         if RESIZE in str(error):
             return True

@@ -129,6 +129,19 @@ def _stderr_to(path: Path) -> Iterator[None]:
         os.close(terminal)
 
 
+@contextlib.contextmanager
+def keep_noise() -> Iterator[None]:
+    """Where the session's log is kept off the terminal, send after it what Spark's threads in Python say meanwhile.
+
+    It is what py4j's and Spark's own threads print as a step fails or Java ends; the job tells it in a line of its own.
+    """
+    if not LOG_FILE.exists():
+        yield
+        return
+    with LOG_FILE.open("a", buffering=1) as log, contextlib.redirect_stderr(log):
+        yield
+
+
 def count_slots(spark: SparkSession) -> int:
     """Tasks that run at once; Spark Connect does not tell, and is taken for a small cluster."""
     context = getattr(spark, "_sc", None)

@@ -15,10 +15,11 @@ from jobs.input.sources import explode_variants, find_kind, read_input
 from jobs.output.directory import Output
 from jobs.preflight import check_model, show_warning, tell_ignored_settings
 from jobs.settings import Settings
-from jobs.spark.session import open_session
+from jobs.spark.loss import telling_of_loss
+from jobs.spark.session import keep_noise, open_session
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import DataFrame, SparkSession
 
 _SHOWN = 200  # characters of a text
 _SHOWN_OF_PROMPTS = 1_000  # an instruction may stand at their end
@@ -34,7 +35,13 @@ def show_plan(settings: Settings, console: Console, *, overwrite: bool = False, 
     for warning in tell_ignored_settings(settings):
         show_warning(console, warning)
     output = Output(settings)
-    spark = open_session(settings.spark, spark_log=spark_log)
+    with telling_of_loss("run the same command again"):
+        spark = open_session(settings.spark, spark_log=spark_log)
+        with keep_noise():
+            _show(settings, spark, output, console, overwrite=overwrite)
+
+
+def _show(settings: Settings, spark: SparkSession, output: Output, console: Console, *, overwrite: bool) -> None:
     read = read_input(spark, settings)
     if refusal := _why_refused(output, read, settings, overwrite=overwrite):
         show_warning(console, refusal)

@@ -27,6 +27,8 @@ from jobs.output.committed import Increment
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+_JOIN_S = 5.0
+
 
 class _RowsColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
@@ -55,7 +57,9 @@ class ProgressBar(Listener):
         every_s: float = 0.5,
     ) -> None:
         columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), _RowsColumn(), TimeRemainingColumn()]
-        self._bar = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self._bar = Progress(
+            *columns, console=console, disable=not console.is_terminal, transient=True, redirect_stderr=False
+        )
         self._spark, self._console, self._told, self._every_s = spark, console, told, every_s
         self._task = self._bar.add_task("reading", total=None)
         self._plan: Plan | None = None
@@ -81,7 +85,7 @@ class ProgressBar(Listener):
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         if self._watcher.is_alive():
-            self._watcher.join()
+            self._watcher.join(_JOIN_S)  # a Spark that does not answer holds nobody up
         self._bar.stop()
 
     def _watch(self) -> None:

@@ -30,6 +30,7 @@ from tokenizers import Tokenizer
 from tests.conftest import LIGHT_JVM, ROOT
 from tests.job_faults import plant
 from tests.models import WORDS, make_encoder
+from tests.processes import running_engines
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
@@ -226,6 +227,43 @@ def test_a_terminated_driver_ends_within_seconds_whatever_it_does(make_job: Call
     assert (process.returncode, time.monotonic() - began < 20) == (143, True), told
     assert [report["status"] for report in job.reports()] == ["interrupted"]
     assert job.rows() == []
+
+
+@pytest.mark.parametrize(
+    ("command", "step", "stays"),
+    [
+        ("score", "before the write", "nothing of this run was committed"),
+        ("score", "before it is put in its place", "committed: 1 increment with 60 rows"),  # that needs no Java
+        ("retry", "retry is kept, not shown", "nothing of this run was committed"),
+    ],
+)
+def test_a_killed_java_ends_in_a_line_and_the_same_command_goes_on(
+    command: str, step: str, stays: str, make_job: Callable[..., Job], tmp_path: Path
+) -> None:
+    job = make_job(files=2)
+    if command == "retry":
+        job.run()
+    told = job.run(command, code=5, driver={"step": step, "way": "kill java", "marker": str(tmp_path / "killed")})
+    (error,) = [line for line in told.splitlines() if not line.startswith("Spark's log is in")]
+    assert "Spark's Java process has ended or was killed" in error
+    assert "spark.driver.memory" in error
+    assert stays in error
+    until(lambda: not running_engines(job.temporary))
+    job.run(command)
+    job.check()
+
+
+def test_a_commit_that_hangs_does_not_keep_a_driver_from_ending(make_job: Callable[..., Job], tmp_path: Path) -> None:
+    job, marker = make_job(files=1), tmp_path / "hangs"
+    step = {"step": "before it is put in its place", "way": "hang", "marker": str(marker)}
+    process = job.start(driver=step)
+    until(marker.exists)
+    process.terminate()
+    told = process.communicate(timeout=60)[1]
+    assert (process.returncode, "error: interrupted; nothing of this run" in told) == (143, True), told
+    assert [report["status"] for report in job.reports()] == ["interrupted"]
+    job.run()
+    job.check()
 
 
 def test_a_killed_executor_and_a_slow_attempt_that_is_overtaken_cost_no_row(

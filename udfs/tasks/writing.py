@@ -152,12 +152,13 @@ class Writing(ABC):
         """What is to be asked once more, now that there are answers."""
         return None
 
-    def _render(self, question: Question) -> str:
-        return self.chat(question.parts) if question.is_chat else question.parts[0][1]
+    def _render(self, questions: Sequence[Question]) -> list[str]:
+        chats = iter(self.chat([q.parts for q in questions if q.is_chat]) if self._is_chat else [])
+        return [next(chats) if q.is_chat else q.parts[0][1] for q in questions]
 
     def _encode(self, questions: Sequence[Question]) -> list[list[int]]:
         # a chat template writes special tokens itself
-        return self.codec.encode([self._render(q) for q in questions], special=not self._is_chat)
+        return self.codec.encode(self._render(questions), special=not self._is_chat)
 
     def _fit(self, question: Question, ids: list[int], overflow: Overflow) -> list[_Prompt]:
         """Prompts that are short enough, in the place of one that is not; none where there is no room."""

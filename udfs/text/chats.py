@@ -1,20 +1,32 @@
-"""A chat as the model's own template writes it, in a sandbox: a template is untrusted input.
+"""A chat as the model's own template writes it: untrusted, and so rendered in a process with bounds (see `rendering`).
 
 Source: transformers, `render_jinja_template`; rendered here, since transformers would bring torch into every worker.
 """
 
 from __future__ import annotations
 
-import datetime
+import contextlib
+import functools
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from udfs.errors import ModelError
+from udfs.executor import python_path
 from udfs.model.files import ModelFiles
 
-Chat = Callable[[Sequence[tuple[str, str]]], str]
+Messages = Sequence[tuple[str, str]]
+Chat = Callable[[Sequence[Messages]], list[str]]
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
+_AT_ONCE = 256  # chats that are handed over together
+_KEPT = 4  # processes of templates that may be asked for again
+_TRIES = 2  # a process that is killed from outside is no fault of its template
 
 
 def has_chat(files: ModelFiles) -> bool:
@@ -23,34 +35,111 @@ def has_chat(files: ModelFiles) -> bool:
 
 
 def make_chat(files: ModelFiles) -> Chat:
-    """A function from messages, as roles with texts, to the prompt that has the model answer them.
+    """A function from chats, each of messages as roles with texts, to the prompts that have the model answer them.
 
     Raises:
         ModelError: The model has no chat template, or one that is no Jinja2. So does the function, where the template
-            refuses the messages.
+            refuses the messages, or takes more time or memory than any needs.
     """
-    from jinja2 import TemplateError
-
     if (source := _find_template(files)) is None:
         raise ModelError(f"model {files.name!r} has no chat template; ask it by `prompt`, or take an instruct model")
-    try:
-        template = _environment().from_string(source)
-    except TemplateError as error:
-        raise ModelError(f"model {files.name!r}: its chat template does not parse: {error}") from error
-    tokens = _special_tokens(files)
+    asked = json.dumps({"template": source, "names": _special_tokens(files)})
+    template = _template(files.name, asked, os.getpid())
 
-    def chat(messages: Sequence[tuple[str, str]]) -> str:
-        told = [{"role": role, "content": text} for role, text in messages]
-        try:
-            return template.render(messages=told, add_generation_prompt=True, tools=None, documents=None, **tokens)
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
-            roles = ", ".join(role for role, _ in messages)
-            reason = str(error) if isinstance(error, TemplateError) else type(error).__name__
-            raise ModelError(
-                f"model {files.name!r}: its chat template refuses messages of {roles}: {reason[:200]}"
-            ) from error
+    def chat(chats: Sequence[Messages]) -> list[str]:
+        parts = (chats[start : start + _AT_ONCE] for start in range(0, len(chats), _AT_ONCE))
+        return [prompt for part in parts for prompt in template.render(part)]
 
     return chat
+
+
+class _Template:
+    """A model's template, in a process that ends with it.
+
+    Args:
+        model: Its model's name.
+        source: The first line that the process is told.
+    """
+
+    def __init__(self, model: str, source: str) -> None:
+        self._name, self._source = f"model {model!r}: its chat template", source
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.render([])
+
+    def render(self, chats: Sequence[Messages]) -> list[str]:
+        """One prompt a chat.
+
+        Raises:
+            ModelError: The template does not parse, refuses one of them, or takes too much.
+        """
+        with self._lock:
+            for _ in range(_TRIES):
+                answer = self._try_to_render(chats)
+                if answer is not None:
+                    return self._check(answer, chats)
+                code, self._process = _end(self._process), None
+                if code == -signal.SIGXCPU:
+                    return self._check({"excess": "time"}, chats)
+        raise ModelError(f"{self._name} makes its process end again and again (exit code {code})")
+
+    def _try_to_render(self, chats: Sequence[Messages]) -> dict[str, Any] | None:
+        """What the process answers; None where it ends instead."""
+        if self._process is None:
+            self._process = _start()
+            weakref.finalize(self, _end, self._process)
+            answer = _exchange(self._process, self._source)
+            if answer is None or "made" not in answer:
+                return answer and {**answer, "parses": False}
+        return _exchange(self._process, json.dumps(chats))
+
+    def _check(self, answer: dict[str, Any], chats: Sequence[Messages]) -> list[str]:
+        if "made" in answer:
+            return list(answer["made"])
+        if told := answer.get("excess"):
+            raise ModelError(
+                f"{self._name} takes more {told} than any has to, and is not rendered; take a model that you trust"
+            )
+        if "parses" in answer:
+            raise ModelError(f"{self._name} does not parse: {answer['reason']}")
+        roles = "; ".join(dict.fromkeys(", ".join(role for role, _ in messages) for messages in chats))
+        raise ModelError(f"{self._name} refuses messages of {roles}: {answer['reason']}")
+
+
+@functools.lru_cache(_KEPT)
+def _template(model: str, source: str, pid: int) -> _Template:
+    """One for all tasks of a process; a fork of it needs its own."""
+    return _Template(model, source)
+
+
+def _start() -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "udfs.text.rendering"],
+        env={**os.environ, "PYTHONPATH": python_path()},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for its parent
+    )
+
+
+def _exchange(process: Any, line: str) -> dict[str, Any] | None:
+    """What it answers to a line; None where it ends instead."""
+    try:
+        process.stdin.write(line.encode() + b"\n")
+        process.stdin.flush()
+        told = process.stdout.readline()
+    except BrokenPipeError:
+        return None
+    return json.loads(told) if told.endswith(b"\n") else None
+
+
+def _end(process: Any) -> int:
+    """Have it end; how it did."""
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+    process.stdout.close()
+    return int(process.wait())
 
 
 def _find_template(files: ModelFiles) -> str | None:
@@ -69,33 +158,3 @@ def _special_tokens(files: ModelFiles) -> dict[str, str]:
     told = {**files.read_json("special_tokens_map.json"), **files.read_json("tokenizer_config.json")}
     tokens = {name: told.get(name) for name in _SPECIAL}
     return {n: v["content"] if isinstance(v, dict) else v for n, v in tokens.items() if isinstance(v, str | dict)}
-
-
-def _environment() -> Any:
-    from jinja2 import TemplateError
-    from jinja2.ext import Extension
-    from jinja2.ext import loopcontrols as LoopControls
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """`{% generation %}` marks what a model was trained to say; its body is rendered as it is."""
-
-        tags = {"generation"}  # noqa: RUF012 - as jinja2 has it
-
-        def parse(self, parser: Any) -> Any:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    def refuse(message: str) -> None:
-        raise TemplateError(message)
-
-    def to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, LoopControls]
-    )
-    environment.filters["tojson"] = to_json
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda pattern: datetime.datetime.now().strftime(pattern)
-    return environment

@@ -9,14 +9,13 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
 import pyarrow.flight as flight
 
 from udfs.errors import EngineError, GristmillError, error_from_text
-from udfs.executor import Executor, executor_of, visible_devices
+from udfs.executor import Executor, executor_of, python_path, visible_devices
 from udfs.wire.faults import PROVEN, remember_fault
 from udfs.wire.home import RETIRE_S, EngineId, Home, find_home, hold, is_there, make_request, sweep
 from udfs.wire.journal import Fallen, read_journal
@@ -159,10 +158,8 @@ def _spawn(home: Home, request: dict[str, Any]) -> subprocess.Popen[bytes]:
 
 def _environment(gpu: str | None) -> dict[str, str]:
     """This process' environment, with our modules on the path and one GPU in sight."""
-    root = str(Path(__file__).parents[2])  # a directory, or the zip that Spark handed over
-    path = dict.fromkeys(os.path.abspath(entry) for entry in (root, *sys.path) if entry)  # Spark's are relative
     # The model has been fetched by now; nothing else is.
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "PYTHONPATH": python_path(), "HF_HUB_OFFLINE": "1"}
     environment.pop("OMP_NUM_THREADS", None)  # Spark's, for a worker
     if gpu is not None:
         environment |= {

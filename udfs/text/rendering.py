@@ -1,0 +1,131 @@
+"""A model's chat template at work, in a process of its own; `chats` starts it, and nothing else imports it.
+
+A template is untrusted, and Jinja's sandbox bounds neither its memory nor its time: a loop in a loop, a number to the
+power of another, a list that holds itself twice forty times over. What it may take is bounded here by the kernel,
+whatever it does; so one that takes more costs this process and no worker.
+
+Lines of JSON: first the template with the names that it is given, then a list of chats a line, each line answered by
+one: prompts, or what is wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import json
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+_START_S, _CHAT_S, _S_A_MB = 3.0, 0.01, 2.0  # processor seconds: at all, a chat, and a megabyte of text
+_START_BYTES, _BYTES_A_BYTE = 512 << 20, 64  # of address space: at all, and for each of a line
+_START_LENGTH, _LENGTH_A_CHARACTER = 65_536, 8  # a prompt's, in characters: at all, and for each of its messages
+
+
+def main() -> None:
+    """Render until nothing more is asked."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    allowed_s = time.process_time() + _START_S
+    _bound(allowed_s, 0)
+    render: Callable[..., str] | None = None
+    for line in sys.stdin.buffer:
+        asked = json.loads(line)
+        if render is None:
+            render, answer = _try(compile_chat, **asked)
+        else:
+            allowed_s += _CHAT_S * len(asked) + _S_A_MB * len(line) / 1e6
+            _bound(allowed_s, len(line))
+            _, answer = _try(_render_all, render, asked)
+        sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def compile_chat(template: str, names: dict[str, str]) -> Callable[..., str]:
+    """A function from `messages` and what else a template is given to a prompt.
+
+    Args:
+        template: The template.
+        names: More that it is given, by name: special tokens.
+    """
+    return functools.partial(_environment().from_string(template).render, **names)
+
+
+def _bound(seconds: float, bytes_: int) -> None:
+    for limit, value in (
+        (resource.RLIMIT_CPU, math.ceil(seconds)),
+        (resource.RLIMIT_AS, _START_BYTES + _BYTES_A_BYTE * bytes_),
+    ):
+        with contextlib.suppress(ValueError, OSError):  # macOS bounds no address space
+            resource.setrlimit(limit, (value, resource.getrlimit(limit)[1]))
+
+
+def _render_all(render: Callable[..., str], chats: list[list[list[str]]]) -> list[str]:
+    return [_render(render, chat) for chat in chats]
+
+
+def _render(render: Callable[..., str], chat: list[list[str]]) -> str:
+    messages = [{"role": role, "content": text} for role, text in chat]
+    text = render(messages=messages, add_generation_prompt=True, tools=None, documents=None)
+    if len(text) > _START_LENGTH + _LENGTH_A_CHARACTER * sum(len(text) for _, text in chat):
+        raise _TooLongError
+    text.encode()  # a template can write half a character, which no tokenizer takes
+    return text
+
+
+class _TooLongError(Exception):
+    pass
+
+
+def _try(work: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    """What came of it, and what to answer: that, or how it failed."""
+    from jinja2 import TemplateError
+
+    try:
+        made = work(*args, **kwargs)
+        return made, {"made": made if isinstance(made, list) else None}
+    except MemoryError:
+        return None, {"excess": "memory"}
+    except _TooLongError:
+        return None, {"excess": "length"}
+    except TemplateError as error:
+        return None, {"reason": str(error)[:200]}
+    except Exception as error:  # noqa: BLE001 - a template can raise anything
+        return None, {"reason": type(error).__name__}
+
+
+def _environment() -> Any:
+    from jinja2 import TemplateError
+    from jinja2.ext import Extension
+    from jinja2.ext import loopcontrols as LoopControls
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """`{% generation %}` marks what a model was trained to say; its body is rendered as it is."""
+
+        tags = {"generation"}  # noqa: RUF012 - as jinja2 has it
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    def refuse(message: str) -> None:
+        raise TemplateError(message)
+
+    def to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, LoopControls]
+    )
+    environment.filters["tojson"] = to_json
+    environment.globals["raise_exception"] = refuse
+    environment.globals["strftime_now"] = lambda pattern: datetime.datetime.now().strftime(pattern)
+    return environment
+
+
+if __name__ == "__main__":
+    main()
