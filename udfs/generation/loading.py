@@ -19,6 +19,7 @@ from udfs.generation.picking import Picker
 from udfs.generation.vllm import VllmDecoder, load_vllm, takes_vllm
 from udfs.model.files import ModelFiles, open_model
 from udfs.model.loading import load_transformer
+from udfs.model.positions import find_turn
 from udfs.model.precision import DevicePlan
 from udfs.model.prepacking import prepack
 from udfs.model.tokenizer import load_tokenizer
@@ -109,6 +110,7 @@ def _load_decoders(spec: ScoreSpec[WritingOptions], files: ModelFiles, plan: Dev
             max_new_tokens=spec.options.max_new_tokens,
             max_sequences=sequences,
             step_tokens=step_tokens,
+            turn=find_turn(model),
             graphs=Graphs(model, arena, longest=longest, device=plan.device) if _can_record(model, plan) else None,
         )
         for arena in arenas

@@ -10,6 +10,7 @@ from udfs.errors import ModelError, first_line
 from udfs.model.attention import PACKED, register
 from udfs.model.files import ModelFiles
 from udfs.model.limits import resolve_max_tokens
+from udfs.model.positions import settle_positions
 from udfs.model.prepacking import prepack
 from udfs.model.quiet import quiet_transformers
 
@@ -72,6 +73,7 @@ def load_transformer(
             "it was saved for another task"
         )
     model = model.eval().requires_grad_(False).to(device)
+    settle_positions(model)
     return prepack(model) if packed else model
 
 
