@@ -18,7 +18,7 @@ from udfs.generation.graphs import Graphs
 from udfs.generation.picking import Picker, Sequence
 from udfs.generation.step import Piece, Step
 from udfs.model.positions import NO_TURN, Turn
-from udfs.wire.written import BROKEN
+from udfs.wire.written import LENGTH, STOP
 
 _LEAST_SHARED = 16  # tokens; to copy fewer than these is not worth the calls
 _STEPS_UNREAD = 8  # so many recorded steps, for which prompts wait, to one that reads them
@@ -126,8 +126,17 @@ class Decoder:
         with torch.inference_mode():  # in which the cache was made
             for active in self._active:
                 if id(active.sequence) in gone:
-                    self._arena.give_back(active.slot, clean=active.sequence.finish == BROKEN)
+                    self._arena.give_back(active.slot, wipe=self._tokens_to_wipe(active))
         self._active = [active for active in self._active if id(active.sequence) not in gone]
+
+    def _tokens_to_wipe(self, active: _Active) -> int:
+        """All that may have been written, those of a step that has raised too.
+
+        A kernel reads no more of a slot than its sequence has, so that what has ended well may stay there. Products
+        read all of it, and a key that is infinite may not have shown.
+        """
+        sound = self._graphs is not None and active.sequence.finish in (STOP, LENGTH)
+        return 0 if sound else max(len(active.read), active.past + 1)
 
     def step(self) -> list[Sequence]:
         """Run the model once; returns the sequences that have ended, which are forgotten."""
