@@ -13,6 +13,7 @@ from udfs.generation.cache import Arena
 from udfs.generation.decoding import Decoder
 from udfs.generation.graphs import Call, Graphs
 from udfs.generation.picking import Picker
+from udfs.model.positions import find_turn, settle_positions
 from udfs.tasks.text_generation import TextGenerationOptions
 
 NEW = 24
@@ -41,6 +42,7 @@ def put_to_write(
     """
     register_cached()
     model.set_attn_implementation(CACHED)
+    settle_positions(model)
     options = options or make_options()
     picker = Picker(options, ends=frozenset({END}), tokenizer=tokenizer)
     arena = Arena(4096)
@@ -52,6 +54,7 @@ def put_to_write(
         max_new_tokens=options.max_new_tokens,
         max_sequences=at_once,
         step_tokens=step_tokens,
+        turn=find_turn(model),
         graphs=Graphs(model, arena, longest=128, device=device, record=record) if recorded else None,
     )
 

@@ -28,6 +28,9 @@ _OTHER_WIDTHS: dict[str, dict[str, Any]] = {
     "DistilBert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64},
     "ModernBert": {"num_hidden_layers": 3, "local_attention": 6, "global_attn_every_n_layers": 3},
     "ConvBert": {"embedding_size": 32, "conv_kernel_size": 3, "head_ratio": 1},
+    "Phi3": {"num_key_value_heads": 4},
+    "Phimoe": {"num_key_value_heads": 4, "num_local_experts": 2},
+    "Qwen2": {"num_key_value_heads": 4},
     "T5": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4},
 }
 _PACKS = [
@@ -46,9 +49,10 @@ def make_encoder(
     normalize: bool = True,
     max_seq_length: int | None = 48,
     precision: torch.dtype = torch.float32,
+    **config: Any,
 ) -> str:
     """A sentence-embedding model; `pooling` is the content of 1_Pooling/config.json."""
-    _save(path, kind, "Model", precision=precision)
+    _save(path, kind, "Model", precision=precision, **config)
     modules = [("", "Transformer"), ("1_Pooling", "Pooling")] + ([("2_Normalize", "Normalize")] if normalize else [])
     listing = [
         {"idx": i, "name": str(i), "path": folder, "type": f"sentence_transformers.models.{name}"}
@@ -85,6 +89,21 @@ def make_tagger(path: Path, labels: Sequence[str], *, kind: str = "Bert", **conf
     names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     _save(path, kind, "ForTokenClassification", **names, **config)
     return str(path)
+
+
+def rope_of(kind: str, rope_type: str, *, above: int = 16, width: int = 8) -> dict[str, Any]:
+    """A config's `rope_parameters`, of heads of some width; "longrope" has other frequencies above so many tokens."""
+    rope: dict[str, Any] = {"rope_type": rope_type, "rope_theta": 10000.0}
+    if rope_type == "longrope":
+        factors = {"short_factor": [1.0] * (width // 2), "long_factor": [4.0 * 2**i for i in range(width // 2)]}
+        rope |= factors | {"original_max_position_embeddings": above, "factor": 4.0}
+    if rope_type == "dynamic":
+        rope |= {"factor": 4.0}
+    if kind == "ModernBert":
+        return {"full_attention": rope, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}
+    if kind == "Phimoe":
+        return rope | {"short_mscale": 1.2, "long_mscale": 1.9}
+    return rope
 
 
 def write_json(path: Path, value: Any) -> None:

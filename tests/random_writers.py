@@ -31,6 +31,7 @@ DECODERS: dict[str, dict[str, Any]] = {
     "Qwen2": _WIDTHS | _SHARED,
     "Qwen3": _WIDTHS | _SHARED | {"head_dim": 8},
     "Phi3": _WIDTHS | _SHARED,
+    "Phimoe": _WIDTHS | _SHARED | {"num_local_experts": 2},
     "GPTNeoX": _WIDTHS,
     "GPT2": {"vocab_size": WORDS, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 512},
     "Gemma2": _WIDTHS | _SHARED | _WINDOW | {"head_dim": 8},

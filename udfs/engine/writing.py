@@ -114,14 +114,14 @@ class WritingRunner(Runner):
         """A step has raised: give its items back, and find out which of them is to blame."""
         decoder = self._decoders[lane]
         sequences = decoder.sequences
-        decoder.drop(sequences)
         single = len(sequences) == 1
         memory = is_out_of_memory(error)
+        if not memory:  # on a device that is lost nothing can be given back
+            self._look_at(error)
+        decoder.drop(sequences)
         if memory:
             free_memory()
             self._budget.shrink(len(sequences))
-        else:
-            self._look_at(error)
         if self._journal:  # nothing of it runs any more; a lost device has ended the process before
             self._journal.end(lane, 0)
         for sequence in sequences:

@@ -89,16 +89,16 @@ class Arena:
         slab.taken[index] = True
         return Slot(slab, index)
 
-    def give_back(self, slot: Slot, *, clean: bool = False) -> None:
+    def give_back(self, slot: Slot, *, wipe: int = 0) -> None:
         """A sequence is over.
 
         Args:
             slot: Its place.
-            clean: It may have left what is not a number, which even a mask lets through.
+            wipe: So many of its tokens may be infinite or no numbers, which even a mask lets through.
         """
-        if clean:
+        if wipe:
             for states in (*self.keys.values(), *self.values.values()):
-                states[slot.start : slot.start + slot.slab.capacity] = 0
+                states[slot.start : slot.start + min(wipe, slot.slab.capacity)] = 0
         slot.slab.taken[slot.index] = False
         if not slot.slab.taken.any():
             self._slabs.remove(slot.slab)

@@ -17,7 +17,8 @@ from udfs.generation.cache import Arena, Slot
 from udfs.generation.graphs import Graphs
 from udfs.generation.picking import Picker, Sequence
 from udfs.generation.step import Piece, Step
-from udfs.wire.written import BROKEN
+from udfs.model.positions import NO_TURN, Turn
+from udfs.wire.written import LENGTH, STOP
 
 _LEAST_SHARED = 16  # tokens; to copy fewer than these is not worth the calls
 _STEPS_UNREAD = 8  # so many recorded steps, for which prompts wait, to one that reads them
@@ -30,6 +31,7 @@ class _Active:
     Args:
         sequence: What is written.
         slot: Where its keys and values are.
+        read: What is read before the next token is written: the prompt, or all of a text that is read again.
         past: Tokens of it that are there.
         begun: It has been looked at for a prefix that another has.
         awaited: The sequence that it has waited for.
@@ -37,20 +39,24 @@ class _Active:
 
     sequence: Sequence
     slot: Slot
+    read: np.ndarray
     past: int = 0
     begun: bool = False
     awaited: _Active | None = None
 
     def next_tokens(self, room: int) -> np.ndarray:
-        """What is to be run next: the rest of the prompt, as far as there is room, or the token that was written."""
-        prompt = self.sequence.prompt
-        if self.past < len(prompt):
-            return prompt[self.past : self.past + room]
+        """What is to be run next: the rest of what is read, as far as there is room, or the token that was written."""
+        if self.past < len(self.read):
+            return self.read[self.past : self.past + room]
         return np.array(self.sequence.ids[-1:], dtype=np.int32)
 
     def is_written(self) -> bool:
-        """Its prompt is run."""
-        return self.past >= len(self.sequence.prompt)
+        """What is to be read is run."""
+        return self.past >= len(self.read)
+
+    def read_again(self) -> None:
+        """Begin anew, with what is written so far."""
+        self.read, self.past = np.concatenate([self.sequence.prompt, np.array(self.sequence.ids, dtype=np.int32)]), 0
 
 
 class Decoder:
@@ -64,6 +70,7 @@ class Decoder:
         max_new_tokens: Longest answer.
         max_sequences: So many at once.
         step_tokens: So many tokens a step, prompts included.
+        turn: Where the model's position frequencies change.
         graphs: Run steps that only write, if they are recorded.
     """
 
@@ -77,9 +84,11 @@ class Decoder:
         max_new_tokens: int,
         max_sequences: int,
         step_tokens: int,
+        turn: Turn = NO_TURN,
         graphs: Graphs | None = None,
     ) -> None:
         self.max_sequences = max_sequences
+        self._turn = turn
         self._graphs, self._steps_unread = graphs, 0
         self._model, self._picker, self._arena, self._device = model, picker, arena, device
         self._max_new_tokens, self._step_tokens = max_new_tokens, max(step_tokens, max_sequences)
@@ -106,7 +115,7 @@ class Decoder:
         slot = self._arena.take(len(prompt) + self._max_new_tokens)
         if slot is None:
             return False
-        self._active.append(_Active(self._picker.begin(owner, prompt), slot))
+        self._active.append(_Active(self._picker.begin(owner, prompt), slot, prompt))
         return True
 
     def drop(self, sequences: list[Sequence]) -> None:
@@ -117,8 +126,17 @@ class Decoder:
         with torch.inference_mode():  # in which the cache was made
             for active in self._active:
                 if id(active.sequence) in gone:
-                    self._arena.give_back(active.slot, clean=active.sequence.finish == BROKEN)
+                    self._arena.give_back(active.slot, wipe=self._tokens_to_wipe(active))
         self._active = [active for active in self._active if id(active.sequence) not in gone]
+
+    def _tokens_to_wipe(self, active: _Active) -> int:
+        """All that may have been written, those of a step that has raised too.
+
+        A kernel reads no more of a slot than its sequence has, so that what has ended well may stay there. Products
+        read all of it, and a key that is infinite may not have shown.
+        """
+        sound = self._graphs is not None and active.sequence.finish in (STOP, LENGTH)
+        return 0 if sound else max(len(active.read), active.past + 1)
 
     def step(self) -> list[Sequence]:
         """Run the model once; returns the sequences that have ended, which are forgotten."""
@@ -136,7 +154,15 @@ class Decoder:
                 self._picker.pick(logits, ready)
             over = [sequence for sequence in ready if sequence.finish is not None]
             self.drop(over)
+        for active in self._active:
+            if self._turn.reads_again and self._has_turned(active):
+                active.read_again()
         return over
+
+    def _has_turned(self, active: _Active) -> bool:
+        """What has been read has other frequencies than what is written next."""
+        text = len(active.sequence.prompt) + len(active.sequence.ids)
+        return self._turn.is_passed(text) != self._turn.is_passed(len(active.read))
 
     def _plan(self) -> list[tuple[_Active, np.ndarray]]:
         """What each sequence runs in this step: first those that are being written, then prompts."""
@@ -171,10 +197,10 @@ class Decoder:
         return self._graphs if self._graphs is not None and self._graphs.works else None
 
     def _unread_tokens(self) -> int:
-        return sum(max(0, len(a.sequence.prompt) - a.past) for a in self._active)
+        return sum(max(0, len(active.read) - active.past) for active in self._active)
 
     def _begin(self, active: _Active, reading: list[_Active]) -> bool:
-        """Take what another sequence's prompt has in common with this one, as far as it is computed.
+        """Take what another sequence's prompt has in common with this one, as far as it is computed, and alike.
 
         Args:
             active: Is to begin.
@@ -184,13 +210,13 @@ class Decoder:
             Whether it begins now: it waits where more of what it needs is just being computed, but once alone for one
             that ends with its first token and leaves nothing behind.
         """
-        prompt, best, count = active.sequence.prompt, None, 0
+        best, count = None, 0
         for other in self._active:
-            shared = 0 if other is active else min(_count_shared(prompt, other.sequence.prompt), other.past)
+            shared = 0 if other is active else min(self._count_shared(active, other), other.past)
             if shared > count:
                 best, count = other, shared
         if active.awaited is None or active.awaited in reading:
-            more = (o for o in reading if _count_shared(prompt, o.sequence.prompt) - count >= _LEAST_SHARED)
+            more = (other for other in reading if self._count_shared(active, other) - count >= _LEAST_SHARED)
             active.awaited = next(more, None)
             if active.awaited is not None:
                 return False
@@ -200,11 +226,16 @@ class Decoder:
             active.past = active.sequence.cached_tokens = count
         return True
 
+    def _count_shared(self, active: _Active, other: _Active) -> int:
+        """Tokens that two begin with, and whose keys and values are the same."""
+        alike = self._turn.is_passed(len(active.read)) == self._turn.is_passed(len(other.read))
+        return _count_shared(active.read, other.read) if alike else 0
+
     def _run(self, planned: list[tuple[_Active, np.ndarray]]) -> Any:
         """(B, V) logits of the sequences whose prompt is through with this step."""
         ends = np.cumsum([len(tokens) for _, tokens in planned])
         pieces = [
-            Piece(active.slot, int(end) - len(tokens), len(tokens), active.past)
+            Piece(active.slot, int(end) - len(tokens), len(tokens), active.past, len(active.read))
             for (active, tokens), end in zip(planned, ends, strict=True)
         ]
         last = [int(end) - 1 for (active, tokens), end in zip(planned, ends, strict=True) if _completes(active, tokens)]
@@ -232,7 +263,7 @@ class Decoder:
 
 
 def _completes(active: _Active, tokens: np.ndarray) -> bool:
-    return active.past + len(tokens) >= len(active.sequence.prompt)
+    return active.past + len(tokens) >= len(active.read)
 
 
 def _count_shared(prompt: np.ndarray, other: np.ndarray) -> int:

@@ -14,11 +14,12 @@ from udfs.generation.cache import Arena
 from udfs.generation.decoding import Decoder
 from udfs.generation.encoder_decoder import EncoderDecoder
 from udfs.generation.graphs import Graphs
-from udfs.generation.own_settings import tell_ignored
+from udfs.generation.own_settings import read_obeyed, tell_ignored
 from udfs.generation.picking import Picker
 from udfs.generation.vllm import VllmDecoder, load_vllm, takes_vllm
 from udfs.model.files import ModelFiles, open_model
 from udfs.model.loading import load_transformer
+from udfs.model.positions import find_turn
 from udfs.model.precision import DevicePlan
 from udfs.model.prepacking import prepack
 from udfs.model.tokenizer import load_tokenizer
@@ -49,10 +50,10 @@ def load_writer(spec: ScoreSpec[WritingOptions], plan: DevicePlan, *, name: str,
         ModelError: The model does not load, or does not write, or not with attention over a cache.
     """
     files = open_model(spec.model, spec.revision)
-    if files.config.get("is_encoder_decoder"):
-        return _load_encoder_decoder(spec, files, plan, name)
     if told := tell_ignored(files, spec):
         print(f"gristmill: {told}", file=sys.stderr)
+    if files.config.get("is_encoder_decoder"):
+        return _load_encoder_decoder(spec, files, plan, name)
     if takes_vllm(spec.options, files, plan):
         try:
             return [load_vllm(spec, files, plan, cores=cores)]
@@ -66,7 +67,10 @@ def load_writer(spec: ScoreSpec[WritingOptions], plan: DevicePlan, *, name: str,
 def _load_encoder_decoder(
     spec: ScoreSpec[WritingOptions], files: ModelFiles, plan: DevicePlan, name: str
 ) -> EncoderDecoder:
-    model = load_transformer("AutoModelForSeq2SeqLM", files, device=plan.device, precision=plan.precision)
+    own = read_obeyed(files, num_beams=spec.options.num_beams)
+    model = load_transformer(
+        "AutoModelForSeq2SeqLM", files, device=plan.device, precision=plan.precision, generation=own
+    )
     positions = getattr(model.config, "max_position_embeddings", None)
     longest = spec.options.max_new_tokens
     if positions and longest >= positions:
@@ -84,7 +88,12 @@ def _load_encoder_decoder(
 def _load_decoders(spec: ScoreSpec[WritingOptions], files: ModelFiles, plan: DevicePlan, lanes: int) -> list[Decoder]:
     register_cached()
     model = load_transformer(
-        "AutoModelForCausalLM", files, device=plan.device, precision=plan.precision, attention="eager"
+        "AutoModelForCausalLM",
+        files,
+        device=plan.device,
+        precision=plan.precision,
+        attention="eager",
+        generation=read_obeyed(files),
     )
     wanted = _run_plainly(model)
     model.set_attn_implementation(CACHED)
@@ -109,6 +118,7 @@ def _load_decoders(spec: ScoreSpec[WritingOptions], files: ModelFiles, plan: Dev
             max_new_tokens=spec.options.max_new_tokens,
             max_sequences=sequences,
             step_tokens=step_tokens,
+            turn=find_turn(model),
             graphs=Graphs(model, arena, longest=longest, device=plan.device) if _can_record(model, plan) else None,
         )
         for arena in arenas

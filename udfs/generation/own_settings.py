@@ -1,4 +1,4 @@
-"""What a model's own generation settings ask of a decoder's answers that gristmill does not do."""
+"""What of a model's own generation settings is obeyed, and what of them that shapes answers is not."""
 
 from __future__ import annotations
 
@@ -8,8 +8,29 @@ from udfs.model.files import ModelFiles
 from udfs.spec import ScoreSpec
 from udfs.tasks.writing_options import WritingOptions
 
-# transformers' names with the value that changes nothing; what is drawn and how long answers are, the job says itself.
-_IGNORED: dict[str, Any] = {
+# transformers' names. What tokens are called, and what shapes an answer and is the same for a text beside any others.
+_SINGLE_IDS = {"pad_token_id", "bos_token_id", "decoder_start_token_id"}
+_OBEYED_BY_ALL = _SINGLE_IDS | {"eos_token_id", "repetition_penalty"}
+_OBEYED = _OBEYED_BY_ALL | {
+    "length_penalty",
+    "early_stopping",
+    "min_length",
+    "min_new_tokens",
+    "no_repeat_ngram_size",
+    "bad_words_ids",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "sequence_bias",
+    "exponential_decay_length_penalty",
+    "renormalize_logits",
+    "remove_invalid_values",
+}
+_OBEYED_BY_BEAMS = {"encoder_repetition_penalty", "encoder_no_repeat_ngram_size"}  # they read the text, not the answer
+
+# With the value that changes nothing; what is drawn and how long answers are, the job says itself.
+_SHAPES: dict[str, Any] = {
     "min_length": 0,
     "min_new_tokens": 0,
     "no_repeat_ngram_size": 0,
@@ -25,29 +46,64 @@ _IGNORED: dict[str, Any] = {
     "guidance_scale": 1.0,
     "watermarking_config": None,
     "stop_strings": None,
+    "max_time": None,
+    "penalty_alpha": 0.0,
+    "dola_layers": None,
+    "constraints": None,
+    "force_words_ids": None,
+    "diversity_penalty": 0.0,
 }
-_IGNORED_OF_DRAWING: dict[str, Any] = {"min_p": 0.0, "typical_p": 1.0, "epsilon_cutoff": 0.0, "eta_cutoff": 0.0}
+_SHAPES_WHAT_IS_DRAWN: dict[str, Any] = {
+    "min_p": 0.0,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "top_h": None,
+}
 _SHOWN = 40  # characters of a value
 
 
-def tell_ignored(files: ModelFiles, spec: ScoreSpec) -> str | None:
-    """A warning that names the settings that are ignored; None where there are none.
+def read_obeyed(files: ModelFiles, *, num_beams: int = 1) -> dict[str, Any]:
+    """What is obeyed of a model's own generation settings, which is all that transformers is to know of them.
 
-    The repetition penalty is obeyed; an encoder-decoder obeys all of them.
+    Of a decoder its end tokens and repetition penalty, of an encoder-decoder more. The rest would break it
+    (`num_return_sequences`, `return_dict_in_generate`, `cache_implementation`, …), or make an answer depend on the
+    clock (`max_time`), or is the job's to say.
     """
-    if not isinstance(spec.options, WritingOptions) or files.config.get("is_encoder_decoder"):
+    names = _OBEYED if files.config.get("is_encoder_decoder") else _OBEYED_BY_ALL
+    if num_beams > 1:
+        names = names | _OBEYED_BY_BEAMS
+    own = _read_own(files)
+    kept = {name: own[name] for name in names if own.get(name) not in (None, [], {})}
+    singles = {name: kept[name][0] for name in _SINGLE_IDS & kept.keys() if isinstance(kept[name], list)}
+    return kept | singles
+
+
+def tell_ignored(files: ModelFiles, spec: ScoreSpec) -> str | None:
+    """A warning that names the settings that are ignored; None where there are none."""
+    if not isinstance(spec.options, WritingOptions):
         return None
-    own = files.read_json("generation_config.json") or files.config  # as transformers looks for them
-    neutral = _IGNORED | (_IGNORED_OF_DRAWING if spec.options.temperature else {})
+    own, obeyed = _read_own(files), read_obeyed(files, num_beams=spec.options.num_beams)
+    neutral = _SHAPES | (_SHAPES_WHAT_IS_DRAWN if spec.options.temperature else {})
     found = [
         f"{name}={_shorten(own[name])}"
         for name, value in neutral.items()
-        if own.get(name) not in (None, value, [], {}) and own[name] is not False
+        if own.get(name) not in (None, value, [], {}) and own[name] is not False and name not in obeyed
     ]
     if not found:
         return None
     stop = "; give stop strings as score.stop" if own.get("stop_strings") else ""
-    return f"model {files.name!r} comes with {', '.join(found)}, which gristmill ignores in a decoder{stop}"
+    kind = "an encoder-decoder" if files.config.get("is_encoder_decoder") else "a decoder"
+    return f"model {files.name!r} comes with {', '.join(found)}, which gristmill ignores in {kind}{stop}"
+
+
+def _read_own(files: ModelFiles) -> dict[str, Any]:
+    """Generation settings where transformers looks for them: an old model's are in its config, or in its decoder's."""
+    if own := files.read_json("generation_config.json"):
+        return own
+    names = ("decoder", "generator", "text_config")
+    decoder: dict[str, Any] = next((files.config[name] for name in names if files.config.get(name)), {})
+    return {**decoder, **{name: value for name, value in files.config.items() if value is not None}}
 
 
 def _shorten(value: Any) -> str:

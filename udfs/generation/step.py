@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Piece:
-    """New tokens of one sequence: tokens `first` to `first + count` of the row, after `past` tokens in its slot."""
+    """New tokens of one sequence: tokens `first` to `first + count` of the row, after `past` tokens in its slot.
+
+    `text` is the length of the text that they are read with: the whole prompt's where this is a part of it.
+    """
 
     slot: Slot
     first: int
     count: int
     past: int
+    text: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,11 @@ class FixedStep:
     places: Tensor
     spans: Spans
 
+    @property
+    def text_lengths(self) -> Tensor:
+        """(1, T), the length of each token's text."""
+        return self.spans.lengths[None]
+
 
 @dataclass
 class Step:
@@ -103,6 +112,14 @@ class Step:
     def positions(self) -> np.ndarray:
         """(T,) int64, where each new token stands in its sequence."""
         return np.concatenate([np.arange(p.count) + p.past for p in self.pieces])
+
+    @functools.cached_property
+    def text_lengths(self) -> Tensor:
+        """(1, T) int64, the length of each token's text."""
+        import torch
+
+        lengths = [np.full(p.count, max(p.text, p.past + p.count)) for p in self.pieces]
+        return torch.from_numpy(np.concatenate(lengths)[None]).to(self.device)
 
     @functools.cached_property
     def singles(self) -> list[Group]:

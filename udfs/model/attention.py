@@ -58,6 +58,14 @@ class Layout:
         """(B,) int32, the first token of each sequence."""
         return self.cu_seqlens[:-1]
 
+    @property
+    def text_lengths(self) -> Tensor:
+        """(1, T) int32, the length of each token's sequence."""
+        import torch
+
+        lengths = self.cu_seqlens.diff()
+        return torch.repeat_interleave(lengths, lengths, output_size=int(self.lengths.sum()))[None]
+
     def runs(self) -> list[tuple[int, int]]:
         """(count, length) of neighbours of one length, which form a rectangle without padding."""
         edges = np.flatnonzero(np.diff(self.lengths)) + 1

@@ -52,11 +52,26 @@ def read_sentence_config(files: ModelFiles) -> dict[str, Any]:
 
 
 def position_limit(files: ModelFiles) -> int:
-    """Tokens that the model has places for; a million where it has no table of them."""
+    """Tokens that the model has places for; a million where it has no table of them.
+
+    Raises:
+        ModelError: Its positions depend on the length of a text above a number of tokens that is not told.
+    """
     config = files.config.get("text_config") or files.config
     positions = config.get("max_position_embeddings") or config.get("n_positions") or NO_LIMIT
+    if positions == NO_LIMIT and _has_dynamic_positions(config):
+        raise ModelError(
+            f"model {files.name!r} has dynamic positions, and its config.json lacks max_position_embeddings, by which "
+            "they go; add it"
+        )
     positions -= first_position(config)
     return int(positions) if positions > 0 else NO_LIMIT
+
+
+def _has_dynamic_positions(config: dict[str, Any]) -> bool:
+    told = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    by_layer = (part for part in told.values() if isinstance(part, dict))
+    return any("dynamic" in str(part.get("rope_type") or part.get("type")) for part in (told, *by_layer))
 
 
 def first_position(config: dict[str, Any]) -> int:

@@ -10,10 +10,13 @@ from udfs.errors import ModelError, first_line
 from udfs.model.attention import PACKED, register
 from udfs.model.files import ModelFiles
 from udfs.model.limits import resolve_max_tokens
+from udfs.model.positions import settle_positions
 from udfs.model.prepacking import prepack
 from udfs.model.quiet import quiet_transformers
 
 _PLAIN_ATTENTION_TOKENS = 512
+# What a model returns, whatever its config.json asks for.
+_OUTPUTS = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
 _CANNOT_RUN = {"nystromformer": "it reads lengths that are multiples of its landmarks alone, and mixes padding in"}
 
 
@@ -25,6 +28,7 @@ def load_transformer(
     precision: str,
     packed: bool = False,
     attention: str | None = None,
+    generation: dict[str, Any] | None = None,
 ) -> Any:
     """Load safetensors from the checked copy, without a network and without code of the model's own.
 
@@ -35,6 +39,7 @@ def load_transformer(
         precision: Floating-point type of the weights.
         packed: Its micro-batches are packed; it then knows no padded ones.
         attention: transformers' name for it; None takes what is fastest for micro-batches.
+        generation: Settings of a model that writes, in the place of those that it comes with.
 
     Returns:
         The module in evaluation mode.
@@ -57,10 +62,13 @@ def load_transformer(
         "trust_remote_code": False,
         "local_files_only": True,
         "output_loading_info": True,
+        **_OUTPUTS,
     }
     loader = getattr(transformers, auto_class)
     attention = attention or (PACKED if packed else choose_attention(files, device))
     try:
+        if generation is not None:
+            options["generation_config"] = transformers.GenerationConfig(**generation)
         model, info = _load_with_attention(loader, files, attention, options)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"model {files.name!r} does not load as {auto_class}: {first_line(error)}") from error
@@ -72,6 +80,7 @@ def load_transformer(
             "it was saved for another task"
         )
     model = model.eval().requires_grad_(False).to(device)
+    settle_positions(model)
     return prepack(model) if packed else model
 
 

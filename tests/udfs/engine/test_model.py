@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from tests.conftest import MINILM
-from tests.models import PACKS, WORDS, make_classifier, make_encoder
+from tests.models import PACKS, WORDS, make_classifier, make_encoder, write_json
 from udfs.engine.model import Model
 from udfs.errors import EngineError, ModelError
 from udfs.local import LocalEngine
@@ -130,6 +131,23 @@ def test_weights_that_were_copied_in_part_are_told(tmp_path: Path) -> None:
     weights.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ModelError, match="does not load"):
         Model(_spec(str(tmp_path)))
+
+
+@pytest.mark.parametrize("kind", ["Bert", pytest.param("DebertaV2", marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "asked", [{"return_dict": False}, {"output_attentions": True, "output_hidden_states": True}, {"torchscript": True}]
+)
+def test_what_a_config_wants_returned_changes_nothing(tmp_path: Path, kind: str, asked: dict[str, Any]) -> None:
+    for task, path in (
+        ("feature-extraction", make_encoder(tmp_path / "encoder", kind=kind)),
+        ("text-classification", make_classifier(tmp_path / "classifier", ["a", "b", "c"], kind=kind)),
+    ):
+        spec = _spec(path, task=task)
+        items = _items(TEXTS, spec)
+        wanted, _ = Model(spec).run(items, np.arange(len(items)))
+        config = json.loads((Path(path) / "config.json").read_text())
+        write_json(Path(path) / "config.json", config | asked)
+        np.testing.assert_array_equal(Model(spec).run(items, np.arange(len(items)))[0], wanted)
 
 
 @pytest.mark.gpu

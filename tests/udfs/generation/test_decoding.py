@@ -156,3 +156,39 @@ def test_slots_never_overlap(steps: list[tuple[int, bool]]) -> None:
     assert arena.fits(2048)
     assert arena.take(2048) is not None
     assert not arena.fits(2049)
+
+
+@pytest.mark.parametrize("fault", ["raised", "abandoned", "ended"])
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+def test_a_slot_that_is_given_back_holds_nothing_that_a_mask_lets_through(
+    llama: Any, fault: str, poison: float
+) -> None:
+    model, prompts, alone = llama
+    decoder = put_to_write(model, at_once=4, step_tokens=30)
+    run, spoils = decoder._model, True
+
+    def spoil(*, step: Any, **options: Any) -> Any:
+        output = run(step=step, **options)
+        if spoils:
+            for states in (*step.arena.keys.values(), *step.arena.values.values()):
+                states[step.places] = poison
+            if fault == "raised":
+                raise RuntimeError("CUDA out of memory")
+        return output
+
+    decoder._model = spoil
+    for number in range(4):
+        decoder.add(number, prompts[number])
+    if fault == "raised":
+        with pytest.raises(RuntimeError):
+            decoder.step()
+    else:
+        decoder.step()
+    if fault == "ended":  # as if all that it had written were numbers
+        for sequence in decoder.sequences:
+            sequence.finish = LENGTH
+    decoder.drop(decoder.sequences)
+    spoils = False
+    arena = decoder._arena
+    assert all(bool(states.isfinite().all()) for states in (*arena.keys.values(), *arena.values.values()))
+    assert [s.ids for s in write_all(decoder, prompts)] == alone
