@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from udfs.engine.causes import free_memory, is_out_of_memory
 from udfs.engine.model import Model
+from udfs.model.memory import free_memory, is_out_of_memory
 from udfs.wire.items import Items
 
 # What is tried. A CPU's caches like small batches, a GPU wants to be filled.
@@ -117,7 +117,7 @@ def _seconds_if_it_fits(seconds: Callable[[int], float], size: int) -> float | N
     except Exception as error:
         if not is_out_of_memory(error) or size == 1:
             raise
-        free_memory()
+        free_memory(error)
         return None
 
 

@@ -19,11 +19,12 @@ from typing import Protocol
 import numpy as np
 
 from udfs.engine.budget import Budget
-from udfs.engine.causes import free_memory, is_device_lost, is_out_of_memory
+from udfs.engine.causes import is_device_lost
 from udfs.engine.cutting import batch_tokens
 from udfs.engine.parcels import MicroBatch
 from udfs.engine.scheduler import Scheduler
 from udfs.errors import EngineError
+from udfs.model.memory import free_memory, is_out_of_memory
 from udfs.wire.faults import FAULTY, TOO_LARGE
 from udfs.wire.items import Items
 from udfs.wire.journal import Journal

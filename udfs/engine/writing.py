@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from udfs.engine.budget import Budget
-from udfs.engine.causes import free_memory, is_out_of_memory
 from udfs.engine.parcels import MicroBatch
 from udfs.engine.runner import Runner, Runs, end_process, told_in_short
 from udfs.engine.scheduler import Scheduler
 from udfs.generation.decoding import Decoder
 from udfs.generation.vllm import EngineBrokenError, VllmDecoder
+from udfs.model.memory import free_memory, is_out_of_memory
 from udfs.wire.faults import FAULTY, TOO_LARGE
 from udfs.wire.journal import Journal
 

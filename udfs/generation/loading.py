@@ -19,6 +19,7 @@ from udfs.generation.picking import Picker
 from udfs.generation.vllm import VllmDecoder, load_vllm, takes_vllm
 from udfs.model.files import ModelFiles, open_model
 from udfs.model.loading import load_transformer
+from udfs.model.memory import free_forgotten, is_out_of_memory
 from udfs.model.precision import DevicePlan
 from udfs.model.prepacking import prepack
 from udfs.model.tokenizer import load_tokenizer
@@ -60,6 +61,7 @@ def load_writer(spec: ScoreSpec[WritingOptions], plan: DevicePlan, *, name: str,
             if spec.options.engine == "vllm":
                 raise
             print(f"gristmill: {error.message}; transformers writes", file=sys.stderr)
+        free_forgotten()
     return _load_decoders(spec, files, plan, lanes)
 
 
@@ -199,6 +201,8 @@ def _check_cache(files: ModelFiles, model: Any, plan: DevicePlan, wanted: np.nda
         while len(decoder):
             decoder.step()
     except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(f"{told} does not write with a cache of slots: {error}; take another model") from error
     found = torch.stack([row for _, row in sorted(taken, key=lambda pair: pair[0])]).numpy()
     if min(np.corrcoef(a, b)[0, 1] for a, b in zip(found, wanted, strict=True)) < _LIKE_ALONE:
