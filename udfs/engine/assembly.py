@@ -30,6 +30,7 @@ from udfs.wire.written import Written
 
 _WRITING_TOKENS = (2048, 16384)  # of an encoder-decoder's micro-batch, on a CPU and on a GPU
 _PARCEL_ITEMS_TOKENS = 16384  # of a parcel for a model that writes
+_ANSWERS_OF_PATIENCE = 16  # a step of more sequences that runs out of memory costs what all have written
 _TURN_S = 600.0  # for other engines to load; a third of what a start may take
 _LOAD_PAUSES_S = (4.0, 20.0, 40.0)  # where others have the memory: about a minute, as for a row
 
@@ -143,7 +144,7 @@ def _assemble_writer(
     by_vllm = isinstance(writer[0], VllmDecoder)
     threads = cores if by_vllm else threads  # it has all of them, for its one lane
     shell = Shell(f"{name}/{'vllm' if by_vllm else 'packed'}")
-    budget = Budget(writer[0].max_sequences, 1)
+    budget = Budget(writer[0].max_sequences, 1, _ANSWERS_OF_PATIENCE * spec.options.max_new_tokens)
     _start_at(budget, start_at)
     scheduler = Scheduler(budget, pad_multiple=0, lanes=len(writer), singly=True)
     journal = make_journal(len(writer))
