@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,18 +16,23 @@ from udfs.engine.model import Model
 from udfs.engine.runner import Runner, Runs, plan_lanes
 from udfs.engine.scheduler import ROUND_BATCHES, Scheduler
 from udfs.engine.writing import WritingRunner
-from udfs.errors import EngineError
+from udfs.errors import EngineError, first_line
 from udfs.generation.encoder_decoder import EncoderDecoder
 from udfs.generation.loading import load_writer
 from udfs.generation.vllm import VllmDecoder
+from udfs.model.memory import free_forgotten, is_out_of_memory, is_shared, name_gpu
 from udfs.model.precision import plan_device
 from udfs.spec import ScoreSpec
 from udfs.wire.items import Items
 from udfs.wire.journal import Journal
+from udfs.wire.turns import take_turn
 from udfs.wire.written import Written
 
 _WRITING_TOKENS = (2048, 16384)  # of an encoder-decoder's micro-batch, on a CPU and on a GPU
 _PARCEL_ITEMS_TOKENS = 16384  # of a parcel for a model that writes
+_ANSWERS_OF_PATIENCE = 16  # a step of more sequences that runs out of memory costs what all have written
+_TURN_S = 600.0  # for other engines to load; a third of what a start may take
+_LOAD_PAUSES_S = (4.0, 20.0, 40.0)  # where others have the memory: about a minute, as for a row
 
 MakeJournal = Callable[[int], Journal | None]
 
@@ -66,6 +73,8 @@ def assemble(
 ) -> Engine:
     """Load a model and begin to work.
 
+    Until it has the memory that it plans with, no other engine loads onto the same GPU.
+
     Args:
         spec: What is asked of which model.
         cores: CPU cores to use.
@@ -78,19 +87,46 @@ def assemble(
 
     Raises:
         ModelError: The model does not load, or is not of the task's kind.
-        EngineError: Spark gave a GPU, but torch sees none.
+        EngineError: Spark gave a GPU, but torch sees none; or memory is out, and stays so.
     """
-    if model is None and spec.options.writes:
-        return _assemble_writer(spec, cores=cores, gpu=gpu, start_at=start_at, make_journal=make_journal)
-    per_token, threads = False, 1
-    if model is None:
-        model = loaded = Model(spec, gpu=gpu)
-        per_token = loaded.per_token
-        planned, threads = plan_lanes(on_cuda=loaded.on_cuda, cores=cores)
-        lanes = lanes or planned
-        budget = budget or measure_budget(loaded, lanes=lanes, threads=threads, fixed=spec.max_batch_tokens)
-    budget, lanes = budget or Budget(spec.max_batch_tokens or 1024, 384), lanes or 1
-    return _run(model, budget, start_at, lanes, threads, make_journal, per_token=per_token)
+    if model is not None:
+        budget = budget or Budget(spec.max_batch_tokens or 1024, 384)
+        return _run(model, budget, start_at, lanes or 1, 1, make_journal)
+
+    def load() -> Engine:
+        if spec.options.writes:
+            return _assemble_writer(spec, cores=cores, gpu=gpu, start_at=start_at, make_journal=make_journal)
+        model = Model(spec, gpu=gpu)
+        planned, threads = plan_lanes(on_cuda=model.on_cuda, cores=cores)
+        many = lanes or planned
+        measured = budget or measure_budget(model, lanes=many, threads=threads, fixed=spec.max_batch_tokens)
+        return _run(model, measured, start_at, many, threads, make_journal, per_token=model.per_token)
+
+    with take_turn(name_gpu(), wait_s=_TURN_S):
+        return _load_patiently(load, spec.model)
+
+
+def _load_patiently(load: Callable[[], Engine], name: str) -> Engine:
+    """Load, and again a little later where memory is out and others have some.
+
+    Raises:
+        EngineError: Memory is still out, or nobody else has any.
+    """
+    for pause_s in (*_LOAD_PAUSES_S, None):
+        try:
+            return load()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            told = first_line(error)
+        free_forgotten()  # out of the handler, whose exception holds what has been loaded
+        if pause_s is None or not is_shared():
+            break
+        print(f"gristmill: {name} is loaded again in {pause_s:.0f} s, since memory is out: {told}", file=sys.stderr)
+        time.sleep(pause_s)
+    raise EngineError(
+        f"memory is out as model {name!r} loads: {told}; end what else has the device's memory, or take a smaller model"
+    )
 
 
 def _assemble_writer(
@@ -108,7 +144,7 @@ def _assemble_writer(
     by_vllm = isinstance(writer[0], VllmDecoder)
     threads = cores if by_vllm else threads  # it has all of them, for its one lane
     shell = Shell(f"{name}/{'vllm' if by_vllm else 'packed'}")
-    budget = Budget(writer[0].max_sequences, 1)
+    budget = Budget(writer[0].max_sequences, 1, _ANSWERS_OF_PATIENCE * spec.options.max_new_tokens)
     _start_at(budget, start_at)
     scheduler = Scheduler(budget, pad_multiple=0, lanes=len(writer), singly=True)
     journal = make_journal(len(writer))

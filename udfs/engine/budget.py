@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from udfs.engine.causes import free_memory, is_out_of_memory
 from udfs.engine.model import Model
+from udfs.model.memory import free_memory, is_out_of_memory
 from udfs.wire.items import Items
 
 # What is tried. A CPU's caches like small batches, a GPU wants to be filled.
@@ -22,7 +22,6 @@ _PROBE_S = 0.4  # for each size; a large model is tried once
 _WORTH = 1.04  # a larger budget has to be so much faster
 _MEMORY_SHARE = 0.8  # the rest is for longer items, whose attention costs more a token
 _PATIENCE = 32  # full micro-batches before the budget grows
-_LONGEST_PATIENCE = 512  # where growth has run out of memory again and again
 
 
 @dataclass
@@ -32,11 +31,13 @@ class Budget:
     Args:
         max_batch_tokens: Where it starts, and the most that it grows back to.
         min_batch_tokens: Tokens from which a micro-batch rather ends than pads.
+        longest_patience: Full micro-batches before it grows, where growth has run out of memory again and again.
         now: What holds now.
     """
 
     max_batch_tokens: int
     min_batch_tokens: int
+    longest_patience: int = field(default=512, repr=False)
     now: int = field(init=False)
     _patience: int = field(default=_PATIENCE, repr=False)
     _full: int = field(default=0, repr=False)
@@ -48,7 +49,7 @@ class Budget:
 
     def start_at(self, tokens: int) -> None:
         """Begin with a smaller budget: with the whole one an engine has died."""
-        self.now, self._patience = max(1, min(self.now, tokens)), _LONGEST_PATIENCE
+        self.now, self._patience = max(1, min(self.now, tokens)), self.longest_patience
 
     def shrink(self, tokens: int) -> None:
         """A micro-batch of so many tokens, padding included, ran out of memory."""
@@ -56,7 +57,7 @@ class Budget:
             smaller = max(1, tokens // 2)
             if smaller < self.now:
                 if self._grown:  # too soon
-                    self._patience = min(2 * self._patience, _LONGEST_PATIENCE)
+                    self._patience = min(2 * self._patience, self.longest_patience)
                 self.now, self._full, self._grown = smaller, 0, False
 
     def note_success(self, tokens: int) -> None:
@@ -117,7 +118,7 @@ def _seconds_if_it_fits(seconds: Callable[[int], float], size: int) -> float | N
     except Exception as error:
         if not is_out_of_memory(error) or size == 1:
             raise
-        free_memory()
+        free_memory(error)
         return None
 
 

@@ -19,6 +19,7 @@ from udfs.model.attention import can_pack
 from udfs.model.files import ModelFiles, open_model
 from udfs.model.limits import first_position, resolve_max_tokens
 from udfs.model.loading import leave_masks_unread
+from udfs.model.memory import free_forgotten, is_out_of_memory
 from udfs.model.precision import DevicePlan, plan_device
 from udfs.spec import ScoreSpec
 from udfs.tasks.registry import make_task
@@ -69,6 +70,8 @@ class Model:
         if packed and (reason := self._why_not_packed()):
             print(f"gristmill: {spec.model} is padded, since {reason}", file=sys.stderr)
             packed = False
+            del self._forward  # its weights go before others come
+            free_forgotten()
             self._forward, self._make_batch = self._load(files, plan, packed=False)
         self.pad_multiple = self._make_batch.pad_multiple
         shown = f"cuda:{gpu}" if gpu is not None and self.on_cuda else plan.device
@@ -160,6 +163,8 @@ class Model:
         try:
             together, _ = self._run(items, np.arange(3))
         except (ValueError, TypeError, RuntimeError) as error:  # it takes no layout, or has no kernel here
+            if is_out_of_memory(error):
+                raise
             return f"packed it does not run: {error}"
         alone = np.concatenate([self._run(items, np.array([i]))[0] for i in range(3)])
         same = np.abs(together - alone).max() <= _LIKE_ALONE * np.abs(alone).max() + 1e-6

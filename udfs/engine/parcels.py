@@ -84,7 +84,8 @@ class MicroBatch:
     round: Round
     indices: np.ndarray
     alone: bool = False
-    tries: int = 0  # of an item that is run alone
+    tries: int = 0  # of an item for which memory was out even alone
+    not_before: float = 0.0  # such an item waits, by the monotonic clock
 
     @property
     def lengths(self) -> np.ndarray:

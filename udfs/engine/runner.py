@@ -19,11 +19,12 @@ from typing import Protocol
 import numpy as np
 
 from udfs.engine.budget import Budget
-from udfs.engine.causes import free_memory, is_device_lost, is_out_of_memory
+from udfs.engine.causes import is_device_lost
 from udfs.engine.cutting import batch_tokens
 from udfs.engine.parcels import MicroBatch
 from udfs.engine.scheduler import Scheduler
 from udfs.errors import EngineError
+from udfs.model.memory import free_memory, is_out_of_memory, is_shared
 from udfs.wire.faults import FAULTY, TOO_LARGE
 from udfs.wire.items import Items
 from udfs.wire.journal import Journal
@@ -33,7 +34,8 @@ _CUDA_LANES = 2
 _CPU_LANES = 16  # more of them would wait for Python's lock; above, a lane has several threads
 _FAULTS_AT_FIRST = 16  # before any text has gone through: it is the model, not the texts
 _FAULTS_IN_A_ROW = 1024  # after some have
-_MEMORY_TRIES, _MEMORY_PAUSE_S = 5, 1.0  # for an item that has fitted before: somebody else has the memory
+_MEMORY_TRIES, _MEMORY_PAUSE_S = 4, 4.0  # each pause is twice the one before: an item is tried for a minute,
+_KNOWN_S = 600.0  # but none that is as long as one that was in vain, for ten more
 _TOLD_FAULTS = 20  # whose traceback is kept in the log
 
 
@@ -50,8 +52,9 @@ class Runs(Protocol):
 class Runner:
     """Runs a scheduler's micro-batches on a model until the scheduler is closed.
 
-    Memory that runs out halves the budget, and the micro-batch is cut anew. A micro-batch that raises is run again
-    item by item, and only an item that raises by itself fails. A device that is lost ends this process.
+    Memory that runs out halves the budget, and the micro-batch is cut anew; an item that it does not do for even alone
+    is tried again for a minute, while others run. A micro-batch that raises is run again item by item, and only an item
+    that raises by itself fails. A device that is lost ends this process.
 
     Args:
         model: The loaded model.
@@ -74,7 +77,8 @@ class Runner:
     ) -> None:
         self._model, self._scheduler, self._budget, self._journal = model, scheduler, budget, journal
         self._threads, self._faults, self._faults_in_a_row = threads, 0, 0
-        self._widest = 0  # of what has gone through
+        self._sound = False  # something has gone through
+        self._too_large, self._known_until = math.inf, 0.0  # tokens for which an item has waited in vain
         self._began: dict[int, float] = {}
         self._broke_at = math.inf
         self._lanes = [
@@ -133,29 +137,41 @@ class Runner:
             raise
         except Exception as error:  # noqa: BLE001 - what a model raises is its own business, and its items' fate
             return self._take_apart(batch, error)
-        self._faults_in_a_row, self._widest = 0, max(self._widest, int(np.max(width)))
+        self._note_sound(int(np.max(width)))
         self._budget.note_success(int(np.broadcast_to(width, len(batch.indices)).sum()))
         return len(batch.indices), lambda: self._scheduler.finish(batch, values, width)
 
     def _take_apart(self, batch: MicroBatch, error: Exception) -> tuple[int, Callable[[], None]]:
         single = len(batch.indices) == 1
         if is_out_of_memory(error):
-            free_memory()
+            free_memory(error)
             tokens = batch_tokens(batch.lengths, self._model.pad_multiple)
             self._budget.shrink(tokens)
             if not (single and batch.alone):
                 return 0, lambda: self._scheduler.retry(batch, alone=single)
-            if tokens <= self._widest and batch.tries < _MEMORY_TRIES:
-                time.sleep(_MEMORY_PAUSE_S)
-                return 0, lambda: self._scheduler.retry(batch, alone=True)
-            self._widest = min(self._widest, tokens - 1)  # memory has become less for good
-            self._count_fault(error)
-            return 1, lambda: self._scheduler.fail(batch, TOO_LARGE)
+            return self._postpone(batch, tokens, error)
         self._look_at(error)
         if not (single and batch.alone):
             return 0, lambda: self._scheduler.retry(batch, alone=True)
         self._count_fault(error)
         return 1, lambda: self._scheduler.fail(batch, FAULTY)
+
+    def _postpone(self, batch: MicroBatch, tokens: int, error: Exception) -> tuple[int, Callable[[], None]]:
+        """An item of so many tokens has run out of memory while nothing else ran: it waits for others, or fails."""
+        known = not batch.tries and tokens >= self._too_large and time.monotonic() < self._known_until
+        if not known and batch.tries < _MEMORY_TRIES and is_shared():
+            pause_s = _MEMORY_PAUSE_S * 2**batch.tries
+            return 0, lambda: self._scheduler.retry(batch, alone=True, after_s=pause_s)
+        if not known:
+            self._too_large, self._known_until = tokens, time.monotonic() + _KNOWN_S
+        self._count_fault(error)
+        return 1, lambda: self._scheduler.fail(batch, TOO_LARGE)
+
+    def _note_sound(self, tokens: int) -> None:
+        """An item of so many tokens has gone through."""
+        self._faults_in_a_row, self._sound = 0, True
+        if tokens >= self._too_large:
+            self._too_large = math.inf
 
     def _look_at(self, error: Exception) -> None:
         """Tell what a model raised, and end with a device that is lost: nothing runs in this process any more."""
@@ -171,7 +187,7 @@ class Runner:
             EngineError: One after the other does: it is not the items.
         """
         self._faults, self._faults_in_a_row = self._faults + 1, self._faults_in_a_row + 1
-        if self._faults_in_a_row >= (_FAULTS_IN_A_ROW if self._widest else _FAULTS_AT_FIRST):
+        if self._faults_in_a_row >= (_FAULTS_IN_A_ROW if self._sound else _FAULTS_AT_FIRST):
             raise EngineError(f"the model fails on every text: {told_in_short(error)}")
 
 

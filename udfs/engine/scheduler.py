@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
@@ -105,7 +106,7 @@ class Scheduler:
                     return batch
                 if not wait:
                     return None
-                self._changed.wait()
+                self._changed.wait(self._soonest_s())
             return None
 
     def is_closed(self) -> bool:
@@ -139,14 +140,20 @@ class Scheduler:
                 parcel.put_fault(places, fault)
             self._released()
 
-    def retry(self, batch: MicroBatch, *, alone: bool) -> None:
-        """Cut a micro-batch anew, by what the budget now is, or run its items one by one while nothing else runs."""
+    def retry(self, batch: MicroBatch, *, alone: bool, after_s: float | None = None) -> None:
+        """Cut a micro-batch anew, by what the budget now is, or run its items one by one while nothing else runs.
+
+        Args:
+            batch: Has not gone through.
+            alone: One by one.
+            after_s: Not before; others run meanwhile, and it is one try more.
+        """
         with self._changed:
             if (left := _without_dropped(batch)) is not None:
                 if alone:
-                    tries = left.tries + left.alone
-                    singles = (left.indices[i : i + 1] for i in range(len(left.indices)))
-                    self._alone.extend(replace(left, indices=i, alone=True, tries=tries) for i in singles)
+                    tries, due = left.tries + (after_s is not None), time.monotonic() + (after_s or 0.0)
+                    left = replace(left, alone=True, tries=tries, not_before=due)
+                    self._alone.extend(replace(left, indices=left.indices[i : i + 1]) for i in range(len(left.indices)))
                 else:
                     self._cut.appendleft(left)
             self._released()
@@ -193,8 +200,12 @@ class Scheduler:
     def _next(self) -> MicroBatch | None:
         if self._exclusive:
             return None
-        if self._alone and (self._sound or not (self._cut or any(self._waiting.values()))):
-            return self._alone.popleft() if not self._running else None
+        due = next((batch for batch in self._alone if batch.not_before <= time.monotonic()), None)
+        if due is not None and (self._sound or not (self._cut or any(self._waiting.values()))):
+            if self._running:
+                return None
+            self._alone.remove(due)
+            return due
         if not self._cut:
             self._begin_round()
         if not self._cut:
@@ -204,6 +215,11 @@ class Scheduler:
         if count < len(rest.indices):
             self._cut.appendleft(replace(rest, indices=rest.indices[count:]))
         return replace(rest, indices=rest.indices[:count])
+
+    def _soonest_s(self) -> float | None:
+        """Seconds until the first of the items that wait for memory is due; None if there is none."""
+        left = [batch.not_before - time.monotonic() for batch in self._alone]
+        return min((seconds for seconds in left if seconds > 0), default=None)
 
     def _fit(self, lengths: np.ndarray) -> int:
         return fit_batch(

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import abc
 
 import numpy as np
 
 from udfs.engine.budget import Budget
-from udfs.engine.causes import free_memory, is_out_of_memory
 from udfs.engine.parcels import MicroBatch
 from udfs.engine.runner import Runner, Runs, end_process, told_in_short
 from udfs.engine.scheduler import Scheduler
 from udfs.generation.decoding import Decoder
+from udfs.generation.picking import Sequence
 from udfs.generation.vllm import EngineBrokenError, VllmDecoder
+from udfs.model.memory import free_memory, is_out_of_memory
 from udfs.wire.faults import FAULTY, TOO_LARGE
 from udfs.wire.journal import Journal
 
@@ -21,7 +22,8 @@ from udfs.wire.journal import Journal
 class WritingRunner(Runner):
     """Runs a scheduler's items on decoders, one a lane, until the scheduler is closed.
 
-    Memory that runs out halves the number of sequences. A step that raises has all of its items run again one by one,
+    Memory that runs out halves the number of sequences, the pieces in which prompts are read and the cache; all three
+    grow back. What was being written is written again. A step that raises has all of its items run again one by one,
     and only an item that raises by itself fails; but vLLM, once it has raised, ends with this process.
 
     Args:
@@ -35,7 +37,7 @@ class WritingRunner(Runner):
 
     def __init__(
         self,
-        decoders: Sequence[Decoder | VllmDecoder],
+        decoders: abc.Sequence[Decoder | VllmDecoder],
         model: Runs,
         scheduler: Scheduler,
         budget: Budget,
@@ -44,19 +46,20 @@ class WritingRunner(Runner):
         journal: Journal | None = None,
     ) -> None:
         self._decoders = decoders
+        self._pieces = Budget(min(decoder.step_tokens for decoder in decoders), 1)  # in tokens of a step
         self._held: dict[int, MicroBatch] = {}  # of a lane, the item that waits for room
         super().__init__(model, scheduler, budget, lanes=len(decoders), threads=threads, journal=journal)
 
     def _work(self, lane: int) -> None:
         decoder = self._decoders[lane]
         while not self._scheduler.is_closed():
-            decoder.max_sequences = self._budget.now
+            decoder.bound(sequences=self._budget.now, step_tokens=self._pieces.now)
             if self._admit(lane) and self._journal:
                 self._journal.begin(lane, _running(decoder), self._budget.now)
             if len(decoder):
                 self._began[lane] = time.monotonic()
                 self._step(lane)
-                del self._began[lane]
+                self._began.pop(lane, None)
                 self._drop_abandoned(decoder)
 
     def _admit(self, lane: int) -> bool:
@@ -71,12 +74,16 @@ class WritingRunner(Runner):
             if not decoder.fits(len(prompt)):
                 self._scheduler.fail(batch, TOO_LARGE)
             elif not decoder.add(batch, prompt):
+                if not len(decoder):  # not even where nothing else is
+                    self._have_no_room(batch, len(prompt))
+                    continue
                 self._held[lane] = batch
                 break
         return len(decoder) > before
 
     def _step(self, lane: int) -> None:
         decoder = self._decoders[lane]
+        sequences = len(decoder)
         try:
             over = decoder.step()
         except EngineBrokenError as error:
@@ -86,6 +93,9 @@ class WritingRunner(Runner):
         except Exception as error:  # noqa: BLE001 - what a model raises is its own business, and its items' fate
             self._take_all_apart(lane, error)
             return
+        self._budget.note_success(sequences)
+        if decoder.read:
+            self._pieces.note_success(decoder.wrote + decoder.read)
         if not over:
             return
         if self._journal:  # before what is to run alone may begin
@@ -98,8 +108,7 @@ class WritingRunner(Runner):
                 self._count_fault(sequence.error)
                 self._scheduler.fail(sequence.owner, FAULTY)
                 continue
-            self._faults_in_a_row = 0
-            self._widest = max(self._widest, len(sequence.prompt))
+            self._note_sound(len(sequence.prompt))
             ran = len(sequence.prompt) - sequence.cached_tokens + len(sequence.ids)
             self._scheduler.finish(sequence.owner, [sequence.written()], np.array([ran]))
 
@@ -110,27 +119,52 @@ class WritingRunner(Runner):
         for sequence in gone:
             self._scheduler.retry(sequence.owner, alone=False)
 
+    def _have_no_room(self, batch: MicroBatch, tokens: int) -> None:
+        """The cache, to which others have left little memory, is too small for a prompt."""
+        if not batch.alone:  # other lanes may have some
+            self._scheduler.retry(batch, alone=True)
+            return
+        _, tell = self._postpone(
+            batch, tokens, MemoryError(f"out of memory: the cache has no room for {tokens} tokens")
+        )
+        tell()
+
     def _take_all_apart(self, lane: int, error: Exception) -> None:
         """A step has raised: give its items back, and find out which of them is to blame."""
         decoder = self._decoders[lane]
         sequences = decoder.sequences
-        single = len(sequences) == 1
-        memory = is_out_of_memory(error)
-        if not memory:  # on a device that is lost nothing can be given back
+        self._began.pop(lane, None)  # what follows may wait for other engines, and is no step that hangs
+        if memory := is_out_of_memory(error):
+            free_memory(error)
+        else:
             self._look_at(error)
         decoder.drop(sequences)
-        if memory:
-            free_memory()
-            self._budget.shrink(len(sequences))
+        single, smaller = len(sequences) == 1, memory and self._give_way(decoder, sequences)
         if self._journal:  # nothing of it runs any more; a lost device has ended the process before
             self._journal.end(lane, 0)
         for sequence in sequences:
             batch: MicroBatch = sequence.owner
-            if single and batch.alone:
-                self._count_fault(error)
-                self._scheduler.fail(batch, TOO_LARGE if memory else FAULTY)
-            else:
+            if not (single and batch.alone):
                 self._scheduler.retry(batch, alone=single or not memory)
+            elif smaller:
+                self._scheduler.retry(batch, alone=True)
+            elif memory:
+                _, tell = self._postpone(batch, len(sequence.prompt), error)
+                tell()
+            else:
+                self._count_fault(error)
+                self._scheduler.fail(batch, FAULTY)
+
+    def _give_way(self, decoder: Decoder | VllmDecoder, sequences: list[Sequence]) -> bool:
+        """Fewer sequences, a smaller cache and smaller pieces from now on; whether pieces can be smaller."""
+        self._budget.shrink(len(sequences))
+        if isinstance(decoder, Decoder):
+            decoder.give_way(sequences)
+        size = decoder.wrote + decoder.read
+        if not decoder.read or size == 1:
+            return False
+        self._pieces.shrink(size)
+        return True
 
 
 def _running(decoder: Decoder | VllmDecoder) -> list[MicroBatch]:

@@ -58,11 +58,13 @@ class Arena:
 
     Args:
         tokens: Of all slots together.
-        keys, values: (tokens + 1, heads, D) of each layer that has been asked for, the last for what belongs to no
-            sequence; made when it is first used, and on a CPU the machine gives memory only for what has been written.
+        kinds: (0, heads, D) of each layer, as its keys and values are; those of others are known once they are used.
+        keys, values: (tokens + 1, heads, D) of each layer, the last for what belongs to no sequence; made by `resize`,
+            or when it is first used. On a CPU the machine gives memory only for what has been written.
     """
 
     tokens: int
+    kinds: dict[int, Tensor] = field(default_factory=dict, repr=False)
     keys: dict[int, Tensor] = field(default_factory=dict, repr=False)
     values: dict[int, Tensor] = field(default_factory=dict, repr=False)
     _slabs: list[Slab] = field(default_factory=list, repr=False)
@@ -71,16 +73,43 @@ class Arena:
         """Keys and values of a layer, for states of (…, T, heads, D) like these."""
         if number not in self.keys:
             shape = (self.tokens + 1, *like.shape[-2:])
+            self.kinds.setdefault(number, like.new_empty((0, *like.shape[-2:])))
             self.keys[number], self.values[number] = _zeros(shape, like), _zeros(shape, like)
         return self.keys[number], self.values[number]
 
+    @property
+    def token_bytes(self) -> int:
+        """Memory of a token in all layers."""
+        return sum(2 * kind.shape[1] * kind.shape[2] * kind.element_size() for kind in self.kinds.values())
+
+    def resize(self, tokens: int) -> None:
+        """Have room for so many tokens from now on, in memory that is taken at once; no sequence is in it.
+
+        Whatever it raises where memory is out, it then has no room at all.
+        """
+        import torch
+
+        self.tokens = 0
+        for part in (self._slabs, self.keys, self.values):
+            part.clear()
+        if not tokens:
+            return
+        self.tokens = tokens
+        try:
+            with torch.inference_mode():
+                for number, like in list(self.kinds.items()):
+                    self.layer(number, like)
+        except Exception:
+            self.resize(0)
+            raise
+
     def fits(self, tokens: int) -> bool:
         """A sequence of so many tokens has room if there is no other."""
-        return _capacity(tokens) <= self.tokens
+        return capacity_of(tokens) <= self.tokens
 
     def take(self, tokens: int) -> Slot | None:
         """A slot for a sequence of so many tokens; None while there is no room."""
-        capacity = _capacity(tokens)
+        capacity = capacity_of(tokens)
         slab = next((s for s in self._slabs if s.capacity == capacity and not s.taken.all()), None)
         slab = slab or self._add_slab(capacity)
         if slab is None:
@@ -135,5 +164,6 @@ def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
     return torch.from_numpy(bytes_).view(like.dtype).view(shape)
 
 
-def _capacity(tokens: int) -> int:
+def capacity_of(tokens: int) -> int:
+    """Tokens of a slot for a sequence of so many."""
     return -(-tokens // _STEP) * _STEP

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from udfs.generation.cache import Arena, Slot
+from udfs.generation.cache import Arena, Slot, capacity_of
 from udfs.generation.graphs import Graphs
 from udfs.generation.picking import Picker, Sequence
+from udfs.generation.room import Room
 from udfs.generation.step import Piece, Step
 from udfs.model.positions import NO_TURN, Turn
 from udfs.wire.written import LENGTH, STOP
@@ -72,6 +73,11 @@ class Decoder:
         step_tokens: So many tokens a step, prompts included.
         turn: Where the model's position frequencies change.
         graphs: Run steps that only write, if they are recorded.
+        room: Makes the arena anew where memory has become less, or more; None leaves it as it is.
+
+    Attributes:
+        wrote: Sequences of the last step that were being written.
+        read: Tokens of prompts in it.
     """
 
     def __init__(
@@ -86,8 +92,10 @@ class Decoder:
         step_tokens: int,
         turn: Turn = NO_TURN,
         graphs: Graphs | None = None,
+        room: Room | None = None,
     ) -> None:
-        self.max_sequences = max_sequences
+        self.max_sequences, self.wrote, self.read = max_sequences, 0, 0
+        self._room, self._draining = room, False
         self._turn = turn
         self._graphs, self._steps_unread = graphs, 0
         self._model, self._picker, self._arena, self._device = model, picker, arena, device
@@ -102,21 +110,42 @@ class Decoder:
         """In the order in which they began."""
         return [active.sequence for active in self._active]
 
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of a step, at most."""
+        return self._step_tokens
+
+    def bound(self, *, sequences: int, step_tokens: int) -> None:
+        """From now on so many sequences at once, and so many tokens a step."""
+        self.max_sequences, self._step_tokens = sequences, step_tokens
+
     def is_hungry(self) -> bool:
         """The next step has room for more prompts than there are."""
+        if self._draining and self._active:
+            return False
         return len(self._active) < self.max_sequences and self._unread_tokens() < self._step_tokens
 
     def fits(self, tokens: int) -> bool:
-        """A prompt of so many tokens could be run at all."""
-        return self._arena.fits(tokens + self._max_new_tokens)
+        """A prompt of so many tokens could be run at all, if the cache has all the memory that it may come to have."""
+        whole = tokens + self._max_new_tokens
+        return self._arena.fits(whole) or (self._room is not None and capacity_of(whole) <= self._room.wanted)
 
     def add(self, owner: Any, prompt: np.ndarray) -> bool:
         """Begin a sequence; False while there is no room for it."""
-        slot = self._arena.take(len(prompt) + self._max_new_tokens)
+        slot = self._take(len(prompt) + self._max_new_tokens)
         if slot is None:
             return False
         self._active.append(_Active(self._picker.begin(owner, prompt), slot, prompt))
         return True
+
+    def give_way(self, sequences: list[Sequence]) -> None:
+        """Memory has run out while these were written, which are dropped by now: the cache gives back half, or what a
+        single one does not need."""
+        if self._room is None or self._active:
+            return
+        need = max(capacity_of(len(sequence.prompt) + self._max_new_tokens) for sequence in sequences)
+        self._forget_graphs()
+        self._room.give_way(at_most=need if len(sequences) == 1 else max(need, self._arena.tokens // 2))
 
     def drop(self, sequences: list[Sequence]) -> None:
         """Forget some sequences, whatever has become of them."""
@@ -144,6 +173,8 @@ class Decoder:
 
         with torch.inference_mode():
             planned = self._plan()
+            self.wrote = sum(active.is_written() for active, _ in planned)
+            self.read = sum(len(tokens) for _, tokens in planned) - self.wrote
             logits = self._run(planned)
             ready = []
             for active, tokens in planned:
@@ -163,6 +194,22 @@ class Decoder:
         """What has been read has other frequencies than what is written next."""
         text = len(active.sequence.prompt) + len(active.sequence.ids)
         return self._turn.is_passed(text) != self._turn.is_passed(len(active.read))
+
+    def _take(self, tokens: int) -> Slot | None:
+        """A slot. A cache that could be larger is made anew once it is empty, and may be emptied for it."""
+        if self._active:
+            slot = self._arena.take(tokens)
+            self._draining = slot is None and self._room is not None and self._room.may_grow()
+            return slot
+        if self._room and (self._draining or not self._arena.fits(tokens) or self._room.may_grow()):
+            self._forget_graphs()
+            self._room.renew()
+            self._draining = False
+        return self._arena.take(tokens)
+
+    def _forget_graphs(self) -> None:
+        if self._graphs is not None:
+            self._graphs.forget()
 
     def _plan(self) -> list[tuple[_Active, np.ndarray]]:
         """What each sequence runs in this step: first those that are being written, then prompts."""

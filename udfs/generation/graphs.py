@@ -15,6 +15,7 @@ import numpy as np
 
 from udfs.generation.cache import Arena
 from udfs.generation.step import FixedStep, Piece, Spans
+from udfs.model.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,17 +89,16 @@ class Graphs:
 
     def _try_to_record(self, rows: int, numbers: Tensor, wanted: Tensor) -> None:
         """Record a step of idle rows and hold it to its like with real ones, which a recording of numbers is not."""
-        import torch
-
         fixed = self._numbers(rows, np.zeros(0), ()).to(self._device)
         try:
             replay = self._record(lambda: self._call(fixed))
             found = _replay(fixed, replay, numbers)[: len(wanted)]
-        except torch.OutOfMemoryError:
-            self._recordings[rows] = None
-            return
         except (RuntimeError, ValueError, TypeError) as error:
-            self._give_up(f"{type(error).__name__}: {error.__context__ or error}")
+            cause = error.__context__ or error
+            if is_out_of_memory(error) or is_out_of_memory(cause):
+                self._recordings[rows] = None
+            else:
+                self._give_up(f"{type(error).__name__}: {cause}")
             return
         known = wanted.isfinite()
         if not known.any():
@@ -108,6 +108,12 @@ class Graphs:
             self._recordings[rows] = fixed, replay
         else:
             self._give_up(f"logits are {apart:.1%} off")
+
+    def forget(self) -> None:
+        """The arena gets other tensors: what was recorded over these is of no use, and its memory goes."""
+        self._recordings.clear()
+        if isinstance(self._record, _Recorder):
+            self._record = _Recorder()  # a pool of memory that no recording uses any more cannot be used again
 
     def _give_up(self, why: str) -> None:
         self.works = False

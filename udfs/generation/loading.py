@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from udfs.errors import ModelError
-from udfs.executor import available_memory
 from udfs.generation.attention import CACHED, goes_by_kernel, register_cached
 from udfs.generation.cache import Arena
 from udfs.generation.decoding import Decoder
@@ -16,9 +15,11 @@ from udfs.generation.encoder_decoder import EncoderDecoder
 from udfs.generation.graphs import Graphs
 from udfs.generation.own_settings import read_obeyed, tell_ignored
 from udfs.generation.picking import Picker
+from udfs.generation.room import Room
 from udfs.generation.vllm import VllmDecoder, load_vllm, takes_vllm
 from udfs.model.files import ModelFiles, open_model
 from udfs.model.loading import load_transformer
+from udfs.model.memory import free_forgotten, is_out_of_memory
 from udfs.model.positions import find_turn
 from udfs.model.precision import DevicePlan
 from udfs.model.prepacking import prepack
@@ -30,7 +31,6 @@ from udfs.wire.items import Items
 # What a CPU's matrix units, or a GPU's, are filled by; sequences of all lanes together.
 _CPU_SEQUENCES, _CUDA_SEQUENCES = 128, 256
 _CPU_STEP_TOKENS, _CUDA_STEP_TOKENS = 256, 4096
-_CPU_MEMORY_SHARE, _CUDA_MEMORY_SHARE = 0.4, 0.7  # of what is free, for keys and values
 _LIKE_ALONE = 0.95  # correlation of logits; half precision alone has carried a plain run to 0.98
 
 Writer = list[Decoder] | list[VllmDecoder] | EncoderDecoder
@@ -61,6 +61,7 @@ def load_writer(spec: ScoreSpec[WritingOptions], plan: DevicePlan, *, name: str,
             if spec.options.engine == "vllm":
                 raise
             print(f"gristmill: {error.message}; transformers writes", file=sys.stderr)
+        free_forgotten()
     return _load_decoders(spec, files, plan, lanes)
 
 
@@ -103,25 +104,29 @@ def _load_decoders(spec: ScoreSpec[WritingOptions], files: ModelFiles, plan: Dev
     sequences = max(1, (_CUDA_SEQUENCES if on_cuda else _CPU_SEQUENCES) // lanes)
     longest = resolve_prompt_tokens(files, spec) + spec.options.max_new_tokens
     step_tokens = spec.max_batch_tokens or (_CUDA_STEP_TOKENS if on_cuda else _CPU_STEP_TOKENS)
-    _check_cache(files, model, plan, wanted)
-    room = min(sequences * (longest + 64), _tokens_that_fit(model.config.get_text_config(), plan) // lanes)
-    if room < longest:
-        print(f"gristmill: the cache holds {room} tokens; a text of {longest} has no room in it", file=sys.stderr)
+    kinds = _check_cache(files, model, plan, wanted)
+    rooms = [Room(Arena(0, dict(kinds)), sequences * (longest + 64), plan.device, lanes) for _ in range(lanes)]
+    for room in rooms:
+        room.fill()
+    if (least := min(room.arena.tokens for room in rooms)) < longest:
+        if least <= spec.options.max_new_tokens:
+            raise MemoryError(f"out of memory: beside the weights there is room for {least} tokens of keys and values")
+        print(f"gristmill: the cache holds {least} tokens; a text of {longest} has no room in it", file=sys.stderr)
     picker = _make_picker(spec.options, files, model, penalty=model.generation_config.repetition_penalty or 1.0)
-    arenas = [Arena(room) for _ in range(lanes)]
     return [
         Decoder(
             model,
             picker,
-            arena,
+            room.arena,
             device=plan.device,
             max_new_tokens=spec.options.max_new_tokens,
             max_sequences=sequences,
             step_tokens=step_tokens,
+            graphs=Graphs(model, room.arena, longest=longest, device=plan.device) if _can_record(model, plan) else None,
             turn=find_turn(model),
-            graphs=Graphs(model, arena, longest=longest, device=plan.device) if _can_record(model, plan) else None,
+            room=room,
         )
-        for arena in arenas
+        for room in rooms
     ]
 
 
@@ -139,20 +144,6 @@ def find_ends(model: Any) -> frozenset[int]:
     if told is None:
         told = model.config.get_text_config().eos_token_id
     return frozenset([told] if isinstance(told, int) else told or ())
-
-
-def _tokens_that_fit(config: Any, plan: DevicePlan) -> int:
-    """Tokens whose keys and values have room in the device's memory."""
-    import torch
-
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(torch, plan.precision).itemsize
-    per_token = 2 * config.num_hidden_layers * heads * _head_width(config) * size
-    if plan.device.startswith("cuda"):
-        free = _CUDA_MEMORY_SHARE * torch.cuda.mem_get_info()[0]
-    else:
-        free = _CPU_MEMORY_SHARE * available_memory()
-    return int(free / per_token)
 
 
 def _head_width(config: Any) -> int:
@@ -183,8 +174,11 @@ def _run_plainly(model: Any) -> np.ndarray:
     return torch.stack(found).numpy()
 
 
-def _check_cache(files: ModelFiles, model: Any, plan: DevicePlan, wanted: np.ndarray) -> None:
+def _check_cache(files: ModelFiles, model: Any, plan: DevicePlan, wanted: np.ndarray) -> dict[int, Any]:
     """Two short texts, in pieces and together, have the logits that they have alone.
+
+    Returns:
+        What each layer's keys and values are like, as `Arena.kinds`.
 
     Raises:
         ModelError: The architecture does not keep its past where gristmill does.
@@ -200,7 +194,8 @@ def _check_cache(files: ModelFiles, model: Any, plan: DevicePlan, wanted: np.nda
                 sequence.finish = 0
 
     watch = Watch(WritingOptions(max_new_tokens=1), ends=frozenset(), tokenizer=None)
-    decoder = Decoder(model, watch, Arena(256), device=plan.device, max_new_tokens=1, max_sequences=2, step_tokens=4)
+    arena = Arena(256)
+    decoder = Decoder(model, watch, arena, device=plan.device, max_new_tokens=1, max_sequences=2, step_tokens=4)
     items = _probe()
     for number in range(2):
         decoder.add(number, items.ids[items.offsets[number] : items.offsets[number + 1]])
@@ -209,6 +204,8 @@ def _check_cache(files: ModelFiles, model: Any, plan: DevicePlan, wanted: np.nda
         while len(decoder):
             decoder.step()
     except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(f"{told} does not write with a cache of slots: {error}; take another model") from error
     found = torch.stack([row for _, row in sorted(taken, key=lambda pair: pair[0])]).numpy()
     if min(np.corrcoef(a, b)[0, 1] for a, b in zip(found, wanted, strict=True)) < _LIKE_ALONE:
@@ -216,3 +213,4 @@ def _check_cache(files: ModelFiles, model: Any, plan: DevicePlan, wanted: np.nda
             f"{told} keeps a past that is not in its attention alone, or an attention of its own; gristmill does not "
             "write with it"
         )
+    return arena.kinds

@@ -77,6 +77,8 @@ class VllmDecoder:
         max_sequences: So many at once.
     """
 
+    step_tokens, wrote, read = 1, 0, 0  # it cuts its steps by itself
+
     def __init__(self, engine: Any, sampling: Sampling, *, max_model_len: int, max_sequences: int) -> None:
         self.max_sequences = max_sequences
         self._engine, self._sampling, self._max_model_len = engine, sampling, max_model_len
@@ -91,6 +93,10 @@ class VllmDecoder:
     def sequences(self) -> list[Sequence]:
         """Those that run, in the order in which they began, then those that vLLM refused."""
         return [*self._active.values(), *self._refused]
+
+    def bound(self, *, sequences: int, step_tokens: int) -> None:
+        """From now on so many sequences at once."""
+        self.max_sequences = sequences
 
     def is_hungry(self) -> bool:
         """There is room for another prompt."""

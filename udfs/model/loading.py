@@ -10,6 +10,7 @@ from udfs.errors import ModelError, first_line
 from udfs.model.attention import PACKED, register
 from udfs.model.files import ModelFiles
 from udfs.model.limits import resolve_max_tokens
+from udfs.model.memory import is_out_of_memory
 from udfs.model.positions import settle_positions
 from udfs.model.prepacking import prepack
 from udfs.model.quiet import quiet_transformers
@@ -71,6 +72,8 @@ def load_transformer(
             options["generation_config"] = transformers.GenerationConfig(**generation)
         model, info = _load_with_attention(loader, files, attention, options)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(f"model {files.name!r} does not load as {auto_class}: {first_line(error)}") from error
     # A base model's pooler is not used, and may have been saved without.
     missing = [key for key in sorted(info["missing_keys"]) if not key.startswith("pooler.")]

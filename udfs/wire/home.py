@@ -205,14 +205,22 @@ def make_private(path: Path) -> None:
     Raises:
         EngineError: Ours in TMP belongs to somebody else, or is open to others.
     """
-    top = _top()
+    make_top(_top())
+    with contextlib.suppress(FileNotFoundError):  # an engine takes the executor's directory along as it ends
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
+
+
+def make_top(top: Path) -> None:
+    """Make our own directory among those of others.
+
+    Raises:
+        EngineError: It belongs to somebody else, or is open to others.
+    """
     top.mkdir(mode=0o700, exist_ok=True)
     found = top.lstat()
     if not top.is_dir() or top.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise EngineError(f"{top} must be a directory that only user {os.getuid()} can enter; remove it")
-    with contextlib.suppress(FileNotFoundError):  # an engine takes the executor's directory along as it ends
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        path.mkdir(mode=0o700, exist_ok=True)
 
 
 def _top() -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -198,6 +199,77 @@ def test_memory_that_somebody_else_has_for_a_moment_costs_no_item() -> None:
     sent = _parcels([[[5] * 100]])
     (parcel,) = _run(sent, Occupied(), Budget(5, 1), 1)["client 0"]
     assert (parcel.faults == FINE).all()
+
+
+class Full(Echo):
+    """Memory is out for what is longer than 20 tokens, until `times` such batches have been tried."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(20)
+        self.times = times
+
+    def run(self, items: Items, indices: np.ndarray) -> tuple[np.ndarray, int]:
+        self.times -= items.lengths[indices].max() > 20
+        self.cap = 20 if self.times > 0 else 1 << 30
+        return super().run(items, indices)
+
+
+def test_an_item_that_has_never_fitted_waits_for_memory_too_and_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("udfs.engine.runner._MEMORY_PAUSE_S", 0.05)
+    sent, model = _parcels([[[30], [30] + [5] * 100]]), Full(6)
+    answered = _run(sent, model, Budget(40, 1), 2)
+    _check(answered, sent)
+    assert all((parcel.faults == FINE).all() for parcel in answered["client 0"])
+    assert 5 in model.sizes[model.sizes.index(30) : -1]  # of those that were run meanwhile
+
+
+@pytest.mark.parametrize(("known_s", "tries"), [(1000.0, 1), (0.0, 5)])
+def test_an_item_as_long_as_one_that_has_waited_in_vain_does_not_wait(
+    known_s: float, tries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But after some time it does again; and a shorter one does, and then one that is as short."""
+    monkeypatch.setattr("udfs.engine.runner._KNOWN_S", known_s)
+    model, budget = Full(1 << 30), Budget(40, 1)
+    scheduler = Scheduler(budget, pad_multiple=1, lanes=1)
+    Runner(model, scheduler, budget, lanes=1)
+    taken = {}
+    try:
+        for number, length in enumerate([5, 30, 31, 25, 26]):
+            scheduler.put(Parcel("a", number, Items(np.zeros(length, dtype=np.int32), np.array([0, length]))))
+            (fault,) = next(scheduler.answers("a")).faults
+            assert fault == (FINE if length == 5 else TOO_LARGE)
+            taken[length] = model.sizes.count(length)
+    finally:
+        scheduler.close()
+    assert taken == {5: 1, 30: 1 + 5, 31: 1 + tries, 25: 1 + 5, 26: 1 + tries}  # once among others, then alone
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_nobody_waits_for_memory_that_nobody_else_has(shared: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("udfs.engine.runner.is_shared", lambda: shared)
+    sent, model = _parcels([[[5] * 10, [30]]]), Full(4)
+    answered = _run(sent, model, Budget(40, 1), 1)
+    assert answered["client 0"][1].faults.tolist() == [FINE if shared else TOO_LARGE]
+
+
+def test_what_memory_ran_out_with_is_let_go_before_memory_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[weakref.ref[np.ndarray]] = []
+    freed = []
+
+    class Holds(Echo):
+        def run(self, items: Items, indices: np.ndarray) -> tuple[np.ndarray, int]:
+            states = np.zeros(3)
+            held.append(weakref.ref(states))
+            return super().run(items, indices)
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: freed.append(all(states() is None for states in held)))
+    answered = _run(_parcels([[[5] * 100]]), Holds(20), Budget(400, 1), 1)
+    assert (answered["client 0"][0].faults == FINE).all()
+    assert freed
+    assert all(freed)
 
 
 def test_what_a_client_sends_after_it_is_gone_is_let_go() -> None:

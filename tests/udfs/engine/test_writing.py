@@ -117,12 +117,12 @@ def test_memory_that_runs_out_makes_fewer_at_once(llama: Any) -> None:
         if len(ids) > 20:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    short = [prompt[:15] for prompt in prompts]
-    wanted = _alone(llama, short)
+    prompts = [*(prompt[:15] for prompt in prompts), np.full(32, 9, dtype=np.int32)]
+    wanted = _alone(llama, prompts)
     with _running(llama, spoil=spoil, lanes=1) as scheduler:
-        parcel = _write(scheduler, [*short, np.full(32, 9, dtype=np.int32)])
-    assert parcel.faults.tolist() == [FINE] * 9 + [TOO_LARGE]
-    assert _ids(parcel)[:9] == wanted
+        parcel = _write(scheduler, prompts)
+    assert parcel.faults.tolist() == [FINE] * 10
+    assert _ids(parcel) == wanted
 
 
 def test_a_prompt_without_room_in_the_cache_fails_alone(llama: Any) -> None:

@@ -68,6 +68,30 @@ def test_steps_that_cannot_be_recorded_or_come_out_wrong_are_run_as_they_are(
     assert "steps are not recorded as CUDA graphs: " in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("kernel")
+def test_a_full_gpu_is_not_taken_for_a_model_that_cannot_be_recorded(llama: Any) -> None:
+    full = [True]
+
+    def record(call: Call) -> Call:
+        if full[0]:
+            try:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            finally:
+                raise RuntimeError("operation failed due to a previous error during capture")
+        return Recorder()(call)
+
+    model, prompts, alone = llama
+    decoder = put_to_write(model, recorded=True, record=record)
+    assert [sequence.ids for sequence in write_all(decoder, prompts)] == alone
+    assert decoder._graphs is not None
+    assert decoder._graphs.works
+    assert set(decoder._graphs._recordings.values()) == {None}
+    full[0] = False
+    decoder._graphs.forget()  # as the cache is made anew
+    assert [sequence.ids for sequence in write_all(decoder, prompts)] == alone
+    assert None not in decoder._graphs._recordings.values()
+
+
 @pytest.mark.parametrize("kind", FAMILIES)
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])
 def test_tokens_in_half_precision_are_the_likeliest_within_rounding(kind: str, device: str) -> None:
