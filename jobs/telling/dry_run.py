@@ -13,9 +13,10 @@ from jobs.increments.plan import make_plan, take_samples
 from jobs.increments.scoring import check_last_run
 from jobs.input.sources import explode_variants, find_kind, read_input
 from jobs.output.directory import Output
-from jobs.preflight import check_model, show_warning, tell_ignored_settings
+from jobs.preflight import check_model, name_ends, show_warning, tell_ignored_settings
 from jobs.settings import Settings
 from jobs.spark.session import open_session
+from udfs.worker.scoring import output_type
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -30,6 +31,8 @@ def show_plan(settings: Settings, console: Console, *, overwrite: bool = False, 
     Raises:
         The same errors as `score` before it writes, but for an output that it would refuse, which is told.
     """
+    from pyspark.sql.pandas.types import from_arrow_type
+
     settings = check_model(settings)
     for warning in tell_ignored_settings(settings):
         show_warning(console, warning)
@@ -49,6 +52,13 @@ def show_plan(settings: Settings, console: Console, *, overwrite: bool = False, 
         cut = ", cut" if sample.truncated else ""
         texts.add_row(f"{sample.tokens}{cut}", escape(shown) if sample.text else f"[red]{sample.error}[/]")
     console.print(texts)
+    if settings.spec().options.writes:
+        ends = ", ".join(name_ends(settings)) or "nothing that the model's files name: max_new_tokens alone"
+        console.print(f"[bold]ends[/]     an answer ends with {escape(ends)}", soft_wrap=True)
+    answers = from_arrow_type(output_type(settings.spec())).simpleString()
+    console.print(
+        f"[bold]answers[/]  {escape(settings.output.name)} {escape(answers)}", soft_wrap=True, highlight=False
+    )
     console.print(
         f"[bold]plan[/]     {plan.rows:,} rows in {plan.partitions} tasks, windows of "
         f"{settings.batching.window_rows:,} rows, {escape(settings.score.task)} by {escape(settings.score.model)}, "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from udfs.errors import ModelError
@@ -22,8 +22,20 @@ def has_chat(files: ModelFiles) -> bool:
     return _find_template(files) is not None
 
 
-def make_chat(files: ModelFiles) -> Chat:
+def names_read(files: ModelFiles) -> set[str]:
+    """What a model's chat template reads beside what it sets itself."""
+    from jinja2.meta import find_undeclared_variables
+
+    source = _find_template(files)
+    return find_undeclared_variables(_environment().parse(source)) if source else set()
+
+
+def make_chat(files: ModelFiles, more: Mapping[str, Any] | None = None) -> Chat:
     """A function from messages, as roles with texts, to the prompt that has the model answer them.
+
+    Args:
+        files: The model's.
+        more: What the template is given beside the messages.
 
     Raises:
         ModelError: The model has no chat template, or one that is no Jinja2. So does the function, where the template
@@ -37,13 +49,13 @@ def make_chat(files: ModelFiles) -> Chat:
         template = _environment().from_string(source)
     except TemplateError as error:
         raise ModelError(f"model {files.name!r}: its chat template does not parse: {error}") from error
-    tokens = _special_tokens(files)
+    given = {"add_generation_prompt": True, "tools": None, "documents": None, **_special_tokens(files), **(more or {})}
 
     def chat(messages: Sequence[tuple[str, str]]) -> str:
         told = [{"role": role, "content": text} for role, text in messages]
         try:
-            return template.render(messages=told, add_generation_prompt=True, tools=None, documents=None, **tokens)
-        except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
+            return template.render({**given, "messages": told})
+        except Exception as error:
             roles = ", ".join(role for role, _ in messages)
             reason = str(error) if isinstance(error, TemplateError) else type(error).__name__
             raise ModelError(
