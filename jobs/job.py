@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -44,6 +44,7 @@ class Job:
         output: Locked.
         console: Where progress and warnings are shown.
         stop: Ends the run from outside.
+        warnings: For the report; they have been shown.
     """
 
     def __init__(
@@ -55,10 +56,11 @@ class Job:
         output: Output,
         console: Console,
         stop: Stop,
+        warnings: Sequence[str] = (),
     ) -> None:
         self.settings, self.spark, self.run, self.output = settings, spark, run, output
         self.console, self.stop = console, stop
-        self._command, self._warnings = command, list[str]()
+        self._command, self._warnings = command, [*warnings]
 
     def carry_out(self, work: Callable[[], None], *, left: Callable[[], dict[str, int]] = dict) -> RunReport:
         """Do the work, and keep a report.
@@ -168,6 +170,9 @@ def open_job(
     console, stop = console or Console(file=sys.stderr), stop or Stop()
     run = _start_run(settings)
     settings = check_model(settings)
+    warnings = tell_ignored_settings(settings)
+    for warning in warnings:  # at once, since Spark takes its time
+        show_warning(console, warning)
     output = Output(settings)
     with contextlib.ExitStack() as stack:
         stack.enter_context(telling_of_loss("run the same command again"))
@@ -178,10 +183,7 @@ def open_job(
         claim = stack.enter_context(output.lock(on_lost=stop.cancel))
         output.check(spark, overwrite=overwrite)
         start_engines(spark, settings)
-        job = Job(command, settings, spark, replace(run, claim=claim), output, console, stop)
-        for warning in tell_ignored_settings(settings):
-            job.warn(warning)
-        yield job
+        yield Job(command, settings, spark, replace(run, claim=claim), output, console, stop, warnings=warnings)
 
 
 def _start_run(settings: Settings) -> Run:

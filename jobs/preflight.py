@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
 from jobs.settings import Settings
+from udfs.generation.ends import find_ends
 from udfs.generation.own_settings import tell_ignored
-from udfs.model.files import open_model, pin
+from udfs.model.files import ModelFiles, open_model, pin
 from udfs.tasks.registry import make_task
+from udfs.tasks.writing import Writing
+from udfs.tasks.writing_options import WritingOptions
+from udfs.text.chats import names_read
+from udfs.text.choices import check_choices
+from udfs.text.codec import load_codec
+from udfs.text.schemas import tell_schema
 
 
 def check_model(settings: Settings) -> Settings:
@@ -24,15 +35,35 @@ def check_model(settings: Settings) -> Settings:
     task = make_task(spec, open_model(spec.model, spec.revision))
     if spec.overflow == "chunk":
         task.tokenize([])
+    if isinstance(task, Writing):
+        check_choices(task.codec, spec.options.form.choices, max_new_tokens=spec.options.max_new_tokens)
     pinned = settings.score.model_copy(update={"revision": pin(spec).revision})
     return settings.model_copy(update={"score": pinned})
 
 
 def tell_ignored_settings(settings: Settings) -> list[str]:
-    """Warns of what the model's own generation settings ask for in vain."""
+    """Warns of what the model's own generation settings, the schema and the chat's settings ask for in vain."""
     spec = settings.spec()
-    told = tell_ignored(open_model(spec.model, spec.revision), spec)
-    return [told] if told else []
+    files = open_model(spec.model, spec.revision)
+    own = tell_ignored(files, spec)
+    told = [own] if own else []
+    if isinstance(spec.options, WritingOptions):
+        told += tell_schema(spec.options.form.json_schema) if spec.options.form.json_schema else []
+        told += _tell_unread(files, spec.options.chat_template_kwargs or {})
+    return told
+
+
+def _tell_unread(files: ModelFiles, given: Mapping[str, Any]) -> list[str]:
+    unread = sorted(given.keys() - names_read(files)) if given else []
+    return [f"the chat template of model {files.name!r} reads no {', '.join(unread)}"] if unread else []
+
+
+def name_ends(settings: Settings) -> list[str]:
+    """The tokens that end an answer, as the model's files say them."""
+    spec = settings.spec()
+    files = open_model(spec.model, spec.revision)
+    codec = load_codec(files)
+    return [f"{codec.show(np.array([end]))} ({end})" for end in sorted(find_ends(files))]
 
 
 def show_warning(console: Console, warning: str) -> None:

@@ -84,11 +84,19 @@ INPUT_TOO_LONG = RowError("input_too_long", "the text has more tokens than max_t
 NOT_FINITE = RowError("not_finite", "the model's output holds NaN or infinity")
 OUT_OF_MEMORY = RowError("out_of_memory", "the text does not fit into the device's memory, not even alone")
 DEVICE_FAULT = RowError("device_fault", "the model fails on this text, or its process dies or hangs, even on it alone")
-
-INVALID_OUTPUT = RowError("invalid_output", "the answer is none of the choices, or does not match the schema")
 EXPIRED = RowError("expired", "the deadline passed before the row was scored; `gristmill retry` scores it")
 
 
-def bad_template(error: Exception) -> RowError:
+def bad_template(error: BaseException) -> RowError:
     """A template that breaks on a row; the exception's type alone, since its text may quote the row."""
     return RowError("bad_template", f"the template raised {type(error).__name__}")
+
+
+def bad_chat_template(raised: str) -> RowError:
+    """A model's chat template that breaks on a row; likewise."""
+    return RowError("bad_template", f"the model's chat template raised {raised}")
+
+
+def invalid_output(why: str) -> RowError:
+    """An answer that is none of the choices, does not match its schema, or that no column holds."""
+    return RowError("invalid_output", why)

@@ -13,10 +13,11 @@ from jobs.increments.plan import make_plan, take_samples
 from jobs.increments.scoring import check_last_run
 from jobs.input.sources import explode_variants, find_kind, read_input
 from jobs.output.directory import Output
-from jobs.preflight import check_model, show_warning, tell_ignored_settings
+from jobs.preflight import check_model, name_ends, show_warning, tell_ignored_settings
 from jobs.settings import Settings
 from jobs.spark.loss import telling_of_loss
 from jobs.spark.session import keep_noise, open_session
+from udfs.worker.scoring import output_type
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -42,6 +43,8 @@ def show_plan(settings: Settings, console: Console, *, overwrite: bool = False, 
 
 
 def _show(settings: Settings, spark: SparkSession, output: Output, console: Console, *, overwrite: bool) -> None:
+    from pyspark.sql.pandas.types import from_arrow_type
+
     read = read_input(spark, settings)
     if refusal := _why_refused(output, read, settings, overwrite=overwrite):
         show_warning(console, refusal)
@@ -56,6 +59,13 @@ def _show(settings: Settings, spark: SparkSession, output: Output, console: Cons
         cut = ", cut" if sample.truncated else ""
         texts.add_row(f"{sample.tokens}{cut}", escape(shown) if sample.text else f"[red]{sample.error}[/]")
     console.print(texts)
+    if settings.spec().options.writes:
+        ends = ", ".join(name_ends(settings)) or "nothing that the model's files name: max_new_tokens alone"
+        console.print(f"[bold]ends[/]     an answer ends with {escape(ends)}", soft_wrap=True)
+    answers = from_arrow_type(output_type(settings.spec())).simpleString()
+    console.print(
+        f"[bold]answers[/]  {escape(settings.output.name)} {escape(answers)}", soft_wrap=True, highlight=False
+    )
     console.print(
         f"[bold]plan[/]     {plan.rows:,} rows in {plan.partitions} tasks, windows of "
         f"{settings.batching.window_rows:,} rows, {escape(settings.score.task)} by {escape(settings.score.model)}, "

@@ -270,9 +270,14 @@ def test_what_a_model_asks_for_in_vain_is_told_and_kept(
     own = tmp_path / "model/generation_config.json"
     own.write_text(json.dumps({**json.loads(own.read_text()), "no_repeat_ngram_size": 2}))
     asked = {"task": "text-generation", "model": model, "text": None, "prompt": "Say {{ text }}", "max_new_tokens": 4}
-    settings = load_settings(write_job(score=asked))
-    (warning,) = score(settings).warnings
-    assert "no_repeat_ngram_size=2" in warning
-    assert warning in capsys.readouterr().err
+    schema = {"type": "object", "properties": {"a": {"type": "array", "items": {"const": 1}, "uniqueItems": True}}}
+    settings = load_settings(write_job(score={**asked, "schema": schema}))
+    warnings = score(settings).warnings
+    assert ["no_repeat_ngram_size=2" in warnings[0], "uniqueItems" in warnings[1]] == [True, True]
+    told = capsys.readouterr().err
+    assert all(told.count(warning) == 1 for warning in warnings)
     show_plan(settings, Console(stderr=True))
-    assert warning in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert all(warning in told for warning in warnings)
+    assert "an answer ends with" in told
+    assert "answer:struct<a:array<bigint>>" in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from udfs.model.loading import load_transformer
 from udfs.tasks.registry import make_spec, make_task
 from udfs.tasks.text_generation import make_asker
 from udfs.wire.items import Items
+from udfs.wire.written import STOP
 
 pytestmark = pytest.mark.skipif(not TARGET.is_dir(), reason="python -m tests.fetch_smollm2 brings the model")
 
@@ -115,3 +117,24 @@ def _generate(files: ModelFiles, items: Items, max_new_tokens: int) -> Iterator[
             input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=max_new_tokens, do_sample=False
         )
         yield [token for token in told[0, ids.shape[1] :].tolist() if token not in ends]
+
+
+@pytest.mark.long
+def test_a_chat_s_turn_ends_an_answer_where_the_files_name_another_end(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(TARGET, model)
+    for name in ("generation_config.json", "config.json"):
+        told = json.loads((model / name).read_text())
+        (model / name).write_text(json.dumps({**told, "eos_token_id": 0}))  # <|endoftext|>
+    spec = make_spec(
+        task="text-generation", model=str(model), messages=(("user", "{{ text }}"),), max_new_tokens=120, max_tokens=128
+    )
+    asker = make_asker(spec)
+    assert asker is not None
+    task = make_task(spec, open_model(str(model)))
+    items = task.tokenize([asker({"text": "What is the capital of France? One word."})[0]]).items
+    with LocalEngine(spec) as engine:
+        (answer,) = engine.forward(items).written or []
+    assert answer is not None
+    assert answer.finish == STOP
+    assert 2 not in answer.ids  # <|im_end|>

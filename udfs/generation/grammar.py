@@ -1,12 +1,11 @@
-"""Answers that have to match: a JSON schema or one of some choices, by llguidance."""
+"""Answers that match a JSON schema, by llguidance."""
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from udfs.errors import SpecError
-from udfs.tasks.writing_options import Form
+from udfs.text.schema_parts import hold_schema
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +24,10 @@ class Matcher:
         """Nothing may follow."""
         return bool(self._matcher.is_stopped())
 
+    def error(self) -> str:
+        """Why nothing may follow any more; empty where all is well."""
+        return str(self._matcher.get_error())
+
     def fill(self, bits: Any, row: int) -> None:
         """Mark the tokens that may come next."""
         import llguidance.torch
@@ -36,52 +39,42 @@ class Grammar:
     """What answers have to match.
 
     Args:
-        form: Has a schema or choices.
+        schema: JSON schema, as text.
         tokenizer: transformers' own.
         ends: Token ids that end an answer.
+
+    Raises:
+        SpecError: No answer can be held to the schema.
     """
 
-    def __init__(self, form: Form, tokenizer: Any, ends: frozenset[int]) -> None:
+    def __init__(self, schema: str, tokenizer: Any, ends: frozenset[int]) -> None:
         import llguidance.hf
 
         self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, eos_token=sorted(ends) or None)
-        self._grammar = make_grammar(form)
-        problem = check_grammar(self._grammar)
-        if problem:
-            raise SpecError(f"the answer's grammar cannot be used: {problem}")
+        told = {"whitespace_flexible": False}
+        grammar = llguidance.LLMatcher.grammar_from_json_schema(hold_schema(schema).schema, told)
+        self._first = llguidance.LLMatcher(self._tokenizer, grammar)  # read once, since that may take a second
+        begun = self.begin()
+        begun.fill(self._allocate(1), 0)
+        if problem := begun.error():
+            raise SpecError(f"the answer's grammar cannot be used: {problem.splitlines()[0]}")
 
     def begin(self) -> Matcher:
         """Of an answer that has not begun."""
-        import llguidance
+        return Matcher(self._first.deep_copy())
 
-        return Matcher(llguidance.LLMatcher(self._tokenizer, self._grammar))
-
-    def mask(self, logits: Tensor, matchers: list[Matcher | None]) -> Tensor:
+    def mask(self, logits: Tensor, matchers: list[Matcher]) -> Tensor:
         """(B, V) logits with -inf where the grammar lets no token through."""
-        import llguidance.torch
-
-        bits = llguidance.torch.allocate_token_bitmask(len(matchers), self._tokenizer.vocab_size)
+        bits = self._allocate(len(matchers))
         for row, matcher in enumerate(matchers):
-            if matcher is not None:
-                matcher.fill(bits, row)
+            matcher.fill(bits, row)
         allowed = _unpack(bits, logits.shape[-1])
         return logits.masked_fill(~allowed.to(logits.device), float("-inf"))
 
+    def _allocate(self, rows: int) -> Any:
+        import llguidance.torch
 
-def make_grammar(form: Form) -> str:
-    """llguidance's grammar for a schema or choices."""
-    import llguidance
-
-    if form.json_schema:
-        return llguidance.LLMatcher.grammar_from_json_schema(form.json_schema, {"whitespace_flexible": False})
-    return llguidance.LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(c) for c in form.choices))
-
-
-def check_grammar(grammar: str) -> str:
-    """What is wrong with a grammar; empty where nothing is."""
-    import llguidance
-
-    return str(llguidance.LLMatcher.validate_grammar(grammar))
+        return llguidance.torch.allocate_token_bitmask(rows, self._tokenizer.vocab_size)
 
 
 def _unpack(bits: Tensor, vocabulary: int) -> Tensor:

@@ -12,6 +12,7 @@ from udfs.generation.attention import CACHED, goes_by_kernel, register_cached
 from udfs.generation.cache import Arena
 from udfs.generation.decoding import Decoder
 from udfs.generation.encoder_decoder import EncoderDecoder
+from udfs.generation.ends import add_turn_end
 from udfs.generation.graphs import Graphs
 from udfs.generation.own_settings import read_obeyed, tell_ignored
 from udfs.generation.picking import Picker
@@ -26,6 +27,9 @@ from udfs.model.prepacking import prepack
 from udfs.model.tokenizer import load_tokenizer
 from udfs.spec import ScoreSpec
 from udfs.tasks.writing_options import WritingOptions, resolve_prompt_tokens
+from udfs.text.choices import encode_choices
+from udfs.text.codec import load_codec
+from udfs.text.reasoning import find_marks
 from udfs.wire.items import Items
 
 # What a CPU's matrix units, or a GPU's, are filled by; sequences of all lanes together.
@@ -131,15 +135,18 @@ def _load_decoders(spec: ScoreSpec[WritingOptions], files: ModelFiles, plan: Dev
 
 
 def _make_picker(options: WritingOptions, files: ModelFiles, model: Any, *, penalty: float) -> Picker:
-    tokenizer = load_tokenizer(files) if options.stop or options.form else None
-    ends = find_ends(model)
+    tokenizer = load_tokenizer(files) if options.stop or options.form.json_schema else None
+    codec = load_codec(files)
+    choices = encode_choices(codec, options.form.choices, max_new_tokens=options.max_new_tokens)
+    marks = find_marks(codec) if options.reasoning and options.form else None
+    ends = add_turn_end(find_ends(model), files)
     if not ends:
         print(f"gristmill: model {files.name!r} names no end token; its answers have full length", file=sys.stderr)
-    return Picker(options, ends=ends, tokenizer=tokenizer, penalty=penalty)
+    return Picker(options, ends=ends, tokenizer=tokenizer, penalty=penalty, choices=choices, marks=marks)
 
 
 def find_ends(model: Any) -> frozenset[int]:
-    """Token ids that end a model's answer."""
+    """Token ids that end an answer, as a model's own settings say."""
     told = model.generation_config.eos_token_id
     if told is None:
         told = model.config.get_text_config().eos_token_id

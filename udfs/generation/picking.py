@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from udfs.generation.choices import Choices, Place
 from udfs.generation.grammar import Grammar, Matcher
 from udfs.tasks.writing_options import WritingOptions
 from udfs.wire.written import BROKEN, LENGTH, STOP, Written
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _TAIL_TOKENS = 8
+_TAIL_OF_PROMPT = 8  # tokens that may hold a mark of thoughts
 _TOKENS_A_CHARACTER = 4  # at most: one for each of its bytes
 
 
@@ -26,7 +29,8 @@ class Sequence:
     Args:
         owner: Whoever is to be told of its end.
         prompt: (P,) int32 tokens.
-        matcher: Holds it to a grammar.
+        matcher: Holds it to a schema or choices.
+        thinks: It writes thoughts, which nothing binds; None while it may begin to.
         draws: Random numbers that belong to its prompt and the seed alone.
         ids: What has been written.
         cached_tokens: Of the prompt, those that were copied from another sequence.
@@ -36,7 +40,8 @@ class Sequence:
 
     owner: Any
     prompt: np.ndarray
-    matcher: Matcher | None = None
+    matcher: Matcher | Place | None = None
+    thinks: bool | None = False
     draws: np.random.Generator | None = None
     ids: list[int] = field(default_factory=list)
     cached_tokens: int = 0
@@ -53,21 +58,36 @@ class Picker:
     Args:
         options: How tokens are picked.
         ends: Token ids that end an answer.
-        tokenizer: transformers' own; needed for stop strings and grammars.
+        tokenizer: transformers' own; needed for stop strings and schemas.
         penalty: The model's own repetition penalty; 1 for none.
+        choices: Token ids of what an answer has to be one of.
+        marks: Tokens that begin and end thoughts, which no schema and no choices bind; None binds all that is written.
     """
 
-    def __init__(self, options: WritingOptions, *, ends: frozenset[int], tokenizer: Any, penalty: float = 1.0) -> None:
+    def __init__(
+        self,
+        options: WritingOptions,
+        *,
+        ends: frozenset[int],
+        tokenizer: Any,
+        penalty: float = 1.0,
+        choices: Collection[list[int]] = (),
+        marks: tuple[int, int] | None = None,
+    ) -> None:
         self._options, self._ends, self._tokenizer, self._penalty = options, ends, tokenizer, penalty
         self._tail = _TAIL_TOKENS + _TOKENS_A_CHARACTER * max(map(len, options.stop), default=0)
-        self._grammar = Grammar(options.form, tokenizer, ends) if options.form else None
+        self._marks = marks
+        self._grammar: Any = Choices(choices, ends) if choices else None
+        if schema := options.form.json_schema:
+            self._grammar = Grammar(schema, tokenizer, ends)
 
     def begin(self, owner: Any, prompt: np.ndarray) -> Sequence:
         """A sequence of which nothing is written yet."""
         draws = None
         if self._options.temperature:
             draws = np.random.default_rng(_digest(prompt, self._options.seed))
-        return Sequence(owner, prompt, self._grammar.begin() if self._grammar else None, draws)
+        matcher = self._grammar.begin() if self._grammar else None
+        return Sequence(owner, prompt, matcher, self._may_think(prompt), draws)
 
     def pick(self, logits: Tensor, sequences: list[Sequence]) -> None:
         """Write one more token of each sequence.
@@ -81,7 +101,7 @@ class Picker:
         if self._penalty != 1.0:
             logits = self._penalize(logits, sequences)
         if self._grammar:
-            logits = self._grammar.mask(logits, [s.matcher for s in sequences])
+            logits = self._hold(logits, sequences)
         picked = self._draw(logits, sequences) if self._options.temperature else logits.argmax(-1)
         for sequence, token, bad in zip(sequences, picked.tolist(), broken.tolist(), strict=True):
             if bad:
@@ -95,8 +115,34 @@ class Picker:
         finish = LENGTH if end is None else STOP
         return Written(np.array(ids[:end], dtype=np.int32), finish)
 
+    def _hold(self, logits: Tensor, sequences: list[Sequence]) -> Tensor:
+        """Logits within the grammar; a thought has no end but its mark."""
+        held = self._grammar.mask(logits, [s.matcher for s in sequences])
+        for row, sequence in enumerate(sequences):
+            if self._marks and sequence.thinks is None:
+                held[row, self._marks[0]] = logits[row, self._marks[0]]
+            elif sequence.thinks:
+                held[row] = logits[row]
+                held[row, list(self._ends)] = float("-inf")
+        return held
+
+    def _may_think(self, prompt: np.ndarray) -> bool | None:
+        """False where nothing is bound or the prompt ends thoughts, True where it begins some."""
+        tail = prompt[-_TAIL_OF_PROMPT:].tolist()
+        if not self._marks or self._marks[1] in tail:
+            return False
+        return True if self._marks[0] in tail else None
+
+    def _is_thought(self, sequence: Sequence, token: int) -> bool:
+        """Whether a token is one of the thoughts, marks included."""
+        if not self._marks or sequence.thinks is False:
+            return False
+        was, (opening, closing) = sequence.thinks, self._marks
+        sequence.thinks = token != closing if was else token == opening
+        return bool(was or sequence.thinks)
+
     def _append(self, sequence: Sequence, token: int) -> None:
-        if sequence.matcher is not None:
+        if not self._is_thought(sequence, token) and sequence.matcher is not None:
             sequence.matcher.accept(token)
         if token in self._ends:
             sequence.finish = STOP

@@ -14,14 +14,17 @@ import numpy as np
 
 from udfs.errors import ModelError
 from udfs.executor import available_memory
+from udfs.generation.ends import find_ends
 from udfs.generation.picking import Sequence, prompt_seed
 from udfs.model.files import ModelFiles
 from udfs.model.precision import DevicePlan
 from udfs.spec import ScoreSpec
 from udfs.tasks.writing_options import WritingOptions, resolve_prompt_tokens
+from udfs.text.schema_parts import hold_schema
 from udfs.wire.written import LENGTH, STOP
 
 _SEQUENCES = 256
+_CHOICES = 1_000  # llguidance takes 2,000 in one rule
 _CPU_STEP_TOKENS = 2048
 _CUDA_MEMORY_SHARE, _CPU_MEMORY_SHARE = 0.9, 0.4  # of what is free
 _ENVIRONMENT = {
@@ -46,14 +49,18 @@ def takes_vllm(options: WritingOptions, files: ModelFiles, plan: DevicePlan) -> 
         return False
     if options.engine == "auto" and not plan.device.startswith("cuda"):
         return False
-    problem = _find_problem(plan)
+    problem = _find_problem(options, plan)
     if problem and options.engine == "vllm":
         raise ModelError(f"engine is 'vllm', but {problem}; `engine: auto` does without")
     return problem is None
 
 
-def _find_problem(plan: DevicePlan) -> str | None:
-    """Why vLLM cannot write here: each of its builds is for one kind of device."""
+def _find_problem(options: WritingOptions, plan: DevicePlan) -> str | None:
+    """Why vLLM cannot write here: choices are too many for its grammars, or its build is for another device."""
+    if len(options.form.choices) > _CHOICES:
+        return f"there are {len(options.form.choices)} choices, and it takes {_CHOICES}"
+    if options.form and options.reasoning:
+        return "it holds what a model thinks to the schema or choices too"
     if importlib.util.find_spec("vllm") is None:
         return "it is not installed: `pip install 'gristmill[vllm]'` on every node"
     os.environ.update(_ENVIRONMENT)
@@ -199,7 +206,7 @@ class Sampling:
 
         form = self.options.form
         if form.json_schema:
-            return StructuredOutputsParams(json=form.json_schema)
+            return StructuredOutputsParams(json=hold_schema(form.json_schema).schema)
         return StructuredOutputsParams(choice=list(form.choices)) if form.choices else None
 
 
@@ -219,7 +226,7 @@ def load_vllm(spec: ScoreSpec[WritingOptions], files: ModelFiles, plan: DevicePl
     from vllm import EngineArgs, LLMEngine
     from vllm.config import StructuredOutputsConfig
 
-    sampling = Sampling(spec.options, find_own_ends(files), find_own_penalty(files))
+    sampling = Sampling(spec.options, find_ends(files), find_own_penalty(files))
     max_model_len = resolve_prompt_tokens(files, spec) + spec.options.max_new_tokens
     limits: dict[str, Any] = {"max_num_batched_tokens": spec.max_batch_tokens} if spec.max_batch_tokens else {}
     if (
@@ -267,14 +274,6 @@ def _own_threads(count: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads = allowed
-
-
-def find_own_ends(files: ModelFiles) -> frozenset[int]:
-    """Token ids that end a model's answer, by its files."""
-    config = files.config
-    places = (files.read_json("generation_config.json"), config.get("text_config") or {}, config)
-    told = next((place["eos_token_id"] for place in places if place.get("eos_token_id") is not None), ())
-    return frozenset([told] if isinstance(told, int) else told)
 
 
 def find_own_penalty(files: ModelFiles) -> float:

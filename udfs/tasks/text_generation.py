@@ -69,6 +69,8 @@ class TextGenerationOptions(WritingOptions):
         yield from list_problems("variants", self.variants)
         if any(choice != choice.strip() for choice in self.choices):
             yield "choices holds a value that begins or ends with a space"
+        if cut := [stop for stop in self.stop if any(stop in choice for choice in self.choices)]:
+            yield f"stop holds {cut[0]!r}, which would end a choice before its end"
         if self.variants and not (spec.template or self.messages):
             yield "variants need a prompt or messages that read them"
         if self.variants and not self.variant_name:
@@ -82,6 +84,7 @@ class TextGeneration(Writing):
 
     def __init__(self, spec: ScoreSpec[TextGenerationOptions], files: ModelFiles) -> None:
         self._is_chat, self._asks = bool(spec.options.messages), asks_questions(spec)
+        self._roles = tuple(role for role, _ in spec.options.messages)
         super().__init__(spec, files)
 
     def questions(self, text: str) -> list[Question]:

@@ -4,29 +4,38 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from udfs.errors import INVALID_OUTPUT, EngineError, RowError
+from udfs.errors import EngineError, RowError, SpecError, bad_chat_template, invalid_output
 from udfs.model.files import ModelFiles
 from udfs.spec import Overflow, ScoreSpec
 from udfs.tasks.writing_options import WritingOptions, check_ways, check_writes, resolve_prompt_tokens
-from udfs.text.chats import make_chat
+from udfs.text.chats import RefusedError, make_chat
 from udfs.text.codec import Codec, load_codec
 from udfs.text.questions import Question
+from udfs.text.reasoning import part_thoughts
 from udfs.text.schemas import InvalidAnswerError, answer_type, parse_answer
 from udfs.text.splitting import Chunk, Splitter, find_gaps
 from udfs.text.tokenizing import Tokenized, join_ids
 from udfs.wire.items import Items
-from udfs.wire.written import FINISH_REASONS, STOP, Written
+from udfs.wire.written import EMPTY, FINISH_REASONS, LENGTH, STOP, Written
 
-_Told = tuple[str, int]  # a text, and how it ended
+_HOW_ENDED = {LENGTH: "; max_new_tokens ended it", EMPTY: "; a stop string came first"}
+
+
+class _Told(NamedTuple):
+    """An answer, how it ended, and what the model thought before."""
+
+    text: str
+    finish: int
+    thoughts: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,12 +83,15 @@ class Writing(ABC):
         files: The model's.
 
     Raises:
-        ModelError: The model cannot write, or not so, or has no room for prompt and answer.
+        ModelError: The model cannot write, or not so, or has no room for prompt and answer, or its chat template
+            refuses such messages.
+        SpecError: Something is for a chat, and this is none.
     """
 
     per_token = False
     generates = True
     _is_chat: bool  # questions are messages, which the model's chat template joins
+    _roles: tuple[str, ...] = ("user",)  # of the messages of each, as far as they are known before there is a row
 
     def __init__(self, spec: ScoreSpec[WritingOptions], files: ModelFiles) -> None:
         check_writes(files, spec.task)
@@ -90,7 +102,13 @@ class Writing(ABC):
         self.fields = _make_fields(spec.options)
         self._splitters: dict[int, Splitter] = {}
         if self._is_chat:
-            self.chat = make_chat(files)
+            self.chat = make_chat(files, spec.options.chat_template_kwargs)
+            if self._roles:  # what it has against these for any text, it has now
+                refused = self.chat([[(role, "x") for role in self._roles]])[0]
+                if isinstance(refused, RefusedError):
+                    raise refused
+        elif spec.options.chat_template_kwargs:
+            raise SpecError("chat_template_kwargs are for a chat template, but what is asked here is no chat")
 
     @property
     def encodes(self) -> bool:
@@ -113,14 +131,24 @@ class Writing(ABC):
     def _tokenize(self, texts: list[str], overflows: Sequence[Overflow]) -> Tokenized:
         """Texts to items, with what is to become of each one that is too long."""
         questions = [question for text in texts for question in self.questions(text)]
-        ids = self._encode(questions)
+        rendered = self._render(questions)
+        failures = {
+            n: bad_chat_template(prompt.raised) for n, prompt in enumerate(rendered) if isinstance(prompt, RefusedError)
+        }
+        ids = self._encode_prompts(["" if n in failures else str(prompt) for n, prompt in enumerate(rendered)])
         asked = [[_Prompt(i, q.forced)] if i else [] for i, q in zip(ids, questions, strict=True)]
         truncated = np.array([len(i) > self.max_tokens for i in ids], dtype=bool)
         for number in np.flatnonzero(truncated).tolist():
-            asked[number] = self._fit(questions[number], ids[number], overflows[number // self.units_per_text])
+            try:
+                asked[number] = self._fit(questions[number], ids[number], overflows[number // self.units_per_text])
+            except RefusedError as error:
+                asked[number], failures[number] = [], bad_chat_template(error.raised)
+        for number in failures:
+            asked[number] = []
         units = np.concatenate([[0], np.cumsum([len(prompts) for prompts in asked], dtype=np.int64)])
         flat = [prompt for prompts in asked for prompt in prompts]
-        return Tokenized(_make_items(flat), units, truncated, gaps=[prompt.gap for prompt in flat])
+        gaps = [prompt.gap for prompt in flat]
+        return Tokenized(_make_items(flat), units, truncated, gaps=gaps, failures=failures)
 
     def show(self, items: Items) -> list[str]:
         """Items as the model reads them, special tokens included."""
@@ -136,29 +164,48 @@ class Writing(ABC):
             written: An answer an item; None where there is none, so that the item's text has failed before.
             tokenized: Which items are whose.
         """
-        decoded = iter(self.codec.decode([w.ids for w in written if w]))
-        cut = [_cut_at(next(decoded), w.finish, self._spec.options.stop) if w else None for w in written]
+        cut = self._decode(written, tokenized)
         told = [self._join(cut[start:end], tokenized, start) for start, end in pairwise(tokenized.units.tolist())]
         values: list[Any] = [None] * len(told)
         failures: dict[int, RowError] = {}
         for unit, answer in enumerate(told):
             try:
-                values[unit] = self._check(answer[0]) if answer else None
-            except InvalidAnswerError:
-                failures[unit // self.units_per_text] = INVALID_OUTPUT
+                values[unit] = self._check(answer.text) if answer else None
+            except InvalidAnswerError as error:
+                how = _HOW_ENDED.get(answer.finish, "") if answer else ""
+                failures[unit // self.units_per_text] = invalid_output(f"{error}{how}")
         return Answers(self._make_columns(told, values), failures)
 
     def ask_on(self, answers: Answers, tokenized: Tokenized) -> More | None:
         """What is to be asked once more, now that there are answers."""
         return None
 
-    def _render(self, questions: Sequence[Question]) -> list[str]:
+    def _decode(self, written: Sequence[Written | None], tokenized: Tokenized) -> list[_Told | None]:
+        """What was written to each item, as a text up to the first stop string, and the thoughts before it."""
+        stop, items = self._spec.options.stop, tokenized.items
+        if self._spec.options.reasoning is None:
+            decoded = iter(self.codec.decode([w.ids for w in written if w]))
+            return [_cut_at(next(decoded), w.finish, stop) if w else None for w in written]
+        prompts = np.split(items.ids, items.offsets[1:-1]) if len(items) else []
+        told: list[_Told | None] = []
+        for answer, prompt in zip(written, prompts, strict=True):
+            thoughts, text = part_thoughts(self.codec, answer.ids, prompt) if answer else (None, "")
+            told.append(_cut_at(text, answer.finish, stop, thoughts) if answer else None)
+        return told
+
+    def _render(self, questions: Sequence[Question]) -> list[str | RefusedError]:
+        """A prompt for each question, or what the chat template has against its text."""
         chats = iter(self.chat([q.parts for q in questions if q.is_chat]) if self._is_chat else [])
         return [next(chats) if q.is_chat else q.parts[0][1] for q in questions]
 
     def _encode(self, questions: Sequence[Question]) -> list[list[int]]:
-        # a chat template writes special tokens itself
-        return self.codec.encode(self._render(questions), special=not self._is_chat)
+        prompts = self._render(questions)
+        if refused := [prompt for prompt in prompts if isinstance(prompt, RefusedError)]:
+            raise refused[0]
+        return self._encode_prompts([str(prompt) for prompt in prompts])
+
+    def _encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
+        return self.codec.encode(prompts, special=not self._is_chat)  # a chat template writes special tokens itself
 
     def _fit(self, question: Question, ids: list[int], overflow: Overflow) -> list[_Prompt]:
         """Prompts that are short enough, in the place of one that is not; none where there is no room."""
@@ -207,8 +254,10 @@ class Writing(ABC):
         if len(told) == 1:
             return told[0]
         gaps = (tokenized.gaps or [])[start : start + len(told)]
-        parts = [part for gap, (text, _) in zip(gaps, told, strict=True) for part in (gap, text.strip())]
-        return "".join(parts).strip(), max(finish for _, finish in told)
+        parts = [part for gap, answer in zip(gaps, told, strict=True) for part in (gap, answer.text.strip())]
+        text, thoughts = "".join(parts).strip(), [answer.thoughts for answer in told if answer.thoughts is not None]
+        finish = max((answer.finish for answer in told if answer.finish != EMPTY), default=EMPTY)
+        return _Told(text, finish, "\n\n".join(thoughts) if thoughts else None)
 
     def _shorten(self, question: Question, ids: list[int]) -> list[int]:
         """A prompt whose document is cut until the whole fits; nothing where the rest is too long."""
@@ -221,15 +270,23 @@ class Writing(ABC):
             kept -= len(ids) - self.max_tokens
         return []
 
+    @cached_property
+    def _choices(self) -> frozenset[str]:
+        return frozenset(self._form.choices)
+
     def _check(self, text: str) -> Any:
-        if self._form.choices and text.strip() not in self._form.choices:
-            raise InvalidAnswerError("none of the choices")
+        if self._choices and text.strip() not in self._choices:
+            raise InvalidAnswerError("the answer is none of the choices")
         return parse_answer(text, self._form.json_schema) if self._form.json_schema else None
 
     def _make_columns(self, answers: list[_Told | None], values: list[Any]) -> list[pa.Array]:
-        texts: list[Any] = [answer and (answer[0].strip() if self._form.choices else answer[0]) for answer in answers]
-        reasons = [answer and FINISH_REASONS[min(answer[1], len(FINISH_REASONS) - 1)] for answer in answers]
-        columns = [texts, reasons, values][: len(self.fields)]
+        told = {
+            "text": [answer and (answer.text.strip() if self._choices else answer.text) for answer in answers],
+            "finish_reason": [answer and FINISH_REASONS[answer.finish] for answer in answers],
+            "answer": values,
+            "reasoning": [answer and answer.thoughts for answer in answers],
+        }
+        columns: list[list[Any]] = [told[name] for name, _ in _list_columns(self._spec.options)]
         names, size = self._spec.options.asked_for, self.units_per_text
         if not names:
             return [pa.array(column, field.type) for column, field in zip(columns, self.fields, strict=True)]
@@ -253,20 +310,25 @@ def _make_items(prompts: Sequence[_Prompt]) -> Items:
 
 
 def _make_fields(options: WritingOptions) -> tuple[pa.Field, ...]:
-    kinds: list[tuple[str, str, pa.DataType]] = [
-        ("text", "texts", pa.string()),
-        ("finish_reason", "finish_reasons", pa.string()),
-    ]
-    if options.form.json_schema is not None:
-        kinds.append(("answer", "answers", answer_type(json.loads(options.form.json_schema))))
     if options.asked_for:
-        return tuple(pa.field(several, pa.map_(pa.string(), kind)) for _, several, kind in kinds)
-    return tuple(pa.field(one, kind) for one, _, kind in kinds)
+        return tuple(pa.field(f"{name}s", pa.map_(pa.string(), kind)) for name, kind in _list_columns(options))
+    return tuple(pa.field(name, kind) for name, kind in _list_columns(options))
 
 
-def _cut_at(text: str, finish: int, stop: Sequence[str]) -> _Told:
+def _list_columns(options: WritingOptions) -> Iterator[tuple[str, pa.DataType]]:
+    """Name and type of what is told of each answer."""
+    yield "text", pa.string()
+    yield "finish_reason", pa.string()
+    if options.form.json_schema is not None:
+        yield "answer", answer_type(json.loads(options.form.json_schema))
+    if options.reasoning == "keep":
+        yield "reasoning", pa.string()
+
+
+def _cut_at(text: str, finish: int, stop: Sequence[str], thoughts: str | None = None) -> _Told:
     """A text up to the first stop string, without the one space that a tokenizer puts before."""
     places = [place for string in stop if (place := text.find(string)) >= 0]
     if places:
-        text, finish = text[: min(places)], STOP
-    return text.removeprefix(" "), finish
+        text = text[: min(places)]
+        finish = STOP if text.strip() else EMPTY
+    return _Told(text.removeprefix(" "), finish, thoughts)

@@ -18,6 +18,7 @@ _WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel")
 _DEFAULT_TOKENS = 2048  # of a model without a table of positions
 
 
+Reasoning = Literal["drop", "keep"]
 WritingEngine = Literal["auto", "transformers", "vllm"]
 
 
@@ -49,6 +50,16 @@ class WritingOptions(Options):
     top_k: int = option(0, "Draw among so many of the likeliest tokens; 0 for all.", least=0)
     seed: int = option(0, "Of what is drawn.", least=0)
     stop: tuple[str, ...] = option((), "Strings that end an answer, and are cut off.")
+    reasoning: Reasoning | None = option(
+        None,
+        "What becomes of what a model thinks before it answers, as `<think>…</think>`: `drop` it, or `keep` it beside "
+        "the answer, as `reasoning`. Without it, thoughts stay in the text.",
+    )
+    chat_template_kwargs: dict[str, Any] | None = option(
+        None,
+        "What the model's chat template is given beside the messages, as `{enable_thinking: false}`.",
+        for_engine=False,
+    )
     num_beams: int = option(1, "Answers that an encoder-decoder follows at once.", least=1)
     engine: WritingEngine = option(
         "auto",
@@ -73,6 +84,8 @@ class WritingOptions(Options):
             yield "num_beams follows the likeliest answers and temperature draws them; choose one"
         if self.num_beams > 1 and self.form:
             yield "num_beams follows answers that are free, and schema and choices bind them; choose one"
+        if taken := sorted((self.chat_template_kwargs or {}).keys() & {"messages", "add_generation_prompt"}):
+            yield f"chat_template_kwargs holds {', '.join(taken)}, which gristmill gives the chat template itself"
         if isinstance(self.stop, str) or any(not string for string in self.stop):
             yield "stop needs a list of strings that are not empty"
 

@@ -14,15 +14,26 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from udfs.errors import ModelError
 from udfs.executor import python_path
 from udfs.model.files import ModelFiles
 
+
+class RefusedError(ModelError):
+    """A chat template has something against a chat.
+
+    Attributes:
+        raised: The type of what it raised; its text may quote the chat.
+    """
+
+    raised: str
+
+
 Messages = Sequence[tuple[str, str]]
-Chat = Callable[[Sequence[Messages]], list[str]]
+Chat = Callable[[Sequence[Messages]], list[str | RefusedError]]
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 _AT_ONCE = 256  # chats that are handed over together
 _KEPT = 4  # processes of templates that may be asked for again
@@ -34,27 +45,45 @@ def has_chat(files: ModelFiles) -> bool:
     return _find_template(files) is not None
 
 
-def make_chat(files: ModelFiles) -> Chat:
+def names_read(files: ModelFiles) -> frozenset[str]:
+    """What a model's chat template reads beside what it sets itself."""
+    return _open(files, {}).reads if has_chat(files) else frozenset()
+
+
+def make_chat(files: ModelFiles, more: Mapping[str, Any] | None = None) -> Chat:
     """A function from chats, each of messages as roles with texts, to the prompts that have the model answer them.
+
+    In the place of a prompt is an error where the template refuses those messages.
+
+    Args:
+        files: The model's.
+        more: What the template is given beside the messages.
 
     Raises:
         ModelError: The model has no chat template, or one that is no Jinja2. So does the function, where the template
-            refuses the messages, or takes more time or memory than any needs.
+            takes more time or memory than any needs.
     """
-    if (source := _find_template(files)) is None:
+    if not has_chat(files):
         raise ModelError(f"model {files.name!r} has no chat template; ask it by `prompt`, or take an instruct model")
-    asked = json.dumps({"template": source, "names": _special_tokens(files)})
-    template = _template(files.name, asked, os.getpid())
+    template = _open(files, more or {})
 
-    def chat(chats: Sequence[Messages]) -> list[str]:
+    def chat(chats: Sequence[Messages]) -> list[str | RefusedError]:
         parts = (chats[start : start + _AT_ONCE] for start in range(0, len(chats), _AT_ONCE))
         return [prompt for part in parts for prompt in template.render(part)]
 
     return chat
 
 
+def _open(files: ModelFiles, more: Mapping[str, Any]) -> _Template:
+    names = {**_special_tokens(files), **more}
+    return _template(files.name, json.dumps({"template": _find_template(files), "names": names}), os.getpid())
+
+
 class _Template:
     """A model's template, in a process that ends with it.
+
+    Attributes:
+        reads: Names that the template reads, beside what it sets itself.
 
     Args:
         model: Its model's name.
@@ -65,13 +94,14 @@ class _Template:
         self._name, self._source = f"model {model!r}: its chat template", source
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self.reads = frozenset[str]()
         self.render([])
 
-    def render(self, chats: Sequence[Messages]) -> list[str]:
-        """One prompt a chat.
+    def render(self, chats: Sequence[Messages]) -> list[str | RefusedError]:
+        """One prompt a chat, or what the template has against it.
 
         Raises:
-            ModelError: The template does not parse, refuses one of them, or takes too much.
+            ModelError: The template does not parse, or takes too much.
         """
         with self._lock:
             for _ in range(_TRIES):
@@ -91,19 +121,26 @@ class _Template:
             answer = _exchange(self._process, self._source)
             if answer is None or "made" not in answer:
                 return answer and {**answer, "parses": False}
+            self.reads = frozenset(answer["made"])
         return _exchange(self._process, json.dumps(chats))
 
-    def _check(self, answer: dict[str, Any], chats: Sequence[Messages]) -> list[str]:
+    def _check(self, answer: dict[str, Any], chats: Sequence[Messages]) -> list[str | RefusedError]:
         if "made" in answer:
-            return list(answer["made"])
+            return [
+                told if isinstance(told, str) else self._refusal(told, messages)
+                for told, messages in zip(answer["made"], chats, strict=True)
+            ]
         if told := answer.get("excess"):
             raise ModelError(
                 f"{self._name} takes more {told} than any has to, and is not rendered; take a model that you trust"
             )
-        if "parses" in answer:
-            raise ModelError(f"{self._name} does not parse: {answer['reason']}")
-        roles = "; ".join(dict.fromkeys(", ".join(role for role, _ in messages) for messages in chats))
-        raise ModelError(f"{self._name} refuses messages of {roles}: {answer['reason']}")
+        raise ModelError(f"{self._name} does not parse: {answer['reason']}")
+
+    def _refusal(self, told: dict[str, str], messages: Messages) -> RefusedError:
+        roles = ", ".join(role for role, _ in messages)
+        error = RefusedError(f"{self._name} refuses messages of {roles}: {told['reason']}")
+        error.raised = told["raised"]
+        return error
 
 
 @functools.lru_cache(_KEPT)

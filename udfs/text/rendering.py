@@ -4,8 +4,9 @@ A template is untrusted, and Jinja's sandbox bounds neither its memory nor its t
 power of another, a list that holds itself twice forty times over. What it may take is bounded here by the kernel,
 whatever it does; so one that takes more costs this process and no worker.
 
-Lines of JSON: first the template with the names that it is given, then a list of chats a line, each line answered by
-one: prompts, or what is wrong.
+Lines of JSON: first the template with the names that it is given, answered by the names that it reads; then a list of
+chats a line, each line answered by one: a prompt for each chat or what the template has against it, or what is wrong
+with the template.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ def main() -> None:
         asked = json.loads(line)
         if render is None:
             render, answer = _try(compile_chat, **asked)
+            if "made" in answer:
+                answer = _try(names_read, asked["template"])[1]
         else:
             allowed_s += _CHAT_S * len(asked) + _S_A_MB * len(line) / 1e6
             _bound(allowed_s, len(line))
@@ -44,14 +47,22 @@ def main() -> None:
         sys.stdout.buffer.flush()
 
 
-def compile_chat(template: str, names: dict[str, str]) -> Callable[..., str]:
+def compile_chat(template: str, names: dict[str, Any]) -> Callable[..., str]:
     """A function from `messages` and what else a template is given to a prompt.
 
     Args:
         template: The template.
-        names: More that it is given, by name: special tokens.
+        names: More that it is given, by name: special tokens, and what a job adds.
     """
-    return functools.partial(_environment().from_string(template).render, **names)
+    given = {"add_generation_prompt": True, "tools": None, "documents": None, **names}
+    return functools.partial(_environment().from_string(template).render, **given)
+
+
+def names_read(template: str) -> list[str]:
+    """What a template reads beside what it sets itself."""
+    from jinja2.meta import find_undeclared_variables
+
+    return sorted(find_undeclared_variables(_environment().parse(template)))
 
 
 def _bound(seconds: float, bytes_: int) -> None:
@@ -63,13 +74,20 @@ def _bound(seconds: float, bytes_: int) -> None:
             resource.setrlimit(limit, (value, resource.getrlimit(limit)[1]))
 
 
-def _render_all(render: Callable[..., str], chats: list[list[list[str]]]) -> list[str]:
-    return [_render(render, chat) for chat in chats]
+def _render_all(render: Callable[..., str], chats: list[list[list[str]]]) -> list[str | dict[str, str]]:
+    """Prompts; in the place of one that the template refuses, why."""
+    made: list[str | dict[str, str]] = []
+    for chat in chats:
+        prompt, answer = _try(_render, render, chat)
+        if "excess" in answer:
+            raise MemoryError if answer["excess"] == "memory" else _TooLongError
+        made.append(answer if prompt is None else prompt)
+    return made
 
 
 def _render(render: Callable[..., str], chat: list[list[str]]) -> str:
     messages = [{"role": role, "content": text} for role, text in chat]
-    text = render(messages=messages, add_generation_prompt=True, tools=None, documents=None)
+    text = render(messages=messages)
     if len(text) > _START_LENGTH + _LENGTH_A_CHARACTER * sum(len(text) for _, text in chat):
         raise _TooLongError
     text.encode()  # a template can write half a character, which no tokenizer takes
@@ -92,9 +110,9 @@ def _try(work: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[Any, Any]
     except _TooLongError:
         return None, {"excess": "length"}
     except TemplateError as error:
-        return None, {"reason": str(error)[:200]}
+        return None, {"raised": type(error).__name__, "reason": str(error)[:200]}
     except Exception as error:  # noqa: BLE001 - a template can raise anything
-        return None, {"reason": type(error).__name__}
+        return None, {"raised": type(error).__name__, "reason": type(error).__name__}
 
 
 def _environment() -> Any:

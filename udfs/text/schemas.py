@@ -5,20 +5,79 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 
-_PLAIN = {"string": pa.string(), "integer": pa.int64(), "number": pa.float64(), "boolean": pa.bool_()}
-_LONG = range(-(2**63), 2**63)
+from udfs.text.schema_columns import Column, find_lost_references, read_column
+from udfs.text.schema_parts import close_schema, find_open_objects, find_unread, hold_schema, show_path, walk
 
 
 class InvalidAnswerError(ValueError):
-    """An answer that is no JSON, or does not match."""
+    """An answer that is no JSON, does not match, or that no column holds; the message holds nothing of the answer."""
 
 
 def find_schema_problems(schema: str) -> Iterator[str]:
-    """What is wrong with a schema, as written in `score.schema`."""
+    """What is wrong with a schema, as written in `score.schema`, so that no answer could match."""
+    yield from _find_problems(schema)
+
+
+def tell_schema(schema: str) -> list[str]:
+    """What of a schema is not held while a model writes, or is in no column."""
+    told, held = [], hold_schema(schema)
+    if held.lost:
+        told.append(
+            f"score.schema has {', '.join(held.lost)}, to which the grammar does not hold the model: an answer that "
+            "breaks it fails as invalid_output; leave it out where that is too often"
+        )
+    if places := [show_path(path) for path in find_open_objects(schema)]:
+        told.append(
+            f"score.schema lets objects at {', '.join(places)} have keys that it does not name; what the model invents "
+            "is in `text`, and in no column"
+        )
+    if unread := [*held.formats, *find_unread(schema)]:
+        told.append(f"score.schema has {', '.join(unread)}, which nobody knows: it binds no answer")
+    return told
+
+
+def answer_type(schema: Any) -> pa.DataType:
+    """The type of a column of values that match; what has no type of its own is JSON as text."""
+    return _column(json.dumps(schema)).type()
+
+
+def parse_answer(text: str, schema: str) -> Any:
+    """An answer's value, of type `answer_type`.
+
+    Raises:
+        InvalidAnswerError: It is no JSON, does not match, or no column holds it.
+    """
+    from jsonschema.exceptions import ValidationError
+
+    try:
+        value = json.loads(text, parse_constant=_refuse)
+    except json.JSONDecodeError as error:
+        raise InvalidAnswerError(f"the answer is no JSON: {error.msg}") from None
+    except InvalidAnswerError:
+        raise
+    except ValueError:  # Python's own limit
+        raise InvalidAnswerError("the answer has an integer of thousands of digits, which no column holds") from None
+    except RecursionError:
+        raise InvalidAnswerError("the answer is nested too deep") from None
+    try:
+        _validator(schema).validate(json.loads(text, parse_float=Decimal))
+        return _column(schema).take(value, "answer")
+    except ValidationError as error:
+        place = show_path(tuple(map(str, error.absolute_schema_path)))
+        raise InvalidAnswerError(f"the answer does not match the schema: {place}") from None
+    except ValueError as error:
+        raise InvalidAnswerError(str(error)) from None
+    except (RecursionError, ArithmeticError) as error:
+        raise InvalidAnswerError(f"the answer cannot be held to the schema: {type(error).__name__}") from None
+
+
+@functools.lru_cache(maxsize=16)
+def _find_problems(schema: str) -> tuple[str, ...]:
     from jsonschema import Draft202012Validator
     from jsonschema.exceptions import SchemaError
 
@@ -26,98 +85,51 @@ def find_schema_problems(schema: str) -> Iterator[str]:
         value = json.loads(schema)
         Draft202012Validator.check_schema(value)
     except ValueError as error:
-        yield f"schema is no JSON: {error}"
-        return
+        return (f"schema is no JSON: {error}",)
     except SchemaError as error:
-        yield f"schema is no JSON schema: {'.'.join(map(str, error.absolute_path)) or 'it'}: {error.message}"
-        return
+        return (f"schema is no JSON schema: {'.'.join(map(str, error.absolute_path)) or 'it'}: {error.message}",)
+    except RecursionError:
+        return ("schema is nested too deep",)
     if not isinstance(value, dict) or not value:
-        yield "schema is empty; give a JSON schema, as in {type: object, properties: {…}}"
-    yield from (f"schema refers to {ref!r}; refer to its own $defs alone" for ref in _foreign_references(value))
+        return ("schema is empty; give a JSON schema, as in {type: object, properties: {…}}",)
+    problems = [f"schema refers to {ref!r}; refer to its own $defs alone" for ref in find_lost_references(value)]
+    problems += _find_like_names(value)
+    if not problems and (problem := hold_schema(schema).problem):
+        problems.append(f"schema has no answer that matches, or none that a grammar can write: {problem}")
+    return tuple(problems)
 
 
-def answer_type(schema: Any) -> pa.DataType:
-    """The type of a column of values that match; what has no type of its own is JSON as text."""
-    inner = _without_null(schema)
-    kind = inner.get("type")
-    if kind in _PLAIN:
-        return _PLAIN[kind]
-    if kind == "array" and isinstance(inner.get("items"), dict):
-        return pa.list_(answer_type(inner["items"]))
-    if kind == "object" and inner.get("properties"):
-        return pa.struct([pa.field(name, answer_type(part)) for name, part in inner["properties"].items()])
-    return pa.string()
+def _find_like_names(schema: Any) -> Iterator[str]:
+    for path, part in walk(schema):
+        names = [name.lower() for name in part.get("properties", {})]
+        if len(set(names)) < len(names):
+            yield f"schema has properties at {show_path(path)} that differ in case alone, as no columns may; rename one"
 
 
-def parse_answer(text: str, schema: str) -> Any:
-    """An answer's value, of type `answer_type`.
-
-    Raises:
-        InvalidAnswerError: It is no JSON, or does not match.
-    """
-    from jsonschema.exceptions import ValidationError
-
-    try:
-        value = json.loads(text, parse_constant=_refuse)
-        _validator(schema).validate(value)
-        return _convert(value, json.loads(schema))
-    except (ValueError, ValidationError, RecursionError, OverflowError) as error:
-        raise InvalidAnswerError(type(error).__name__) from None
+@functools.lru_cache(maxsize=16)
+def _column(schema: str) -> Column:
+    return read_column(json.loads(close_schema(schema)))
 
 
 @functools.lru_cache(maxsize=16)
 def _validator(schema: str) -> Any:
+    """Of numbers as they are written, since 0.07 is a multiple of 0.01, but for floats."""
     from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
     from referencing import Registry
 
-    return Draft202012Validator(json.loads(schema), registry=Registry())  # an empty one fetches nothing
+    checker = Draft202012Validator.TYPE_CHECKER.redefine("integer", lambda _, value: _is_integer(value))
+    kind = extend(Draft202012Validator, type_checker=checker)
+    return kind(
+        json.loads(close_schema(schema), parse_float=Decimal), registry=Registry()
+    )  # an empty one fetches nothing
 
 
-def _convert(value: Any, schema: Any) -> Any:
-    if value is None:
-        return None
-    inner, made = _without_null(schema), answer_type(schema)
-    if pa.types.is_struct(made):
-        properties = inner["properties"]
-        return {name: _convert(value.get(name), part) for name, part in properties.items()}
-    if pa.types.is_list(made):
-        return [_convert(part, inner["items"]) for part in value]
-    if pa.types.is_integer(made):
-        if int(value) not in _LONG:
-            raise ValueError("more than 64 bits")
-        return int(value)
-    if pa.types.is_floating(made):
-        return float(value)
-    if pa.types.is_boolean(made) or inner.get("type") == "string" or _is_enum_of_strings(inner):
-        return value
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _without_null(schema: Any) -> dict[str, Any]:
-    """A schema without its leave to be null, as `type: [string, "null"]` and `anyOf: [X, {type: "null"}]` give it."""
-    if not isinstance(schema, dict):
-        return {}
-    if isinstance(kinds := schema.get("type"), list):
-        others = [kind for kind in kinds if kind != "null"]
-        return {**schema, "type": others[0]} if len(others) == 1 else {**schema, "type": None}
-    others = [part for part in schema.get("anyOf", []) if part != {"type": "null"}]
-    return _without_null(others[0]) if len(others) == 1 and "type" not in schema else schema
-
-
-def _is_enum_of_strings(schema: dict[str, Any]) -> bool:
-    return bool(schema.get("enum")) and all(value is None or isinstance(value, str) for value in schema["enum"])
-
-
-def _foreign_references(value: Any) -> Iterator[str]:
-    if isinstance(value, dict):
-        if isinstance(ref := value.get("$ref"), str) and not ref.startswith("#"):
-            yield ref
-        for part in value.values():
-            yield from _foreign_references(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _foreign_references(part)
+def _is_integer(value: Any) -> bool:
+    if isinstance(value, Decimal):
+        return value == value.to_integral_value()
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
+    raise InvalidAnswerError(f"the answer is no JSON: it has {constant}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from udfs.errors import ModelError
+from udfs.errors import ModelError, RowError
 from udfs.executor import task_cores
 from udfs.model.files import ModelFiles
 from udfs.model.limits import resolve_max_tokens
@@ -55,6 +55,7 @@ class Tokenized:
         truncated: (U,) bool, the text has more tokens than one item may have.
         spans: Where the tokens stand; None where nobody asked.
         gaps: (N,) what stands in a text before each item, since the one before; None where nobody asked.
+        failures: Unit number -> why it has no item, where that is not its length.
     """
 
     items: Items
@@ -62,6 +63,7 @@ class Tokenized:
     truncated: np.ndarray
     spans: Spans | None = None
     gaps: list[str] | None = None
+    failures: dict[int, RowError] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-STOP, LENGTH, BROKEN = 0, 1, 2
-FINISH_REASONS = ("stop", "length")
+STOP, LENGTH, BROKEN, EMPTY = 0, 1, 2, 3
+FINISH_REASONS = ("stop", "length", "length", "empty")
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Written:
     Args:
         ids: (n,) int32, the tokens that were generated, without the token that ended them.
         finish: Place in `FINISH_REASONS`: the model or a stop string ended it, or `max_new_tokens` did. Or `BROKEN`:
-            the model's logits were not numbers.
+            the model's logits were not numbers. A worker tells `EMPTY` where a stop string left nothing of it.
         cached_tokens: Tokens of the item that had been computed for another one that begins alike.
     """
 

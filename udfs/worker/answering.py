@@ -116,7 +116,8 @@ def _find_errors(tokenized: Tokenized, outputs: Outputs, task: Task) -> dict[int
     for item, text in zip(faulty, _texts_of(faulty, tokenized, task), strict=True):
         errors[int(text)] = ERRORS[int(outputs.faults[item])]
     for unit in np.flatnonzero(np.diff(tokenized.units) == 0).tolist():
-        errors[unit // task.units_per_text] = INPUT_TOO_LONG if tokenized.truncated[unit] else EMPTY_INPUT
+        why = INPUT_TOO_LONG if tokenized.truncated[unit] else EMPTY_INPUT
+        errors[unit // task.units_per_text] = tokenized.failures.get(unit, why)
     return errors
 
 

@@ -247,3 +247,125 @@ def test_a_question_is_cut_inside_its_document() -> None:
     question = ask("abcdef", role="user", before="Read: ")
     assert question.cut(2).parts == (("user", "Read: ab"),)
     assert question.cut(2).document == "ab"
+
+
+def test_an_answer_that_is_none_says_why(decoder: str) -> None:
+    schema = '{"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}'
+    cut = Written(encode_text(make_writing_task(make_spec(decoder)), '{"n": 3'), LENGTH)
+    answers = {"a": f'{{"n": {2**63}}}', "b": cut, "c": '{"n": "x"}', "d": '{"n": 1, "m": 2}'}
+    rows = score_rows([*"abcd"], make_spec(decoder, json_schema=schema), answers.get)
+    assert [row["error"]["message"] for row in rows] == [
+        "answer.n is an integer of more than 64 bits, which no column holds",
+        "the answer is no JSON: Expecting ',' delimiter; max_new_tokens ended it",
+        "the answer does not match the schema: properties.n.type",
+        "the answer does not match the schema: additionalProperties",
+    ]
+    assert {row["error"]["code"] for row in rows} == {"invalid_output"}
+
+
+def test_a_half_character_in_an_answer_fails_its_row_alone(decoder: str) -> None:
+    answers = {"a": '"\\ud83d"', "b": '"fine"'}
+    rows = score_rows([*"ab"], make_spec(decoder, json_schema='{"type": "string"}'), answers.get)
+    assert (rows[0]["error"]["code"], rows[1]["answer"]) == ("invalid_output", "fine")
+
+
+@pytest.mark.parametrize(
+    ("written", "text", "reason"), [("\nand on", "", "empty"), ("", "", "stop"), ("a\n", "a", "stop")]
+)
+def test_an_answer_that_a_stop_string_leaves_empty_is_told_from_one_that_is_empty(
+    decoder: str, written: str, text: str, reason: str
+) -> None:
+    rows = score_rows(["a"], make_spec(decoder, stop=("\n",)), lambda _: written)
+    assert (rows[0]["text"], rows[0]["finish_reason"], rows[0]["error"]) == (text, reason, None)
+
+
+def test_a_choice_that_a_stop_string_ends_is_told(decoder: str) -> None:
+    with pytest.raises(SpecError, match="stop holds '>', which would end a choice"):
+        make_spec(decoder, choices=("a > b",), stop=(">",))
+
+
+PICKY = (
+    "{% for m in messages %}{% if 'bad' in m.content %}{{ raise_exception('no ' + m.content) }}{% endif %}"
+    "{{ 1 // (m.content | length - 4) }}{{ m.content }}{% endfor %}"
+)
+
+
+def test_a_chat_template_that_raises_for_a_row_s_text_fails_that_row(tmp_path: Path) -> None:
+    spec = make_spec(make_decoder(tmp_path, chat=PICKY), messages=(("user", "{{ text }}"),))
+    rows = score_rows([{"text": text} for text in ("good one", "bad one", "four", None)], spec, lambda _: "yes")
+    told = [row["error"] and (row["error"]["code"], row["error"]["message"]) for row in rows]
+    assert told == [
+        None,
+        ("bad_template", "the model's chat template raised TemplateError"),
+        ("bad_template", "the model's chat template raised ZeroDivisionError"),
+        ("empty_input", "the text is null or blank"),
+    ]
+
+
+def test_a_chat_template_that_raises_for_what_is_cut_fails_that_row(tmp_path: Path) -> None:
+    chat = "{% if messages[0].content | length < 9 %}{{ messages[0].content }}{% else %}{{ 'y' * 90 }}{% endif %}"
+    chat = "{% if messages[0].content | length == 50 %}{{ raise_exception('half') }}{% endif %}" + chat
+    spec = make_spec(make_decoder(tmp_path, chat=chat), messages=(("user", "{{ text }}"),), max_tokens=60)
+    rows = score_rows([{"text": "a" * 80}, {"text": "b"}], spec, lambda _: "yes")
+    assert rows[0]["error"]["code"] == "bad_template"
+    assert rows[1]["text"] == "yes"
+
+
+THINKER = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}<assistant>"
+    "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}{{ mood }}"
+)
+
+
+def test_settings_of_a_chat_template_reach_it(tmp_path: Path) -> None:
+    model = make_decoder(tmp_path, chat=THINKER)
+    asked = {"messages": (("user", "{{ text }}"),)}
+    spec = make_spec(model, chat_template_kwargs={"enable_thinking": False, "mood": "calm"}, **asked)
+    assert _prompts(spec, {"text": "a"}) == ["<user>a</user><assistant><think></think>calm"]
+    assert _prompts(make_spec(model, **asked), {"text": "a"}) == ["<user>a</user><assistant>"]
+    for task in ({"task": "summarization"}, {"task": "translation", "target_lang": "de"}):
+        shown = _prompts(make_spec(model, chat_template_kwargs={"mood": "calm"}, **task), {"text": "a"})[0]
+        assert shown.endswith("<assistant>calm")
+
+
+def test_settings_of_a_chat_template_are_for_chats_and_are_not_its_messages(decoder: str) -> None:
+    with pytest.raises(SpecError, match="are for a chat template, but what is asked here is no chat"):
+        make_writing_task(make_spec(decoder, template="{{ text }}", chat_template_kwargs={"a": 1}))
+    with pytest.raises(SpecError, match="holds messages, which gristmill gives"):
+        make_spec(decoder, messages=CHAT, chat_template_kwargs={"messages": []})
+
+
+@pytest.mark.parametrize(
+    ("written", "thoughts", "text"),
+    [
+        ("<think>\nhm\n</think>\n\nyes", "hm", "yes"),
+        ("hm</think>yes </think>", "hm", "yes </think>"),
+        ("<think></think>yes", "", "yes"),
+        ("<think>hm", "hm", ""),
+        ("[THINK]hm[/THINK]yes", "hm", "yes"),
+        ("<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>yes", "hm", "yes"),
+        (" yes", None, "yes"),
+        ("<think>a\nb</think>yes\nno", "a\nb", "yes"),
+    ],
+)
+def test_thoughts_are_parted_from_the_answer(decoder: str, written: str, thoughts: str | None, text: str) -> None:
+    kept = score_rows(["a"], make_spec(decoder, reasoning="keep", stop=("\nno",)), lambda _: written)[0]
+    assert (kept["reasoning"], kept["text"]) == (thoughts, text)
+    dropped = score_rows(["a"], make_spec(decoder, reasoning="drop", stop=("\nno",)), lambda _: written)[0]
+    assert (dropped["text"], "reasoning" in dropped) == (text, False)
+    left = score_rows(["a"], make_spec(decoder), lambda _: written)[0]
+    assert left["text"] == written.removeprefix(" ")
+
+
+def test_thoughts_that_the_prompt_begins_and_that_do_not_end_are_no_answer(decoder: str) -> None:
+    spec = make_spec(decoder, template="{{ text }}<think>\n", reasoning="keep", choices=("yes", "no"))
+    cut = Written(encode_text(make_writing_task(spec), "hm, ye"), LENGTH)
+    rows = score_rows([{"text": "a"}, {"text": "b"}], spec, lambda p: cut if p[0] == "a" else "hm</think>no")
+    assert rows[0]["error"]["message"] == "the answer is none of the choices; max_new_tokens ended it"
+    assert (rows[1]["text"], rows[1]["reasoning"]) == ("no", "hm")
+
+
+def test_thoughts_of_variants_are_maps_and_those_of_chunks_are_joined(decoder: str) -> None:
+    spec = make_spec(decoder, template="{{ t }} {{ v }}", variants=("x", "y"), variant_name="v", reasoning="keep")
+    row = score_rows([{"t": "a"}], spec, lambda prompt: f"<think>{prompt[-1]}!</think>yes")[0]
+    assert (row["reasonings"], row["texts"]) == ({"x": "x!", "y": "y!"}, {"x": "yes", "y": "yes"})

@@ -91,8 +91,15 @@ def test_a_prompt_is_not_much_longer_than_its_messages(chat_by: Callable[[str], 
 
 
 def test_half_a_character_is_no_prompt(chat_by: Callable[[str], Chat]) -> None:
-    with pytest.raises(ModelError, match="refuses messages of user: UnicodeEncodeError"):
-        chat_by("{{ '\\ud800' }}")(_ASK)
+    (refused,) = chat_by("{{ '\\ud800' }}")(_ASK)
+    assert "refuses messages of user: UnicodeEncodeError" in str(refused)
+
+
+def test_a_chat_that_a_template_refuses_is_told_in_its_place(chat_by: Callable[[str], Chat]) -> None:
+    chat = chat_by("{% if messages[0].content == 'no' %}{{ raise_exception('not that') }}{% endif %}fine")
+    first, refused, last = chat([*_ASK, [("user", "no")], *_ASK])
+    assert (first, last) == ("fine", "fine")
+    assert str(refused).endswith("refuses messages of user: not that")
 
 
 def test_many_and_long_chats_are_rendered_in_order(chat_by: Callable[[str], Chat]) -> None:

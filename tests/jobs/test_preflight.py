@@ -1,0 +1,89 @@
+"""What is told of the model, the schema and the choices before Spark starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from jobs.errors import SettingsError
+from jobs.job import open_job
+from jobs.job_file import load_settings
+from jobs.preflight import check_model, name_ends, tell_ignored_settings
+from jobs.settings import Settings
+from tests.models import write_json
+from tests.writers import make_decoder
+from udfs.errors import SpecError
+
+WriteJob = Callable[..., Path]
+SETS = {"type": "object", "properties": {"tags": {"type": "array", "items": {"type": "string"}, "uniqueItems": True}}}
+
+
+@pytest.fixture
+def write_settings(write_job: WriteJob, tmp_path: Path) -> Callable[..., Settings]:
+    model = make_decoder(tmp_path / "model")
+    write_json(tmp_path / "model/generation_config.json", {"eos_token_id": 257})
+
+    def write(**score: Any) -> Settings:
+        asked = {"task": "text-generation", "model": model, "text": None, "prompt": "Say {{ text }}"}
+        return load_settings(write_job(score={**asked, **score}))
+
+    return write
+
+
+def test_what_the_grammar_does_not_hold_is_told_before_spark_starts(
+    write_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Started(Exception):
+        """Spark was asked for."""
+
+    def start(*_: Any, **__: Any) -> None:
+        raise Started
+
+    monkeypatch.setattr("jobs.job.open_session", start)
+    settings = write_settings(schema=SETS)
+    with pytest.raises(Started), open_job("score", settings, console=Console(stderr=True, width=1000)):
+        pass
+    assert (
+        "score.schema has uniqueItems at properties.tags, to which the grammar does not hold" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize(
+    ("score", "told"),
+    [
+        ({"schema": {"type": "integer", "minimum": 3, "maximum": 2}}, "minimum (3) is greater than maximum (2)"),
+        ({"schema": {"$ref": "#/$defs/none"}}, "refers to '#/$defs/none'"),
+        ({"choices": ["a", "b c"], "stop": [" "]}, "stop holds ' ', which would end a choice"),
+        ({"chat_template_kwargs": {"add_generation_prompt": False}}, "gristmill gives the chat template itself"),
+        ({"reasoning": "hide"}, "reasoning"),
+    ],
+)
+def test_what_cannot_be_meant_is_a_mistake_of_the_settings(
+    write_settings: Callable[..., Settings], score: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(SettingsError) as raised:
+        write_settings(**score)
+    assert told in str(raised.value)
+
+
+def test_choices_that_the_model_cannot_write_are_told(write_settings: Callable[..., Settings]) -> None:
+    with pytest.raises(SpecError, match="choices has 'a</s>', which the model's tokenizer cannot write"):
+        check_model(write_settings(choices=["a</s>"]))
+    with pytest.raises(SpecError, match="choices has 'abc', of 3 tokens, but max_new_tokens is 2"):
+        check_model(write_settings(choices=["abc"], max_new_tokens=2))
+    check_model(write_settings(choices=["a", "b"]))
+
+
+def test_settings_that_the_chat_template_does_not_read_are_told(write_settings: Callable[..., Settings]) -> None:
+    asked = {"prompt": None, "messages": [{"role": "user", "content": "{{ text }}"}]}
+    settings = write_settings(**asked, chat_template_kwargs={"enable_thinkin": False, "bos_token": "<s>"})
+    (told,) = tell_ignored_settings(check_model(settings))
+    assert told.endswith("reads no enable_thinkin")
+
+
+def test_the_tokens_that_end_an_answer_have_names(write_settings: Callable[..., Settings]) -> None:
+    assert name_ends(write_settings()) == ["</s> (257)"]
