@@ -25,7 +25,7 @@ from jobs.settings import Settings
 from jobs.spark.engines import start_beside_spark, start_engines
 from jobs.spark.interrupts import Stop
 from jobs.spark.loss import telling_of_loss
-from jobs.spark.session import keep_noise, open_session
+from jobs.spark.session import keep_noise, many_files, open_session, spark_conf
 from jobs.telling.report import Command, RunReport, Status, make_report
 
 if TYPE_CHECKING:
@@ -180,6 +180,7 @@ def open_job(
             spark = open_session(settings.spark, spark_log=spark_log)
         stack.enter_context(keep_noise())
         stop.check("interrupted; nothing was written")
+        stack.enter_context(spark_conf(spark, many_files(spark)))
         claim = stack.enter_context(output.lock(on_lost=stop.cancel))
         output.check(spark, overwrite=overwrite)
         start_engines(spark, settings)

@@ -112,6 +112,8 @@ def retry(
 def _score_new(job: Job, kind: Kind, frame: DataFrame, unscored: Unscored) -> None:
     """Score what is in no increment yet."""
     settings, spark, run, stop = job.settings, job.spark, job.run, job.stop
+    if unscored.is_of_files and not unscored.files():
+        return  # no query has to be started to find that out
     outlook = _look_ahead(job, unscored)
     with ProgressBar(spark, job.console, told=outlook.go_on) as bar:
         if kind == "once":

@@ -110,6 +110,18 @@ def spark_conf(spark: SparkSession, conf: dict[str, str]) -> Iterator[None]:
             spark.conf.unset(key) if old is None else spark.conf.set(key, old)
 
 
+def many_files(spark: SparkSession) -> dict[str, str]:
+    """Session options by which Spark reads thousands of small files in a few tasks, and not each in one of its own.
+
+    By itself it takes a file for at least 4 MB, and looks at paths that are named in as many tasks as there are paths.
+    """
+    lookers = min(256, 8 * count_slots(spark))
+    return {
+        "spark.sql.files.openCostInBytes": str(64 << 10),
+        "spark.sql.sources.parallelPartitionDiscovery.parallelism": str(lookers),
+    }
+
+
 def _log_options(level: str) -> str:
     config = Path(__file__).resolve().with_name("log4j2.properties").as_uri()  # a space in the path is escaped
     return f"-Dlog4j2.configurationFile={config} -Dgristmill.log.level={level}"
