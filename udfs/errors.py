@@ -92,3 +92,8 @@ EXPIRED = RowError("expired", "the deadline passed before the row was scored; `g
 def bad_template(error: Exception) -> RowError:
     """A template that breaks on a row; the exception's type alone, since its text may quote the row."""
     return RowError("bad_template", f"the template raised {type(error).__name__}")
+
+
+def unreadable(error: Exception) -> RowError:
+    """A row that some library does not take; likewise."""
+    return RowError("unreadable", f"the row cannot be read: {type(error).__name__}")

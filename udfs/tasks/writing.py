@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from udfs.text.tokenizing import Tokenized, join_ids
 from udfs.wire.items import Items
 from udfs.wire.written import FINISH_REASONS, STOP, Written
 
+_HALVES, _SURROGATES = re.compile(r"\\u[dD][89a-fA-F]"), re.compile("[\ud800-\udfff]")
 _Told = tuple[str, int]  # a text, and how it ended
 
 
@@ -223,7 +225,12 @@ class Writing(ABC):
     def _check(self, text: str) -> Any:
         if self._form.choices and text.strip() not in self._form.choices:
             raise InvalidAnswerError("none of the choices")
-        return parse_answer(text, self._form.json_schema) if self._form.json_schema else None
+        if not self._form.json_schema:
+            return None
+        value = parse_answer(text, self._form.json_schema)
+        if _HALVES.search(text) and _SURROGATES.search(json.dumps(value, ensure_ascii=False)):
+            raise InvalidAnswerError("half of a surrogate pair, which no UTF-8 holds")
+        return value
 
     def _make_columns(self, answers: list[_Told | None], values: list[Any]) -> list[pa.Array]:
         texts: list[Any] = [answer and (answer[0].strip() if self._form.choices else answer[0]) for answer in answers]
