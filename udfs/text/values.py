@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 
 from udfs.errors import SpecError
 
+_OFFSET = re.compile(r"Z|(?:UTC|GMT|UT)?([+-])(\d{1,2})(?::?(\d\d))?")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -106,7 +107,7 @@ def _without_nulls(column: pa.Array, values: list[Any]) -> list[Any]:
 def _read_strings(column: pa.Array) -> list[Any]:
     try:
         return _without_nulls(column, column.to_numpy(zero_copy_only=False).tolist())
-    except UnicodeDecodeError:
+    except (UnicodeDecodeError, pa.ArrowException):
         return _read_bytes(column.cast(pa.large_binary()))
 
 
@@ -132,8 +133,11 @@ def _read_timestamps(column: pa.Array) -> list[Any]:
 
 def _to_local(column: pa.Array) -> pa.Array:
     zone = column.type.tz
+    if offset := _OFFSET.fullmatch(zone):  # as Java writes zones, and Arrow does not
+        sign, hours, minutes = offset.groups()
+        zone = f"{sign or '+'}{hours or 0:0>2}:{minutes or 0:0>2}"
     try:
-        return pc.local_timestamp(column)
+        return pc.local_timestamp(column.cast(pa.timestamp(column.type.unit, zone)))
     except pa.ArrowInvalid as error:
         raise SpecError(f"the session's time zone {zone!r} is not known here; name one as in Europe/Berlin") from error
 
@@ -141,17 +145,18 @@ def _to_local(column: pa.Array) -> pa.Array:
 def _read_times(column: pa.Array, take: Callable[[datetime.datetime], Any], unit: str) -> list[Any]:
     """Points in time of no zone; text where Python has no such year."""
     try:
-        return [NOTHING if value is None else take(value) for value in _cast(column, "us").to_pylist()]
+        return [NOTHING if value is None else take(value) for value in _in_us(column).to_pylist()]
     except (pa.ArrowInvalid, ValueError, OverflowError):
         if len(column) > 1:
             return [value for number in range(len(column)) for value in _read_times(column[number:][:1], take, unit)]
         count = column.cast(pa.int64())[0].as_py()
         written = str(np.datetime64(count, column.type.unit).astype(f"datetime64[{unit}]"))
-        return [("" if written[0] == "-" else "+") + _trim_fraction(written.replace("T", " "))]
+        year, rest = written.lstrip("-").split("-", 1)
+        return [f"{'-' if written[0] == '-' else '+'}{year:0>4}-{_trim_fraction(rest.replace('T', ' '))}"]
 
 
-def _cast(column: pa.Array, unit: str) -> pa.Array:
-    return column.cast(pa.timestamp(unit), safe=False) if column.type.unit == "ns" else column.cast(pa.timestamp(unit))
+def _in_us(column: pa.Array) -> pa.Array:
+    return column.cast(pa.timestamp("us"), safe=column.type.unit != "ns")
 
 
 def _trim_fraction(text: str) -> str:
