@@ -122,6 +122,7 @@ def unpack_error(text: str) -> JobError | None:
 
 
 _QUERY_FAILED = re.compile(r"^\[STREAM_FAILED\] Query \[.*?\] terminated with exception: ")
+_PYTHON_ERROR = re.compile(r"(?!pyspark\.)[\w.]*(?:Error|Exception|Invalid|Exit|Interrupt)(?::|$)")
 _UNREADABLE = re.compile(r"(?:Encountered error while reading file|Could not read footer for file:?) (\S+?)\.?(?:\s|$)")
 
 
@@ -150,4 +151,7 @@ def explain(error: Exception) -> str:
     causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
     told = causes[-1] if causes else lines[0] if lines else type(error).__name__
     told = _QUERY_FAILED.sub("", told.split(" SQLSTATE")[0])
+    if "from the Python worker" in told:
+        raised = [line for line in lines if _PYTHON_ERROR.match(line)]
+        told = f"a Python worker raised {raised[-1] if raised else 'an error and said no more; see --spark-log'}"
     return f"the file {unquote(unreadable)} cannot be read: {told}" if unreadable else told

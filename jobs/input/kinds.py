@@ -101,6 +101,8 @@ def as_sent(value: Column, kind: DataType) -> Column:
             return F.to_json(value)
         case T.StringType():
             return F.make_valid_utf8(value)
+        case T.IntegralType():
+            return value.cast("decimal(20, 0)")
     return value.cast("string")
 
 
@@ -115,13 +117,13 @@ def _changes(kind: Any) -> bool:
             return _changes(kind.elementType)
         case T.MapType():
             return _changes(kind.keyType) or _changes(kind.valueType)
-        case T.StringType():
-            return not sends_bytes()
+        case T.StringType() | T.IntegralType():
+            return not sends_all()
     return isinstance(kind, T.VariantType) or "interval" in kind.typeName()
 
 
-def sends_bytes() -> bool:
-    """Whether strings arrive as their bytes: pandas UDFs, of Spark 4.0, break on one that is not UTF-8."""
+def sends_all() -> bool:
+    """Whether all arrives as it is; pandas UDFs, of Spark 4.0, break on bytes and have no integer beside nulls."""
     from udfs.factory import HAS_ARROW_UDF
 
     return HAS_ARROW_UDF

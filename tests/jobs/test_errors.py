@@ -28,3 +28,13 @@ def test_an_error_keeps_its_exit_code_on_its_way_through_spark() -> None:
 def test_an_input_is_not_to_blame_for_a_spark_that_was_killed() -> None:
     assert unreadable_input(Py4JNetworkError("Answer from Java side is empty")).exit_code == 1
     assert unreadable_input(ValueError("no such path")).exit_code == 2
+
+
+def test_what_a_python_worker_raised_is_told_by_its_name() -> None:
+    pages = (
+        "Job aborted\nCaused by: org.apache.spark.api.python.PythonException: An exception was thrown from the Python "
+        'worker:\nTraceback (most recent call last):\n  File "x.py", line 3, in f\n    raise ValueError\n'
+        "pyarrow.lib.ArrowInvalid: Casting field 'a'\n\n\tat org.apache.spark.api"
+    )
+    assert explain(RuntimeError(pages)) == "a Python worker raised pyarrow.lib.ArrowInvalid: Casting field 'a'"
+    assert "said no more" in explain(RuntimeError("An exception was thrown from the Python worker:"))

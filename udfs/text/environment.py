@@ -140,7 +140,10 @@ def _field_of(value: dict[Any, Any], key: Any) -> Any:
 
 
 def _finalize(value: Any) -> str:
-    return value if type(value) is str else "" if isinstance(value, Undefined) else to_text(value)
+    kind = type(value)
+    if kind is str or kind is Nothing:
+        return value
+    return "" if isinstance(value, Undefined) else to_text(value)
 
 
 def _is_null(value: Any) -> bool:

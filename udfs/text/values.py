@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from udfs.errors import SpecError
 
 _OFFSET = re.compile(r"Z|(?:UTC|GMT|UT)?([+-])(\d{1,2})(?::?(\d\d))?")
+_DIGITS = 15  # a float that was a float32 has more, and hardly another one that a float32 holds
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -118,7 +119,11 @@ def _read_bytes(column: pa.Array) -> list[Any]:
 def _read_floats(column: pa.Array) -> list[Any]:
     values = column.to_numpy(zero_copy_only=False)
     told = values.tolist() if values.dtype == np.float64 else [float(str(value)) for value in values]
-    return [NOTHING if value != value else value for value in told]
+    return _without_nan(told)
+
+
+def _without_nan(values: list[float]) -> list[Any]:
+    return [NOTHING if value != value else value for value in values]
 
 
 def _read_dates(column: pa.Array) -> list[Any]:
@@ -250,6 +255,8 @@ _READERS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[pa.Array], list[A
 
 def from_objects(values: Iterable[Any]) -> list[Any]:
     """What pandas holds of a column, as `to_values` has it; structs within it are maps, since pandas tells no more."""
+    if getattr(values, "dtype", None) == np.float32:
+        return _without_nan([float(str(value)) for value in np.asarray(values)])
     return [_from_object(value) for value in values]
 
 
@@ -257,6 +264,8 @@ def _from_object(value: Any) -> Any:
     match value:
         case None:
             return NOTHING
+        case Decimal() if value.as_tuple().exponent == 0:
+            return int(value)  # so a job sends integers, which pandas would make floats of beside nulls
         case str() | bool() | int() | Decimal():
             return value
         case float() | np.floating():
@@ -279,12 +288,13 @@ def _from_object(value: Any) -> Any:
 
 
 def _from_float(value: Any) -> Any:
-    """A float, in the digits of a float32 where it is one: in a struct, pandas has Python's own for it."""
+    """A float; one that looks like a float32 has the digits of that, since in a struct pandas has Python's own."""
     if value != value:
         return NOTHING
     with np.errstate(over="ignore"):
         short = np.float32(value)
-    return float(str(short)) if short == value else float(value)
+    is_short = float(short) == value and (isinstance(value, np.float32) or len(repr(float(value))) > _DIGITS)
+    return float(str(short)) if is_short else float(value)
 
 
 def to_text(value: Any) -> str:
@@ -295,6 +305,8 @@ def to_text(value: Any) -> str:
     """
     if isinstance(value, str):
         return value
+    if isinstance(value, float):
+        return repr(value) if math.isfinite(value) else _tell_odd(value)
     match value:
         case None:
             return ""
@@ -302,8 +314,6 @@ def to_text(value: Any) -> str:
             return "true" if value else "false"
         case int():
             return str(value)
-        case float():
-            return "" if value != value else repr(value) if math.isfinite(value) else _infinity(value)
         case Decimal():
             return format(value, "f")
         case datetime.datetime():
@@ -321,8 +331,8 @@ def to_text(value: Any) -> str:
     raise TypeError(f"{type(value).__name__} is no text")
 
 
-def _infinity(value: float) -> str:
-    return "Infinity" if value > 0 else "-Infinity"
+def _tell_odd(value: float) -> str:
+    return "" if value != value else "Infinity" if value > 0 else "-Infinity"
 
 
 def to_json(value: Any, *, nulls: bool = False) -> str:
