@@ -113,7 +113,8 @@ class Renderer:
 
     @functools.cached_property
     def _within(self) -> list[Path]:
-        return [path for path in self.reads if len(path) > 1]
+        counted = (path for path in self.reads if path[0] != self.beside)
+        return [path for path in counted if len(path) > 1 and (self.chat is None or path[-1] == "content")]
 
     def __call__(self, row: Mapping[str, Any]) -> tuple[str | None, RowError | None]:
         """A row's text, or what is wrong with it."""
