@@ -7,13 +7,16 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import HealthCheck, Phase, given, reject, settings
 from hypothesis import strategies as st
 from pyspark.sql import conversion
+from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_type
 
+from jobs.input.kinds import column
 from tests.conftest import MINILM
-from tests.drawn_tables import tables, templates
+from tests.drawn_tables import tables, templates, values
+from udfs.factory import make_reader
 from udfs.model.files import open_model
 from udfs.tasks.registry import make_spec, make_task
 from udfs.text.templates import make_renderer, pack_texts, read_objects, read_texts
@@ -101,3 +104,38 @@ def test_pandas_tells_the_texts_of_a_drawn_table(data: st.DataObject) -> None:
 @given(data=st.data())
 def test_pandas_tells_the_texts_of_many_drawn_tables(data: st.DataObject) -> None:
     _check_pandas(data)
+
+
+KINDS = {
+    "a string": pa.string(),
+    "bytes": pa.binary(),
+    "yes-no": pa.bool_(),
+    "small": pa.int8(),
+    "large": pa.int64(),
+    "float.32": pa.float32(),
+    "float.64": pa.float64(),
+    "day": pa.date32(),
+    "at": pa.timestamp("us", "UTC"),
+    "decimal": pa.decimal128(38, 18),
+    "held": pa.struct([("items", pa.float32()), ("many", pa.list_(pa.map_(pa.string(), pa.int32())))]),
+    "dates": pa.map_(pa.date32(), pa.list_(pa.decimal128(10, 2))),
+}
+
+
+@settings(quick, max_examples=4, phases=[Phase.generate])  # the first of them is all null
+@given(data=st.data())
+def test_spark_sends_what_is_read_here(spark: Any, data: st.DataObject) -> None:
+    """Drawn rows of many types at once go through Spark by the job's way, by a pandas UDF and not at all."""
+    arrays = [pa.array([data.draw(values(kind, wild=False)) for _ in range(40)], kind) for kind in KINDS.values()]
+    table = pa.Table.from_arrays(arrays, list(KINDS))
+    template = " ".join(f"{{{{ col({name!r}) }}}} {{{{ col({name!r}) ~ '|' }}}}" for name in KINDS)
+    spec = make_spec(task="feature-extraction", model=MINILM, template=template)
+    told = read_texts(table.to_struct_array().combine_chunks(), make_renderer(template)).texts.to_pylist()
+    frame, zone = spark.createDataFrame(table).coalesce(1), spark.conf.get("spark.sql.session.timeZone")
+    spark.conf.set("spark.sql.session.timeZone", "UTC")
+    try:
+        for arrow in (True, False):
+            read = frame.select(make_reader(spec, arrow=arrow)(F.struct(*map(column, frame.columns))).alias("read"))
+            assert [row[0] for row in read.select("read.*").collect()] == told
+    finally:
+        spark.conf.set("spark.sql.session.timeZone", zone)

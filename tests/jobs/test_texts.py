@@ -151,3 +151,14 @@ def test_the_dry_run_shows_what_is_read(row: Any) -> None:
 def test_what_is_no_text_or_not_there_is_refused_with_what_to_write(row: Any, text: str, told: str) -> None:
     with pytest.raises(InputError, match=told):
         check_text_types(row.schema, _settings(text))
+
+
+def test_a_column_that_is_a_chat_is_told_from_others(spark: Any) -> None:
+    score = {"task": "text-generation", "model": "m", "messages": "talk"}
+    settings = Settings.model_validate({**JOB, "score": score})
+    assert settings.text_columns() == ("talk",)
+    told = spark.sql("SELECT array(named_struct('content', 'tea', 'role', 'user', 'at', now())) AS talk")
+    check_text_types(told.schema, settings)
+    for other in ("'tea'", "array('tea')", "array(named_struct('role', 'user', 'content', array('tea')))"):
+        with pytest.raises(InputError, match=r"score\.messages: the (column talk is|template reads talk)"):
+            check_text_types(spark.sql(f"SELECT {other} AS talk").schema, settings)
