@@ -197,6 +197,8 @@ def _as_line(message: str) -> str:
     if traceback:  # of Python; its last line tells what was raised
         raised = [line for line in after.splitlines() if line[:1].strip()]
         message = f"{before} {raised[-1] if raised else ''}"
+    elif message.strip().endswith("from the Python worker:"):
+        message += " it said no more; see --spark-log"
     lines = (line.strip() for line in message.split(" SQLSTATE")[0].splitlines())
     line = " ".join(line for line in lines if line)
     return line if len(line) <= _LINE else line[:_LINE].rpartition(" ")[0] + " …"  # no word, or secret, is cut

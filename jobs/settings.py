@@ -97,14 +97,15 @@ class ScoreSection(_Section):
     text: str | None = Field(
         None,
         description="What is read, for every task but text-generation: a column's name, or a Jinja2 template over "
-        "columns, sandboxed; a null column renders as nothing.",
+        "columns, sandboxed; a null renders as nothing, and `col('first name')` reads a column of any name.",
     )
     prompt: str | None = Field(
         None, description="What is asked: a column's name, or a template over columns; or `messages`."
     )
-    messages: list[Message] = Field(
+    messages: list[Message] | str = Field(
         [],
-        description="A chat: a list of `{role, content}`, each content a template over columns.",
+        description="A chat: a list of `{role, content}`, each content a template over columns; or the name of a "
+        "column that is a chat, an array of structs with `role` and `content`.",
     )
     variants: list[str] | dict[str, list[str]] = Field(
         [],
@@ -191,6 +192,11 @@ else:
     )
 
 
+def _as_chat(messages: list[Message] | str) -> tuple[tuple[str, str], ...] | str:
+    """Messages as a spec has them."""
+    return messages if isinstance(messages, str) else tuple((message.role, message.content) for message in messages)
+
+
 class BatchingSettings(_Section):
     """How rows become micro-batches; none of it changes an answer."""
 
@@ -269,7 +275,7 @@ class Settings(_Section):
         return make_spec(
             **score.model_dump(exclude={"text", "prompt", "messages", "variants", "variants_as", "json_schema"}),
             template=asked if asked and is_template(asked) else None,
-            messages=tuple((message.role, message.content) for message in score.messages),
+            messages=_as_chat(score.messages),
             variants=variants if score.variants_as == "map" else (),
             variant_name=name if variants else None,
             json_schema=None if score.json_schema is None else json.dumps(score.json_schema),

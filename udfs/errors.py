@@ -100,3 +100,8 @@ def bad_chat_template(raised: str) -> RowError:
 def invalid_output(why: str) -> RowError:
     """An answer that is none of the choices, does not match its schema, or that no column holds."""
     return RowError("invalid_output", why)
+
+
+def unreadable(error: Exception) -> RowError:
+    """A row that some library does not take; likewise."""
+    return RowError("unreadable", f"the row cannot be read: {type(error).__name__}")

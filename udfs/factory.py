@@ -29,15 +29,16 @@ from udfs.tasks.feature_extraction import FeatureExtractionOptions
 from udfs.tasks.registry import SHARED, make_spec
 from udfs.tasks.summarization import SummarizationOptions
 from udfs.tasks.text_classification import TextClassificationOptions
-from udfs.tasks.text_generation import TextGenerationOptions
+from udfs.tasks.text_generation import TextGenerationOptions, make_asker
 from udfs.tasks.token_classification import TokenClassificationOptions
 from udfs.tasks.translation import TranslationOptions
 from udfs.tasks.zero_shot_classification import ZeroShotOptions
+from udfs.text.templates import READ, pack_texts, read_texts
 from udfs.wire.home import EngineId
 from udfs.worker.process import reach_engine
 from udfs.worker.scoring import output_type, score
 
-_HAS_ARROW_UDF = hasattr(F, "arrow_udf")
+HAS_ARROW_UDF = hasattr(F, "arrow_udf")
 _SHARED = ("revision", "max_tokens", "overflow", "chunk_overlap", "precision")
 _SPELT_OTHERWISE = {"json_schema": "schema"}  # options that a function takes under another name, and as another type
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -237,7 +238,7 @@ def make_udf(spec: ScoreSpec[Any], *, arrow: bool | None = None) -> Any:
     """
     spec = pin(spec)
     returns = from_arrow_type(output_type(spec))
-    if arrow if arrow is not None else _HAS_ARROW_UDF:
+    if arrow if arrow is not None else HAS_ARROW_UDF:
 
         def score_arrow(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
             return score(batches, spec, **_whereabouts())
@@ -246,6 +247,22 @@ def make_udf(spec: ScoreSpec[Any], *, arrow: bool | None = None) -> Any:
     from udfs.worker.pandas_batches import make_pandas_function
 
     return F.pandas_udf(make_pandas_function(spec, _whereabouts), returns).asNondeterministic()
+
+
+def make_reader(spec: ScoreSpec[Any], *, arrow: bool | None = None) -> Any:
+    """A UDF that reads a column as `make_udf` does, and gives the text of each row, or what is wrong with it."""
+    returns = from_arrow_type(READ)
+    if arrow if arrow is not None else HAS_ARROW_UDF:
+
+        def read_arrow(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
+            ask = make_asker(spec)
+            for batch in batches:
+                yield pack_texts(read_texts(batch, ask))
+
+        return F.arrow_udf(read_arrow, returns)
+    from udfs.worker.pandas_batches import make_pandas_reader
+
+    return F.pandas_udf(make_pandas_reader(spec), returns)
 
 
 def make_starter(spec: ScoreSpec[Any]) -> Any:

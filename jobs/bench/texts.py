@@ -5,8 +5,6 @@ from __future__ import annotations
 from jobs.bench.corpus import docstrings
 from jobs.errors import InputError, UserError
 from jobs.settings import Settings
-from udfs.tasks.text_generation import make_asker
-from udfs.text.templates import read_texts
 
 
 def take_texts(settings: Settings, texts: str, rows: int) -> list[str]:
@@ -19,17 +17,14 @@ def take_texts(settings: Settings, texts: str, rows: int) -> list[str]:
         return docstrings(rows, first_line=texts == "short")
     if texts != "input":
         raise UserError(f"--texts {texts}: choose one of input, docstrings, short")
-    from pyspark.sql import functions as F
-
+    from jobs.increments.plan import text_of
     from jobs.input.sources import explode_variants, read_input
     from jobs.spark.session import open_session
+    from udfs.factory import make_reader
 
     frame = explode_variants(read_input(open_session(settings.spark), settings), settings)
-    columns = [F.col(f"`{name}`") for name in settings.text_columns()]
-    template = settings.is_templated()
-    taken = frame.select((F.struct(*columns) if template else columns[0].cast("string")).alias("t")).limit(rows)
-    window = taken.toArrow().column("t").combine_chunks()
-    found = read_texts(window, make_asker(settings.spec())).texts.drop_null().to_pylist()
+    read = frame.limit(rows).select(make_reader(settings.spec())(text_of(frame, settings)).alias("read"))
+    found = [text for text, _, _ in read.select("read.*").collect() if text is not None]
     if not found:
         raise InputError("the input holds no text to score")
     return found

@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from jobs.input.kinds import as_sent, can_hash, column, spelt
 from jobs.input.reading import count_rows
 from jobs.settings import Settings
 from jobs.spark.session import count_slots
-from udfs.factory import make_udf
+from udfs.factory import make_reader, make_udf
 from udfs.model.files import open_model
 from udfs.tasks.registry import make_task
-from udfs.tasks.text_generation import make_asker
 from udfs.tasks.writing import Writing
-from udfs.text.templates import make_renderer
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
 OWN = "_gristmill_"  # columns that are ours begin with it; none of them is in an output
 _LEAST_ROWS = 64  # fewer rows in a task are not worth its start
@@ -79,45 +78,52 @@ def score_frame(
         keep: Columns to keep besides those that the settings name.
     """
     from pyspark.sql import functions as F
-    from pyspark.sql.types import MapType
 
     name, kept = settings.output.name, kept_columns(frame, settings)
-    columns = [F.col(f"`{column}`") for column in settings.text_columns()]
-    text = F.struct(*columns) if settings.is_templated() else columns[0].cast("string")
-    hashed = [c for c in settings.text_columns() if not isinstance(frame.schema[_spelt(frame, c)].dataType, MapType)]
-    spread = frame.repartition(plan.partitions, *(F.col(f"`{column}`") for column in hashed))
+    spread = frame.repartition(plan.partitions, *_hashed(frame, settings))
     scored = spread.select(
-        *(F.col(f"`{column}`") for column in (*kept, *keep)),
-        make_udf(settings.spec(deadline=deadline))(text).alias(name),
+        *(column(c) for c in (*kept, *keep)),
+        make_udf(settings.spec(deadline=deadline))(text_of(frame, settings)).alias(name),
     )
-    outcome = F.when(F.col(f"`{name}`.error").isNull(), "succeeded").otherwise("failed")
+    outcome = F.when(column(name)["error"].isNull(), "succeeded").otherwise("failed")
     return scored.withColumn("outcome", outcome)
 
 
 def kept_columns(frame: DataFrame, settings: Settings) -> list[str]:
     """Columns of the input that are in the output: those that the settings name, or all but our own."""
     named = settings.output_columns()
-    return [column for column in frame.columns if not column.startswith(OWN)] if named is None else named
+    return [name for name in frame.columns if not name.startswith(OWN)] if named is None else named
 
 
 def take_samples(frame: DataFrame, settings: Settings, count: int = 3) -> list[Sample]:
-    """Render and tokenize the first rows, on the driver, without the model's weights."""
-    from pyspark.sql import functions as F
-
-    spec, columns = settings.spec(), settings.text_columns()
-    rows = frame.select(*(F.col(f"`{column}`") for column in columns)).limit(count).collect()
-    render = make_asker(spec) or make_renderer(f"{{{{ {columns[0]} }}}}")
+    """Read the first rows as the job reads them, and tokenize them on the driver, without the model's weights."""
+    spec = settings.spec()
+    rows = frame.limit(count).select(make_reader(spec)(text_of(frame, settings)).alias("read")).select("read.*")
     task = make_task(spec, open_model(spec.model, spec.revision))
     samples = []
-    for row in rows:
-        text, error = render(row.asDict(recursive=True))
+    for text, error, _ in rows.collect():
         tokenized = task.tokenize([text] if text else [])
         tokens, truncated = int(tokenized.items.lengths.sum()), bool(tokenized.truncated.any())
         shown = "\n\n".join(task.show(tokenized.items)) if isinstance(task, Writing) and text else text
-        samples.append(Sample(shown, error.code if error else None, tokens, truncated))
+        samples.append(Sample(shown, error, tokens, truncated))
     return samples
 
 
-def _spelt(frame: DataFrame, name: str) -> str:
-    """A column's name as the input spells it."""
-    return next(column for column in frame.columns if column.lower() == name.lower())
+def text_of(frame: DataFrame, settings: Settings) -> Column:
+    """What the text is made of, as one column: what `make_udf` takes."""
+    from pyspark.sql import functions as F
+
+    names = settings.text_columns()
+    sent = [as_sent(column(name), frame.schema[spelt(frame.columns, name)].dataType) for name in names]
+    return (
+        F.struct(*(c.alias(name) for c, name in zip(sent, names, strict=True))) if settings.is_templated() else sent[0]
+    )
+
+
+def _hashed(frame: DataFrame, settings: Settings) -> list[Column]:
+    """What identical texts have in common: the columns that Spark hashes, or what it writes of the others."""
+    from pyspark.sql import functions as F
+
+    names = settings.text_columns()
+    hashed = [name for name in names if can_hash(frame.schema[spelt(frame.columns, name)].dataType)]
+    return [column(name) for name in hashed] or [F.to_json(F.struct(*(column(name) for name in names)))]

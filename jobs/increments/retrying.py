@@ -18,6 +18,7 @@ from jobs.increments.listener import Listener
 from jobs.increments.plan import OWN, Plan, plan_partitions, score_frame
 from jobs.increments.scoring import Run
 from jobs.increments.sizing import TARGET_S
+from jobs.input.kinds import column
 from jobs.input.sources import explode_variants, find_kind, read_input
 from jobs.output.committed import RETRIES, Increment, count_outcomes, name_of
 from jobs.output.directory import Output
@@ -120,17 +121,17 @@ def find_failed(
     name = settings.output.name
     rows = output.read_marked(spark, marks, outcome="failed")
     located = rows.select(
-        *(F.col(f"`{c}`") for c in rows.columns if c not in (name, "outcome", "increment")),
+        *(column(c) for c in rows.columns if c not in (name, "outcome", "increment")),
         F.col("_metadata.file_name").alias(_FILE),
         F.col("_metadata.row_index").alias(_ROW),
-        F.col(f"`{name}`.error.code").alias(_CODE),
+        column(name)["error"]["code"].alias(_CODE),
     )
     wanted = _not_retried(located, _retried(spark, output, name), again=again)
     if only:
         wanted = wanted.where(F.col(_CODE).isin(*only))
     failed = wanted.count()
-    columns = {column.lower() for column in wanted.columns}
-    if failed == 0 or all(column.lower() in columns for column in settings.text_columns()):
+    columns = {c.lower() for c in wanted.columns}
+    if failed == 0 or all(c.lower() in columns for c in settings.text_columns()):
         return Found(wanted, failed)
     joined = _look_up(wanted, spark, settings, output)
     rows_found = joined.count()
@@ -144,7 +145,7 @@ def _retried(spark: SparkSession, output: Output, name: str) -> DataFrame | None
     kept = output.retries()
     if not kept:
         return None
-    tried = output.read_marked(spark, kept).select(_FILE, _ROW, F.col(f"`{name}`.error.code").alias("code"), "outcome")
+    tried = output.read_marked(spark, kept).select(_FILE, _ROW, column(name)["error"]["code"].alias("code"), "outcome")
     tried = tried.where("code IS NULL OR code != 'expired'")
     return tried.groupBy(_FILE, _ROW).agg(F.max((F.col("outcome") == "succeeded").cast("int")).alias("mended"))
 
@@ -166,9 +167,9 @@ def _look_up(failed: DataFrame, spark: SparkSession, settings: Settings, output:
             "alone; name it in input.key, and keep it in output.columns"
         )
     source = _read_scored(spark, settings, output)
-    by_key = [F.col(f"`{k}`") for k in key]
+    by_key = [column(k) for k in key]
     absent = [c for c in settings.text_columns() if c.lower() not in {f.lower() for f in failed.columns}]
-    texts = [F.col(f"`{c}`") for c in absent]
+    texts = [column(c) for c in absent]
     candidates = source.join(failed.select(*by_key).distinct(), key, "left_semi").select(*by_key, *texts)
     alone = candidates.groupBy(*by_key).agg(
         F.count(F.lit(1)).alias(f"{OWN}count"), *(F.first(t).alias(c) for t, c in zip(texts, absent, strict=True))
@@ -250,7 +251,8 @@ def check_codes(only: str | None) -> list[str]:
     """
     from udfs import errors
 
-    known = {value.code for value in vars(errors).values() if isinstance(value, errors.RowError)} | {"bad_template"}
+    known = {value.code for value in vars(errors).values() if isinstance(value, errors.RowError)}
+    known |= {"bad_template", "unreadable"}
     asked = [code.strip() for code in (only or "").split(",") if code.strip()]
     if unknown := sorted(set(asked) - known):
         raise InputError(f"--only names {', '.join(unknown)}; the codes are {', '.join(sorted(known))}")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote
 
 from jobs.errors import SPARK_ERRORS, InputError, unreadable_input
 from jobs.folder import Folder
+from jobs.input.kinds import check_text_types, column, tells_case
 from jobs.paths import GLOB
 from jobs.settings import InputSettings, Settings
 
@@ -51,7 +53,8 @@ def read_input(spark: SparkSession, settings: Settings, schema: StructType | Non
         columns = frame.columns
     except SPARK_ERRORS as error:
         raise unreadable_input(error) from error
-    check_columns(columns, settings)
+    check_columns(columns, settings, tells_case=tells_case(spark))
+    check_text_types(frame.schema, settings)
     return frame
 
 
@@ -94,12 +97,11 @@ def read_stream(spark: SparkSession, settings: Settings, schema: StructType, inc
 
 def select_needed(frame: DataFrame, settings: Settings, *more: Column) -> DataFrame:
     """The columns that are kept, and those that the text is made of; each row once a variant, if so asked."""
-    from pyspark.sql import functions as F
-
     kept = frame.columns if settings.output.columns is None else settings.output.columns
-    lowered = {name.lower() for name in kept}
-    names = [*kept, *(name for name in settings.input_columns() if name.lower() not in lowered)]
-    return explode_variants(frame.select(*(F.col(f"`{name}`") for name in names), *more), settings)
+    fold = _folding(tells_case(frame.sparkSession))
+    folded = set(map(fold, kept))
+    names = [*kept, *(name for name in settings.input_columns() if fold(name) not in folded)]
+    return explode_variants(frame.select(*map(column, names), *more), settings)
 
 
 def explode_variants(frame: DataFrame, settings: Settings) -> DataFrame:
@@ -112,32 +114,41 @@ def explode_variants(frame: DataFrame, settings: Settings) -> DataFrame:
     return frame.withColumn(name, F.explode(F.array(*(F.lit(value) for value in values))))
 
 
-def check_columns(columns: list[str], settings: Settings) -> None:
-    """Check the input's columns against what the job reads and writes; Spark does not tell case apart."""
-    lowered = [column.lower() for column in columns]
-    twice = sorted({column for column in columns if lowered.count(column.lower()) > 1})
+def check_columns(columns: list[str], settings: Settings, *, tells_case: bool = False) -> None:
+    """Check the input's columns against what the job reads and writes; Spark tells case apart only where told so."""
+    fold = _folding(tells_case)
+    lowered = [fold(column) for column in columns]
+    twice = sorted({column for column in columns if lowered.count(fold(column)) > 1})
     if twice:
-        raise InputError(f"the input has several columns named {', '.join(twice)}; rename them in a `query`")
+        raise InputError(
+            f"the input has several columns named {', '.join(twice)}; rename them in a `query`, or set "
+            "spark.sql.caseSensitive in spark.conf where they differ in case alone"
+        )
     wanted = {
         f"score.{settings.asked_by()}": settings.input_columns(),
         "input.key": settings.input.key,
         "output.columns": settings.output.columns or [],
     }
-    if (exploded := settings.exploded()) and exploded[0].lower() in lowered:
+    if (exploded := settings.exploded()) and fold(exploded[0]) in lowered:
         raise InputError(f"score.variants adds a column {exploded[0]!r}, but the input has one; name it otherwise")
     for setting, names in wanted.items():
-        absent = [name for name in names if name.lower() not in lowered]
+        absent = [name for name in names if fold(name) not in lowered]
         if absent:
             raise InputError(
                 f"{setting} names {', '.join(absent)}, but the input's columns are: {', '.join(columns) or 'none'}"
             )
-    kept = lowered if settings.output.columns is None else [name.lower() for name in settings.output.columns]
-    taken = [name for name in (settings.output.name, "outcome", "increment") if name.lower() in kept]
+    kept = lowered if settings.output.columns is None else list(map(fold, settings.output.columns))
+    taken = [name for name in (settings.output.name, "outcome", "increment") if fold(name) in kept]
     if taken:
         raise InputError(
             f"the output adds a column {taken[0]!r}, but the input has one too; set output.name, or leave the input's "
             "out of output.columns"
         )
+
+
+def _folding(tells_case: bool) -> Callable[[str], str]:
+    """What makes names of the same column alike."""
+    return str if tells_case else str.lower
 
 
 def _file_options(source: InputSettings) -> dict[str, Any]:

@@ -87,3 +87,14 @@ def test_a_list_of_very_many_files_is_cut() -> None:
 
 def test_an_error_without_a_word_is_told_by_its_name() -> None:
     assert explain(RuntimeError("")) == "RuntimeError"
+
+
+def test_what_a_python_worker_raised_is_told_by_its_name() -> None:
+    pages = (
+        "Job aborted\nCaused by: org.apache.spark.api.python.PythonException: An exception was thrown from the Python "
+        'worker:\nTraceback (most recent call last):\n  File "x.py", line 3, in f\n    raise ValueError\n'
+        "pyarrow.lib.ArrowInvalid: Casting field 'a'\n\n\tat org.apache.spark.api"
+    )
+    told = "An exception was thrown from the Python worker: pyarrow.lib.ArrowInvalid: Casting field 'a'"
+    assert explain(RuntimeError(pages)).endswith(told)
+    assert "said no more" in explain(RuntimeError("An exception was thrown from the Python worker:"))

@@ -8,7 +8,7 @@ stands in them, the longest of the row's columns, which alone is cut if the whol
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,9 +17,11 @@ from udfs.model.files import ModelFiles
 from udfs.spec import ScoreSpec, list_problems, option
 from udfs.tasks.writing import Writing
 from udfs.tasks.writing_options import Form, WritingOptions
+from udfs.text.paths import EACH, values_at
 from udfs.text.questions import Question, ask
 from udfs.text.schemas import find_schema_problems
-from udfs.text.templates import Renderer, compile_template, is_blank, make_renderer, render_rows, template_names
+from udfs.text.templates import Renderer, is_template, make_renderer, render_by, template_names, template_reads
+from udfs.text.values import is_blank, is_nothing, to_text
 
 _ROLES = {"system", "user", "assistant"}
 
@@ -31,10 +33,10 @@ class TextGenerationOptions(WritingOptions):
     task: ClassVar[str] = "text-generation"
     chunks: ClassVar[None] = None
 
-    messages: tuple[tuple[str, str], ...] = option(
+    messages: tuple[tuple[str, str], ...] | str = option(
         (),
         "Role (`system`, `user`, `assistant`) and Jinja2 template of each message of a chat; the model's own chat "
-        "template joins them.",
+        "template joins them. Or the name of a column that is a chat: an array of structs with `role` and `content`.",
         for_engine=False,
     )
     variants: tuple[str, ...] = option(
@@ -61,7 +63,9 @@ class TextGenerationOptions(WritingOptions):
         yield from super().find_problems(spec)
         if spec.template is not None and self.messages:
             yield "give a template or messages, not both"
-        if strange := sorted({role for role, _ in self.messages} - _ROLES):
+        if isinstance(self.messages, str):
+            yield from self._find_problems_of_chat()
+        elif strange := sorted({role for role, _ in self.messages} - _ROLES):
             yield f"messages has the role {', '.join(map(repr, strange))}; roles are system, user and assistant"
         if self.json_schema is not None and self.choices:
             yield "schema and choices exclude each other: an answer is JSON or one of the choices"
@@ -78,13 +82,20 @@ class TextGenerationOptions(WritingOptions):
         if self.json_schema is not None:
             yield from find_schema_problems(self.json_schema)
 
+    def _find_problems_of_chat(self) -> Iterator[str]:
+        if is_template(str(self.messages)):
+            yield "messages is a template; give a list of {role, content}, or the name of a column that is a chat"
+        if self.variants:
+            yield "variants need a prompt or messages that read them, and a chat in a column reads none"
+
 
 class TextGeneration(Writing):
     """What a model writes to a prompt, or as the next message of a chat; once for each variant."""
 
     def __init__(self, spec: ScoreSpec[TextGenerationOptions], files: ModelFiles) -> None:
         self._is_chat, self._asks = bool(spec.options.messages), asks_questions(spec)
-        self._roles = tuple(role for role, _ in spec.options.messages)
+        messages = spec.options.messages  # of a column, each row has its own roles
+        self._roles = () if isinstance(messages, str) else tuple(role for role, _ in messages)
         super().__init__(spec, files)
 
     def questions(self, text: str) -> list[Question]:
@@ -104,6 +115,8 @@ def question_columns(spec: ScoreSpec[TextGenerationOptions]) -> tuple[str, ...]:
         SpecError: They are no Jinja2, or read no column, or not the variants.
     """
     variants, variant = spec.options.variants, spec.options.variant_name
+    if isinstance(spec.options.messages, str):
+        return (spec.options.messages,)
     names = {name for template in _templates(spec) for name in template_names(template)}
     if variants and variant not in names:
         raise SpecError(f"variants ask each row once a value, but no template reads {{{{ {variant} }}}}")
@@ -118,8 +131,13 @@ def make_asker(spec: ScoreSpec[Any]) -> Renderer | None:
     if not asks_questions(spec):
         return make_renderer(spec.template) if spec.template is not None else None
     options: TextGenerationOptions = spec.options
+    if isinstance(options.messages, str):
+        return _ask_chat(options.messages)
     roles = [role for role, _ in options.messages] or [""]
-    compiled = [compile_template(template) for template in _templates(spec)]
+    compiled = [render_by(template) for template in _templates(spec)]
+    reads = frozenset(path for template in _templates(spec) for path in template_reads(template))
+    if options.variants:
+        reads = frozenset(path for path in reads if path[0] != options.variant_name)
 
     def write(values: Mapping[str, Any]) -> str:
         asked = [{str(options.variant_name): variant} for variant in options.variants] or [{}]
@@ -127,9 +145,28 @@ def make_asker(spec: ScoreSpec[Any]) -> Renderer | None:
         if all(is_blank(text) for text in texts[0]):
             return ""
         parts = [list(zip(roles, row, strict=True)) for row in texts]
-        return json.dumps([[p, _find_document(p, values)] for p in parts], ensure_ascii=False)
+        found = [value for path in reads for value in values_at(values, path) if isinstance(value, str)]
+        return _write_questions((p, _find_document(p, found)) for p in parts)
 
-    return render_rows(write, question_columns(spec), beside=options.variant_name)
+    question_columns(spec)
+    return Renderer(write, reads, beside=options.variant_name)
+
+
+def _ask_chat(column: str) -> Renderer:
+    """What makes a row's question of a column that is a chat."""
+
+    def write(values: Mapping[str, Any]) -> str:
+        messages = [message for message in values[column] if not is_nothing(message)]
+        parts = [(to_text(message["role"]).strip(), to_text(message["content"])) for message in messages]
+        if not all(role for role, _ in parts):
+            raise ValueError("a message has no role")
+        return _write_questions([(parts, _find_document(parts, [text for _, text in parts]))])
+
+    return Renderer(write, frozenset({(column, EACH, "role"), (column, EACH, "content")}), chat=column)
+
+
+def _write_questions(questions: Iterable[tuple[list[tuple[str, str]], tuple[int, int, int]]]) -> str:
+    return json.dumps(list(questions), ensure_ascii=False)
 
 
 def read_questions(text: str) -> list[Question]:
@@ -141,14 +178,15 @@ def read_questions(text: str) -> list[Question]:
 
 
 def _templates(spec: ScoreSpec[TextGenerationOptions]) -> list[str]:
-    return [template for _, template in spec.options.messages] or [spec.template or ""]
+    messages = spec.options.messages
+    return [] if isinstance(messages, str) else [template for _, template in messages] or [spec.template or ""]
 
 
-def _find_document(parts: list[tuple[str, str]], values: Mapping[str, Any]) -> tuple[int, int, int]:
-    """Where the longest column stands as it is; the longest part where a filter has changed it."""
-    for value in sorted((v for v in values.values() if isinstance(v, str) and v), key=len, reverse=True)[:1]:
-        for number, (_, text) in enumerate(parts):
-            if (start := text.find(value)) >= 0:
-                return number, start, start + len(value)
+def _find_document(parts: list[tuple[str, str]], texts: Iterable[str]) -> tuple[int, int, int]:
+    """Where the longest text that was read stands as it is; the longest part where a filter has changed it."""
+    longest = max(texts, key=len, default="")
+    for number, (_, text) in enumerate(parts):
+        if longest and (start := text.find(longest)) >= 0:
+            return number, start, start + len(longest)
     number = max(range(len(parts)), key=lambda n: len(parts[n][1]))
     return number, 0, len(parts[number][1])

@@ -9,23 +9,39 @@ import pandas as pd
 import pyarrow as pa
 
 from udfs.spec import ScoreSpec
+from udfs.tasks.text_generation import make_asker
+from udfs.text.templates import Renderer, pack_texts, read_objects
+from udfs.text.values import from_objects
 from udfs.worker.scoring import score
 
 
 def make_pandas_function(spec: ScoreSpec, whereabouts: Callable[[], dict[str, Any]]) -> Callable[[Any], Any]:
     """The function of a pandas UDF that scores as a spec asks.
 
-    pandas has no integer with nulls: a template over such a column sees 3.0 for 3.
+    pandas tells less than Arrow. A job casts what it can before (`jobs.input.kinds`); elsewhere an integer beside nulls
+    is 3.0 for 3, and a string that is not UTF-8 ends the task. A timestamp of a year before 1678 or after 2261 ends it
+    everywhere.
     """
 
     def score_pandas(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
-        for result in score((_to_arrow(batch) for batch in batches), spec, **whereabouts()):
+        for result in score(_read(batches, make_asker(spec)), spec, **whereabouts()):
             yield pa.Table.from_struct_array(result).to_pandas(maps_as_pydicts="strict")
 
     return score_pandas
 
 
-def _to_arrow(batch: pd.Series | pd.DataFrame) -> pa.Array:
-    if isinstance(batch, pd.DataFrame):
-        return pa.Table.from_pandas(batch, preserve_index=False).to_struct_array().combine_chunks()
-    return pa.Array.from_pandas(batch, type=pa.string())
+def make_pandas_reader(spec: ScoreSpec) -> Callable[[Any], Any]:
+    """The function of a pandas UDF that only reads the texts that such a one would score."""
+
+    def read_pandas(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
+        for texts in _read(batches, make_asker(spec)):
+            yield pa.Table.from_struct_array(texts).to_pandas()
+
+    return read_pandas
+
+
+def _read(batches: Iterator[pd.Series | pd.DataFrame], render: Renderer | None) -> Iterator[pa.StructArray]:
+    for batch in batches:
+        name = render.chat if render is not None and render.chat is not None else "text"
+        columns = dict(batch.items()) if isinstance(batch, pd.DataFrame) else {name: batch}
+        yield pack_texts(read_objects({name: from_objects(column) for name, column in columns.items()}, render))

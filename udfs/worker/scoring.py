@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from udfs.errors import EXPIRED, RowError
+from udfs.errors import EXPIRED, GristmillError, RowError, unreadable
 from udfs.executor import Executor, executor_of
 from udfs.model.files import open_model
 from udfs.results import join_result, result_type
@@ -24,7 +24,7 @@ from udfs.tasks.registry import make_task
 from udfs.tasks.task import Task
 from udfs.tasks.text_generation import make_asker
 from udfs.tasks.writing import Answers, Writing
-from udfs.text.templates import read_texts
+from udfs.text.templates import Texts, read_texts
 from udfs.text.tokenizing import Tokenized
 from udfs.wire.home import EngineId
 from udfs.wire.items import Items
@@ -156,9 +156,27 @@ def prepare(window: pa.Array, spec: ScoreSpec, task: Task) -> Prepared:
         return _expire(window, task)
     read = read_texts(window, make_asker(spec))
     texts, text_of_row = find_duplicates(read.texts, dedupe=spec.dedupe)
-    tokenized = task.tokenize(texts.to_pylist())
+    try:
+        tokenized = task.tokenize(texts.to_pylist())
+    except GristmillError:
+        raise
+    except Exception:  # noqa: BLE001 - whatever the tokenizer does not take, it is the row that fails
+        read = _without_unreadable(read, task)
+        texts, text_of_row = find_duplicates(read.texts, dedupe=spec.dedupe)
+        tokenized = task.tokenize(texts.to_pylist())
     truncated = np.logical_or.reduce(tokenized.truncated.reshape(len(texts), task.units_per_text), axis=1)
     return Prepared(len(window), text_of_row, read.failures, tokenized, truncated)
+
+
+def _without_unreadable(read: Texts, task: Task) -> Texts:
+    """Texts of which those have failed that cannot be tokenized, not even alone."""
+    texts, failures = read.texts.to_pylist(), dict(read.failures)
+    for row, text in enumerate(texts):
+        try:
+            task.tokenize([] if text is None else [text])
+        except Exception as error:  # noqa: BLE001 - as above
+            texts[row], failures[row] = None, unreadable(error)
+    return Texts(pa.array(texts, pa.string()), failures)
 
 
 def _expire(window: pa.Array, task: Task) -> Prepared:

@@ -34,9 +34,10 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     named = {"ENDPOINT_URL": f"http://{host}:{port}", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}
     for name, value in {**named, "REGION": "us-east-1", "DEFAULT_REGION": "us-east-1"}.items():
         monkeypatch.setenv(f"AWS_{name}", value)
-    boto3.client("s3").create_bucket(Bucket="results")
+    name = uuid.uuid4().hex  # servers of one process have one memory
+    boto3.client("s3").create_bucket(Bucket=name)
     monkeypatch.setattr("jobs.output.lock._COMMIT_S", 0)
-    yield "results"
+    yield name
     server.stop()
 
 

@@ -30,10 +30,14 @@ from tests.stores import Faults, Killed, Kind, driver_on, pretend
 WriteJob = Callable[..., Path]
 
 _INCREMENTS = 3
-_SEEDS = [
-    pytest.param(seed, marks=[pytest.mark.long] if seed >= 18 else [], id=f"seed {seed}")  # a few for every day
-    for seed in range(200)
-]
+
+
+def _mark(seed: int) -> list[pytest.MarkDecorator]:
+    """A few for every day, some more, and many."""
+    return [] if seed < 9 else [pytest.mark.long] if seed < 45 else [pytest.mark.slow]
+
+
+_SEEDS = [pytest.param(seed, marks=_mark(seed), id=f"seed {seed}") for seed in range(200)]
 
 
 class Job:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from transformers import AutoTokenizer
 
@@ -16,6 +17,7 @@ from udfs.model.files import open_model
 from udfs.spec import ScoreSpec
 from udfs.tasks.text_generation import TextGeneration, make_asker, question_columns
 from udfs.text.questions import Question, ask
+from udfs.text.templates import read_texts
 from udfs.wire.written import BROKEN, LENGTH, Written
 
 
@@ -369,3 +371,44 @@ def test_thoughts_of_variants_are_maps_and_those_of_chunks_are_joined(decoder: s
     spec = make_spec(decoder, template="{{ t }} {{ v }}", variants=("x", "y"), variant_name="v", reasoning="keep")
     row = score_rows([{"t": "a"}], spec, lambda prompt: f"<think>{prompt[-1]}!</think>yes")[0]
     assert (row["reasonings"], row["texts"]) == ({"x": "x!", "y": "y!"}, {"x": "yes", "y": "yes"})
+
+
+def _chats(*chats: Any) -> Any:
+    message = pa.struct([("role", pa.string()), ("name", pa.string()), ("content", pa.string())])
+    return pa.array(chats, pa.list_(message))
+
+
+@pytest.mark.parametrize("in_a_struct", [True, False])
+def test_a_column_that_is_a_chat_is_asked_as_one(decoder: str, in_a_struct: bool) -> None:
+    spec = make_spec(decoder, messages="talk")
+    told = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "ü <b>"}]
+    blank = [{"role": "user", "content": " "}, {"role": "assistant", "content": None}]
+    window = _chats(told, None, [], blank, [{"role": None, "content": "who?"}])
+    if in_a_struct:
+        window = pa.StructArray.from_arrays([window], ["talk"])
+    read = read_texts(window, make_asker(spec))
+    codes = ["empty_input", "empty_input", "empty_input", "bad_template"]
+    assert [read.failures[row].code for row in (1, 2, 3, 4)] == codes
+    wanted = AutoTokenizer.from_pretrained(decoder).apply_chat_template(
+        told, add_generation_prompt=True, tokenize=False
+    )
+    task = make_writing_task(spec)
+    assert task.show(task.tokenize([read.texts[0].as_py()]).items) == [wanted]
+
+
+def test_a_column_that_is_no_chat_is_told(decoder: str) -> None:
+    spec = make_spec(decoder, messages="talk")
+    for kind in (pa.string(), pa.list_(pa.string()), pa.list_(pa.struct([("role", pa.string())]))):
+        window = pa.StructArray.from_arrays([pa.nulls(1, kind)], ["talk"])
+        with pytest.raises(SpecError, match="talk"):
+            read_texts(window, make_asker(spec))
+    with pytest.raises(SpecError, match="or the name of a column"):
+        make_spec(decoder, messages="{{ talk }}")
+
+
+@pytest.mark.parametrize("answer", ['"\\ud800"', '{"a": "\\uDC00 x"}', '["\\ud83d"]'])
+def test_half_of_a_surrogate_pair_in_an_answer_is_invalid(decoder: str, answer: str) -> None:
+    spec = make_spec(decoder, json_schema='{"description": "any"}')
+    bad, good = score_rows(["one", "two"], spec, lambda prompt: answer if prompt == "one" else '"\\ud83d\\udc69"')
+    assert bad["error"]["code"] == "invalid_output"
+    assert (good["error"], good["answer"]) == (None, '"👩"')

@@ -90,7 +90,7 @@ def test_a_template_that_is_none_is_refused(template: str, told: str) -> None:
 
 
 def test_a_column_of_another_type_is_refused() -> None:
-    with pytest.raises(SpecError, match="cast it"):
-        read_texts(pa.array([1, 2]), None)
+    with pytest.raises(SpecError, match=r"join\(', '\)"):
+        read_texts(pa.array([["a"]]), None)
     with pytest.raises(SpecError, match="struct"):
         read_texts(pa.array(["a"]), make_renderer("{{ a }}"))

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from udfs.tasks.registry import make_spec
-from udfs.worker.scoring import window_limits
+from tests.conftest import MINILM
+from udfs.model.files import open_model
+from udfs.tasks.registry import make_spec, make_task
+from udfs.text import templates
+from udfs.text.templates import read_texts
+from udfs.worker.scoring import prepare, window_limits
 from udfs.worker.windows import cut_parcels, cut_windows, find_duplicates
 
 LENGTHS = st.lists(st.integers(1, 600), max_size=200).map(lambda lengths: np.array(lengths, dtype=np.int64))
@@ -59,3 +65,34 @@ def test_a_window_of_many_labels_has_fewer_rows(units: int, rows: int) -> None:
     assert limits["window_rows"] == rows
     assert limits["window_rows"] * units <= max(8 * 8192, units)
     assert limits["window_bytes"] * units <= 64 << 20
+
+
+def test_a_row_that_no_tokenizer_takes_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = make_spec(task="feature-extraction", model=MINILM)
+    task = make_task(spec, open_model(MINILM))
+    tokenize = task.tokenize
+
+    def choke(texts: list[str]) -> Any:
+        if "bad" in texts:
+            raise OverflowError
+        return tokenize(texts)
+
+    monkeypatch.setattr(task, "tokenize", choke)
+    prepared = prepare(pa.array(["tea", "bad", None, "soil"]), spec, task)
+    assert {row: error.code for row, error in prepared.failures.items()} == {1: "unreadable", 2: "empty_input"}
+    assert "OverflowError" in prepared.failures[1].message
+    assert prepared.text_of_row.tolist() == [0, -1, -1, 1]
+
+
+def test_a_row_that_no_library_reads_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = templates.to_values
+
+    def choke(column: pa.Array) -> list[Any]:
+        if 3 in column.to_pylist():
+            raise OSError
+        return whole(column)
+
+    monkeypatch.setattr(templates, "to_values", choke)
+    read = read_texts(pa.array([1, 2, 3, None, 5]), None)
+    assert read.texts.to_pylist() == ["1", "2", None, None, "5"]
+    assert {row: error.code for row, error in read.failures.items()} == {2: "unreadable", 3: "empty_input"}
