@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
+from types import SimpleNamespace
 
+import pyarrow.fs as pafs
 import pytest
 
 from jobs.errors import OutputError
@@ -48,3 +51,41 @@ def test_a_path_without_a_scheme_is_refused_where_spark_means_hdfs() -> None:
         check_scheme(_Cluster("hdfs://nn:8020"), "/user/out")  # type: ignore[arg-type]
     check_scheme(_Cluster("hdfs://nn:8020"), "s3://bucket/out")  # type: ignore[arg-type]
     check_scheme(_Cluster("file:///"), "/user/out")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("path", "is_store"),
+    [
+        ("/mnt/bucket/out", True),  # s3fs, gcsfuse, rclone, blobfuse, Mountpoint
+        ("/mnt/bucket", True),
+        ("/mnt/bucket2/out", False),
+        ("/mnt/usb/out", False),  # NTFS by FUSE is a disk
+        ("/Volumes/catalog/schema/volume/out", True),
+        ("/dbfs/tmp/out", True),
+        ("/data/Volumes/out", False),
+    ],
+)
+def test_an_object_store_that_is_mounted_is_no_disk(path: str, is_store: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = {"/": "ext4", "/mnt": "nfs4", "/mnt/bucket": "fuse.s3fs", "/mnt/usb": "fuseblk"}
+    mounts = [SimpleNamespace(mountpoint=place, fstype=kind) for place, kind in kinds.items()]
+    monkeypatch.setattr("jobs.folder.psutil.disk_partitions", lambda all: mounts)
+    folder = Folder(path)
+    assert (folder.is_local, folder.is_disk, folder.renames) == (True, not is_store, not is_store)
+    assert Folder(f"file:{path}").is_disk != is_store
+
+
+def test_a_mount_that_renames_nothing_keeps_small_files_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(str(tmp_path))
+    monkeypatch.setattr(Folder, "is_disk", property(lambda _: False))
+
+    class Mount(pafs.LocalFileSystem):  # type: ignore[misc]
+        def move(self, *_: str) -> None:
+            raise OSError(errno.ENOSYS, "Function not implemented")
+
+    folder._fs = Mount()
+    for value in (1, 2):
+        folder.write_json("a/b.json", value)
+        assert folder.read_json("a/b.json") == value
+    assert folder.entries("a") == ["b.json"]
