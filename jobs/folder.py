@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -97,6 +98,10 @@ class Folder:
         start = len(root.rstrip("/")) + 1
         return [FileInfo(info.path[start:], info.size, info.mtime_ns or 0) for info in found]
 
+    def sizes(self) -> dict[str, int]:
+        """Every file below, with its size in bytes; the folder is there."""
+        return {file.name: file.size for file in self.walk(must_exist=True)}
+
     def read_text(self, name: str) -> str:
         with self._fs.open_input_stream(self._join(name)) as stream:
             return stream.read().decode()
@@ -123,12 +128,12 @@ class Folder:
         with ThreadPoolExecutor(_READERS) as pool:
             return list(pool.map(self.find_json, names))
 
-    def write_json(self, name: str, value: Any) -> None:
+    def write_json(self, name: str, value: Any, *, indent: int | None = 2) -> None:
         """Write a file so that no reader ever sees half of it, and that no power cut leaves half of it.
 
         It is written under another name, on a disk synced, and renamed; some object stores put a file there whole.
         """
-        target, told = self._join(name), json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"
+        target, told = self._join(name), json.dumps(value, indent=indent, ensure_ascii=False).encode() + b"\n"
         draft = target if isinstance(self._fs, _PUT_WHOLE) else f"{target}.tmp"
         if draft != target:
             self._fs.create_dir(target.rpartition("/")[0], recursive=True)
@@ -200,9 +205,15 @@ class Folder:
         """Give a file another name."""
         self._fs.move(self._join(name), self._join(to))
 
-    def delete_file(self, name: str) -> None:
-        """Delete a file that is there."""
-        self._fs.delete_file(self._join(name))
+    def delete_files(self, names: Iterable[str]) -> None:
+        """Delete files, without a look at them before; nothing happens to those that are not there."""
+
+        def delete(name: str) -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.delete_file(self._join(name))
+
+        with ThreadPoolExecutor(_READERS) as pool:
+            list(pool.map(delete, names))
 
     def delete(self, name: str) -> None:
         """Delete a file or a directory with all it holds; nothing happens where there is none."""
@@ -224,8 +235,8 @@ def is_mounted_store(path: str) -> bool:
     if sys.platform == "linux" and f"{place}/".startswith(_DATABRICKS):
         return True
     mounts = [part for part in psutil.disk_partitions(all=True) if _is_below(place, part.mountpoint)]
-    kind = max(mounts, key=lambda part: len(part.mountpoint)).fstype if mounts else ""
-    return kind.startswith("fuse") and kind not in _FUSE_DISKS
+    kind = max(reversed(mounts), key=lambda part: len(part.mountpoint)).fstype if mounts else ""  # the last is on top
+    return "fuse" in kind and kind not in _FUSE_DISKS
 
 
 def _is_below(place: str, folder: str) -> bool:

@@ -32,7 +32,7 @@ class Faults:
     Args:
         seed: Of what is drawn.
         kill_at: At the so-manieth operation; the driver is dead from then on.
-        stall_at: There it stands still until `wake` is set.
+        stall_at: From there on it stands still, with all its threads, until `wake` is set.
         lies: The share of looks that find nothing, and of operations that fail.
     """
 
@@ -52,7 +52,7 @@ class Faults:
             number, drawn = self.operations, self._random.random()
         if 0 <= self._kill_at <= number:
             raise Killed
-        if number == self._stall_at:
+        if 0 <= self._stall_at <= number:  # its threads too
             self.stalled.set()
             self.wake.wait(60)
         if drawn < self._lies / 2:

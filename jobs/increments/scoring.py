@@ -190,7 +190,7 @@ class ScoreIncrement:
                 ignored_files=read.ignored,
                 gone_files=read.gone,
                 repeated_files=read.repeated,
-                read=read.counts.read or (),
+                read=read.counts.read,
             )
         self._listener.commits(made)
         self._go_on(made)

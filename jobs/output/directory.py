@@ -10,15 +10,17 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
 from jobs import folder as files
-from jobs.errors import JobError, OutputError
+from jobs.errors import BusyError, JobError, OutputError
 from jobs.input.checkpoint import Checkpoint
 from jobs.input.files import ReadFile
 from jobs.input.sources import Kind, find_kind
+from jobs.output.adopting import adopt_old_marks, read_committed
 from jobs.output.committed import Committed, Increment, count_outcomes, name_of
 from jobs.output.fingerprint import describe, differences, make_key, seal_description
+from jobs.output.job_note import HOME, find_job, write_job
 from jobs.output.lock import Claim, hold_lock
-from jobs.output.marks import Mark, Marks, adopt_old_marks, read_committed
-from jobs.output.placing import clean_draft, find_strangers, find_unplaced, put_in_place
+from jobs.output.marks import Mark, Marks
+from jobs.output.placing import clean_draft, find_strangers, find_unplaced, keep_apart, put_in_place, take_away
 from jobs.settings import Settings
 from jobs.spark.session import spark_conf
 
@@ -26,14 +28,12 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
-_HOME = "_gristmill"
-_LOCK = f"{_HOME}/lock"
-_WRITING = f"{_HOME}/writing"
+_LOCK = f"{HOME}/lock"
+_WRITING = f"{HOME}/writing"
 _AFRESH = "job-"  # names of the state of jobs that started afresh
-_STATE = ("marks", "files", "checkpoint", "retries", "runs")  # of one that did not; runs are everybody's
+_STATE = ("marks", "files", "checkpoint", "retries")  # of a job
 _LAYOUT = 2  # of an output; 1 had its marks among the rows
-JOB = f"{_HOME}/job.json"
-RUNS = f"{_HOME}/runs"
+RUNS = f"{HOME}/runs"
 # Rows of a task reach Python in Arrow batches of this size; a window is put together from several.
 _ARROW_ROWS = 1024
 _WRITE_CONF = {
@@ -80,7 +80,7 @@ class Output:
     def home(self) -> str:
         """Where this job's state is."""
         if self._home is None:
-            return str((self.folder.find_json(JOB) or {}).get("home", _HOME))
+            return str((find_job(self.folder) or {}).get("home", HOME))
         return self._home
 
     @contextlib.contextmanager
@@ -113,7 +113,7 @@ class Output:
         self._check_ours()
         if overwrite or not self.is_begun():
             return
-        held = self._sealed(self.folder.read_json(JOB))
+        held = self._sealed(find_job(self.folder) or {})
         differs = differences(held.get("job", {}), describe(self._settings, held["key"]))
         if differs:
             raise OutputError(
@@ -131,7 +131,7 @@ class Output:
 
     def is_begun(self) -> bool:
         """There is a job's output here."""
-        return self.folder.find_json(JOB) is not None
+        return find_job(self.folder) is not None
 
     def begin(self, schema: StructType | None = None, *, overwrite: bool = False) -> None:
         """Make the directory this job's. With `overwrite`, what is there goes as the first increment is committed.
@@ -145,19 +145,21 @@ class Output:
         """
         self._claim.check()
         try:
-            held = self.folder.find_json(JOB)
+            held, stale = find_job(self.folder), self._list_stale()
+            self._claim.check()  # what a successor makes from here on is not in the list
             if held is None:
                 self._check_no_increments()
-                self._home = _HOME
+                self._home = HOME
                 self._make_home()
-                self.folder.write_json(JOB, self._describe(schema))
+                write_job(self.folder, self._describe(schema), self._claim.owner)
             else:
-                self._home = str(held.get("home", _HOME))
+                self._home = str(held.get("home", HOME))
                 self._settle(held, overwrite=overwrite)
-            self.folder.delete(_WRITING)  # of killed runs; what they committed is in its place by now
-            self._delete_homes(but=self._home)  # of jobs that started afresh and committed nothing
+            for name in stale:  # what was committed of it is in its place by now
+                if name != self._home:
+                    self.folder.delete(name)
             if held is not None and overwrite:
-                self._home = f"{_HOME}/job-{uuid.uuid4().hex[:12]}"
+                self._home = f"{HOME}/job-{uuid.uuid4().hex[:12]}"
                 self._make_home()
                 self.folder.write_json(f"{self._home}/job.json", self._describe(schema))
         except OSError as error:
@@ -184,43 +186,51 @@ class Output:
         if held.get("layout", 1) < _LAYOUT or "key" not in held:
             adopt_old_marks(self.folder, self.home)
             held = {**self._sealed(held), "layout": _LAYOUT, "home": self.home}
-            self.folder.write_json(JOB, held)
+            write_job(self.folder, held, self._claim.owner)
+        elif self._claim.owner:  # so that no late one of an earlier driver comes after it
+            write_job(self.folder, held, self._claim.owner)
+        if "clearing" in held:  # it started afresh, and was killed as the old results went
+            self._clear(held)
+        there = self.folder.sizes()
         committed = self._marks().read()
-        drafts, lost = find_unplaced(self.folder, [*committed, *self._kept_marks().read()])
-        for mark in drafts:
-            put_in_place(self.folder, mark)
+        drafts, lost = find_unplaced(there, [*committed, *self._kept_marks().read()])
         if lost and not overwrite:
             raise self._has_lost(lost[0])
-        if held.get("clearing"):  # it started afresh, and was killed as the old results went
-            self._clear(held)
+        for mark in drafts:
+            put_in_place(self.folder, mark, self._claim.check)
         places = {mark.place for mark in committed}
-        for path in find_strangers(self.folder, committed):
-            if path.partition("/")[0] in places:  # `report` tells of whole increments that no mark names
-                self.folder.delete(path)
+        strangers = find_strangers(there, committed)
+        self._claim.check()
+        # `report` tells of whole increments that no mark names.
+        take_away(self.folder, (path for path in strangers if path.partition("/")[0] in places))
+
+    def _list_stale(self) -> list[str]:
+        """What killed runs have left: rows on their way, and the state of jobs that started afresh in vain."""
+        homes = [name for name in self.folder.entries(HOME) if name.startswith(_AFRESH)]
+        return [f"{HOME}/{name}" for name in homes] + [f"{_WRITING}/{name}" for name in self.folder.entries(_WRITING)]
 
     def _take_over(self) -> None:
-        """Be the job whose output this is, with the first increment of one that started afresh."""
-        if self.home == _HOME or self.folder.read_json(JOB).get("home") == self.home:
+        """Be the job whose output this is: one that started afresh has committed its first increment."""
+        before = find_job(self.folder) or {}
+        if before.get("home", HOME) == self.home:
             return
         held = self.folder.read_json(f"{self.home}/job.json")
-        self.folder.write_json(JOB, {**held, "clearing": True})
+        rows = [path for path in self.folder.sizes() if path.startswith("increment=")]
+        state = [f"{before.get('home', HOME)}/{name}" for name in _STATE]
+        runs = [f"{RUNS}/{name}" for name in self.folder.entries(RUNS)]
+        self._claim.check()
+        held = {**held, "clearing": [*rows, *state, *runs]}
+        write_job(self.folder, held, self._claim.owner)
         self._clear(held)
 
     def _clear(self, held: dict[str, Any]) -> None:
-        """Throw away what the job before has left."""
-        marked = set(self._marks().places())
-        for entry in self.folder.entries():
-            if entry.startswith("increment=") and entry not in marked:
-                self.folder.delete(entry)
-        for name in _STATE:
-            self.folder.delete(f"{_HOME}/{name}")
-        self._delete_homes(but=self.home)
-        self.folder.write_json(JOB, {name: value for name, value in held.items() if name != "clearing"})
-
-    def _delete_homes(self, *, but: str) -> None:
-        for name in self.folder.entries(_HOME):
-            if name.startswith(_AFRESH) and f"{_HOME}/{name}" != but:
-                self.folder.delete(f"{_HOME}/{name}")
+        """Throw away what the job before has left: what was listed as this one took over, and nothing else."""
+        rows = [path for path in held["clearing"] if path.startswith("increment=")]
+        take_away(self.folder, rows)
+        for path in held["clearing"][len(rows) :]:
+            self.folder.delete(path)
+        self._claim.check()
+        write_job(self.folder, {name: value for name, value in held.items() if name != "clearing"}, self._claim.owner)
 
     def _marks(self) -> Marks:
         return Marks(self.folder, f"{self.home}/marks")
@@ -229,15 +239,22 @@ class Output:
         return Marks(self.folder, f"{self.home}/retries", parent=f"{self.home}/retries")
 
     def settle_last(self) -> None:
-        """The job has ended, and is whose output this is: also where there was nothing to commit."""
+        """The job has ended, and is whose output this is: also where there was nothing to commit.
+
+        Raises:
+            JobError: The old results cannot be thrown away; the next run does so.
+        """
         self._claim.check()
-        self._take_over()
+        try:
+            self._take_over()
+        except OSError as error:
+            raise JobError(f"output.path {self.path} cannot be taken over from the job before: {error}") from error
 
     def schema(self) -> StructType | None:
         """The input's schema as the first run found it."""
         from pyspark.sql.types import StructType
 
-        kept = self.folder.read_json(JOB).get("schema") if self.is_begun() else None
+        kept = (find_job(self.folder) or {}).get("schema")
         return StructType.fromJson(kept) if kept else None
 
     def check_input(self, frame: DataFrame, kind: Kind) -> None:
@@ -260,7 +277,7 @@ class Output:
 
     def marks(self) -> list[Mark]:
         """All that is committed, in order."""
-        return read_committed(self.folder, self.folder.find_json(JOB)) if self._home is None else self._marks().read()
+        return read_committed(self.folder, find_job(self.folder)) if self._home is None else self._marks().read()
 
     def increments(self) -> list[Increment]:
         """All that is committed, in order."""
@@ -289,7 +306,7 @@ class Output:
         *,
         run_id: str = "run",
         rows: int | None = None,
-        read: Sequence[ReadFile] = (),
+        read: Sequence[ReadFile] | None = None,
         **about: Any,
     ) -> Increment:
         """Write one increment aside, count what was written, commit it, and put it in its place.
@@ -309,15 +326,20 @@ class Output:
             BusyError: The output is another driver's by now.
         """
         draft = self.draft_of(name_of(number), run_id)
-        self.write_rows(scored, draft)
-        counts = count_outcomes(self.read(scored.sparkSession, draft), self._settings.output.name)
-        if rows is not None and counts.rows != rows:
-            raise JobError(
-                f"increment {number} was read as {rows:,} rows and written as {counts.rows:,}, and is not committed: "
-                "its input, or what was written of it, was changed meanwhile"
-            )
-        if read:
-            self.folder.write_json(self._files_of(number), [astuple(file) for file in read])
+        try:
+            self.write_rows(scored, draft)
+            counts = count_outcomes(self.read(scored.sparkSession, draft), self._settings.output.name)
+            if rows is not None and counts.rows != rows:
+                raise JobError(
+                    f"increment {number} was read as {rows:,} rows and written as {counts.rows:,}, and is not "
+                    "committed: its input, or what was written of it, was changed meanwhile"
+                )
+        except Exception:
+            with contextlib.suppress(OSError):  # whoever reads `OUT/**/*.parquet` would take them for results
+                self.folder.delete(draft)
+            raise
+        if read is not None:
+            self.folder.write_json(self._files_of(number), [astuple(file) for file in read], indent=None)
         return self.commit(draft, number, counts=counts, run_id=run_id, **about)
 
     def draft_of(self, name: str, run_id: str) -> str:
@@ -387,28 +409,34 @@ class Output:
             JobError: Something is committed there: no second look at it may find less than the first.
         """
         self._claim.check()
-        self._take_over()
         kept = name is not None
         name, marks = name or name_of(made.number), self._kept_marks() if kept else self._marks()
         if marks.is_there(name):
             raise JobError(f"{name} of output.path {self.path} is committed already, and nothing replaces it")
-        rows = clean_draft(self.folder, draft, is_result=not kept)
+        rows = clean_draft(self.folder, draft)
+        if kept:
+            rows = keep_apart(self.folder, draft, rows)
         self.folder.sync(draft)
+        self._claim.check()
         mark = marks.write(Mark(name, made, rows, draft), self._claim.owner)
-        put_in_place(self.folder, mark)
+        self._claim.check()
+        if not marks.counts(name, self._claim.owner):
+            raise BusyError(f"{name} of output.path {self.path} was committed by another driver too, whose rows count")
+        self._take_over()
+        put_in_place(self.folder, mark, self._claim.check)
         return mark.made
 
     def ended_badly(self, run_id: str) -> bool:
         """A run has ended since too many rows failed, and nobody has accepted that."""
         report = self.folder.find_json(f"{RUNS}/{run_id}.json") or {}
-        accepted = (self.folder.find_json(JOB) or {}).get("accepted_run")
+        accepted = (find_job(self.folder) or {}).get("accepted_run")
         return bool(report.get("too_many_failed")) and accepted != run_id
 
     def accept_failures(self) -> None:
         """Keep that the failures of the last run are accepted; the output is this driver's."""
         scored = [increment.run_id for increment in self.increments() if not increment.is_retry]
         if scored:
-            self.folder.write_json(JOB, {**self.folder.read_json(JOB), "accepted_run": scored[-1]})
+            write_job(self.folder, {**(find_job(self.folder) or {}), "accepted_run": scored[-1]}, self._claim.owner)
 
     def write_report(self, run_id: str, report: dict[str, Any]) -> str:
         """Keep a run's report; returns its path.
@@ -424,8 +452,8 @@ class Output:
         return self.folder / name
 
     def _check_ours(self) -> None:
-        entries = [entry for entry in self.folder.entries() if entry != _HOME]
-        if entries and self.folder.find_json(JOB) is None:
+        entries = [entry for entry in self.folder.entries() if entry != HOME]
+        if entries and find_job(self.folder) is None:
             self._check_no_increments()
             raise OutputError(
                 f"output.path {self.path} holds {entries[0]} and no gristmill job; name an empty directory"
@@ -433,11 +461,12 @@ class Output:
 
     def _check_no_increments(self) -> None:
         """What is committed is thrown away by `--overwrite` alone, whatever a file system says of the job file."""
-        found = [entry for entry in self.folder.entries() if entry.startswith("increment=")]
+        state = [f"{HOME}/{name}/{e}" for name in _STATE for e in self.folder.entries(f"{HOME}/{name}")]
+        found = [*(entry for entry in self.folder.entries() if entry.startswith("increment=")), *state]
         if found:
             raise OutputError(
-                f"output.path {self.path} has {found[0]}, but its job file {JOB} is not there. Nothing was changed: "
-                "run again if the file system did not answer, put the file back, or name another directory"
+                f"output.path {self.path} has {found[0]}, but its job file {HOME}/job.json is not there. Nothing was "
+                "changed: run again if the file system did not answer, put the file back, or name another directory"
             )
 
     def _check_whole(self, kind: Kind) -> None:
@@ -446,8 +475,10 @@ class Output:
         So is the checkpoint: a new one plans old and new rows under the number of what is committed.
         """
         marks = self.marks()
-        if lost := find_unplaced(self.folder, marks)[1]:
-            raise self._has_lost(lost[0])
+        if find_unplaced(self.folder.sizes(), marks)[1]:  # a store may have failed to find what is there
+            marks = self.marks()
+            if lost := find_unplaced(self.folder.sizes(), marks)[1]:
+                raise self._has_lost(lost[0])
         first = [mark.made for mark in marks if not mark.made.is_retry]
         there = {increment.number for increment in first}
         by_span = max((i.number for i in first if i.input_span is not None), default=-1)
@@ -474,7 +505,8 @@ class Output:
         first = self.marks()[:1]
         if not first:
             return
-        held = dict(self.read_marked(frame.sparkSession, first).dtypes)
+        place = first[0].place if self.folder.exists(first[0].place) else first[0].draft  # of a driver that was killed
+        held = dict(self.read(frame.sparkSession, place).dtypes)
         changed = [
             f"{name} is {kind} and was {held[name]}" for name, kind in frame.dtypes if held.get(name, kind) != kind
         ]
@@ -487,8 +519,8 @@ class Output:
     def _tidy(self) -> None:
         """Leave nothing where nothing was begun: the lock's own files, and directories that are empty then."""
         with contextlib.suppress(OSError):
-            if self.folder.is_local and self.folder.find_json(JOB) is None:
+            if self.folder.is_local and find_job(self.folder) is None:
                 for name in (_LOCK, f"{_LOCK}.json"):
                     self.folder.local_path(name).unlink(missing_ok=True)
-                self.folder.local_path(_HOME).rmdir()
+                self.folder.local_path(HOME).rmdir()
                 self.folder.local_path().rmdir()

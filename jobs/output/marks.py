@@ -12,10 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from jobs.folder import FileInfo, Folder
+from jobs.folder import Folder
 from jobs.output.committed import Increment
 
-_OLD_MARK = "_increment.json"  # in an increment's own directory, as an earlier gristmill wrote it
 _SUFFIX = ".json"
 
 
@@ -95,9 +94,12 @@ class Marks:
 
     def keep(self, mark: Mark, owner: str = "") -> None:
         """Write a mark as it is."""
-        name = mark.place.rpartition("/")[2] + (f".{owner}" if owner else "")
         about = {"draft": mark.draft, "files": mark.files}
-        self._folder.write_json(f"{self._home}/{name}{_SUFFIX}", {**asdict(mark.made), **about})
+        self._folder.write_json(f"{self._home}/{_file_of(mark.place, owner)}", {**asdict(mark.made), **about})
+
+    def counts(self, place: str, owner: str) -> bool:
+        """The mark of an owner's lease is the one that counts."""
+        return self._names().get(place.rpartition("/")[2]) == _file_of(place, owner)
 
     def _names(self) -> dict[str, str]:
         """The marks that count: the increment's directory, and the file's name."""
@@ -108,52 +110,19 @@ class Marks:
         return found
 
 
+def _file_of(place: str, owner: str) -> str:
+    return place.rpartition("/")[2] + (f".{owner}" if owner else "") + _SUFFIX
+
+
 def _from_json(place: str, held: dict[str, Any]) -> Mark:
     return Mark(place, Increment.from_json(held), held.get("files", {}), held.get("draft", ""))
 
 
-def read_committed(folder: Folder, held: dict[str, Any] | None) -> list[Mark]:
-    """What is committed in an output, in order, for whoever only looks at it.
-
-    Args:
-        folder: The output directory.
-        held: Its job file; None where there is none. An earlier gristmill's tells of no layout.
-    """
-    if held is None:
-        return []
-    home = f"{held.get('home', '_gristmill')}/marks"
-    if "layout" in held:
-        return Marks(folder, home).read()
-    adopted = Marks(folder, home).read() if folder.exists(home) else []
-    return sorted([*adopted, *_read_old(folder)], key=lambda mark: mark.made.number)
-
-
-def adopt_old_marks(folder: Folder, home: str) -> None:
-    """Bring an output of an earlier gristmill up to date: its marks lay among the rows. Can be repeated."""
-    for parent, marks in (
-        ("", Marks(folder, f"{home}/marks")),
-        (f"{home}/retries", Marks(folder, f"{home}/retries", parent=f"{home}/retries")),
-    ):
-        for mark in _read_old(folder, parent):
-            marks.keep(mark)
-            folder.delete(f"{mark.place}/{_OLD_MARK}")
-
-
-def _read_old(folder: Folder, parent: str = "") -> list[Mark]:
-    places = [f"{parent}/{name}".lstrip("/") for name in folder.entries(parent) if name.startswith("increment=")]
-    read = folder.read_all_json([f"{place}/{_OLD_MARK}" for place in places])
-    return [
-        Mark(place, Increment.from_json(held), data_files(folder, place), "")
-        for place, held in zip(places, read, strict=True)
-        if held is not None
-    ]
-
-
 def data_files(folder: Folder, name: str) -> dict[str, int]:
     """Files of rows in a directory, with their sizes: not what Spark and Hadoop leave beside them."""
-    return {file.name: file.size for file in folder.walk(name) if is_data(file)}
+    return {file.name: file.size for file in folder.walk(name) if is_data(file.name)}
 
 
-def is_data(file: FileInfo) -> bool:
-    """Rows, by a file's name."""
-    return not any(part.startswith(("_", ".")) for part in file.name.split("/"))
+def is_data(name: str) -> bool:
+    """A file holds rows, by its path."""
+    return not any(part.startswith(("_", ".")) for part in name.split("/"))

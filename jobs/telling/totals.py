@@ -16,9 +16,10 @@ from rich.table import Table
 from jobs.errors import OutputError
 from jobs.folder import Folder
 from jobs.input.files import name_some
+from jobs.output.adopting import read_committed
 from jobs.output.committed import Committed, Increment, add_up
-from jobs.output.directory import JOB, RUNS
-from jobs.output.marks import read_committed
+from jobs.output.directory import RUNS
+from jobs.output.job_note import find_job
 from jobs.output.placing import find_strangers
 
 _LEAST_WIDTH = 100
@@ -80,9 +81,13 @@ def read_totals(path: str) -> Totals:
         OutputError: It is none.
     """
     folder = Folder(path)
-    if not folder.exists(JOB):
+    if find_job(folder) is None:
         raise OutputError(f"{path} is no output of gristmill; name the directory that output.path names")
-    marks = read_committed(folder, folder.read_json(JOB))
+    try:
+        there = folder.sizes()  # before the marks: what a driver puts in its place has its mark by then
+        marks = read_committed(folder, find_job(folder))
+    except OSError as error:
+        raise OutputError(f"{path} cannot be read ({error}); run again, a job may be starting afresh in it") from error
     increments = [mark.made for mark in marks]
     reports = folder.read_all_json([f"{RUNS}/{name}" for name in folder.entries(RUNS) if name.endswith(".json")])
     first = add_up(i.counts for i in increments if not i.is_retry)
@@ -99,7 +104,7 @@ def read_totals(path: str) -> Totals:
         scoring_s=round(sum(i.seconds for i in increments), 3),
         runs=tuple(_sum_runs(increments, reports)),
         increments=tuple(increments),
-        strangers=tuple(find_strangers(folder, marks)),
+        strangers=tuple(find_strangers(there, marks)),
     )
 
 

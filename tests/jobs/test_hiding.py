@@ -12,11 +12,13 @@ import pytest
 from jobs.errors import JobError, OutputError, SettingsError
 from jobs.hiding import hide, hiding, is_secret, without_secrets
 from jobs.job_file import load_settings
-from jobs.output.directory import JOB, Output
+from jobs.output.directory import Output
 
 WriteJob = Callable[..., Path]
 SECRET, OTHER = "hunter2-0815", "correct-horse"
 URL = f"jdbc:postgresql://db:5432/shop?user=me&password={SECRET}&ssl=true"
+
+JOB = "_gristmill/job.json"
 
 
 def _options(secret: str = SECRET, **more: Any) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def test_all_of_a_run_takes_the_commit_that_the_driver_has(
 def _commit(job: Job, *, expired: int = 0) -> None:
     codes = {"expired": expired} if expired else {}
     counts = Committed(rows=5, succeeded=5 - expired, failed=expired, failed_by_code=codes)
-    job.output.folder.make("draft")
+    job.output.folder.write_json("draft/rows.json", 0)
     job.output.commit("draft", 0, counts=counts, run_id="run")
 
 

@@ -15,10 +15,11 @@ from jobs.errors import BusyError, OutputError
 from jobs.folder import Folder
 from jobs.input.spans import Span
 from jobs.job_file import load_settings
+from jobs.output.adopting import read_committed
 from jobs.output.committed import Committed, name_of
-from jobs.output.directory import JOB, Output
+from jobs.output.directory import Output
+from jobs.output.job_note import find_job
 from jobs.output.lock import Lease
-from jobs.output.marks import read_committed
 from jobs.output.placing import find_strangers
 from tests.stores import overtake
 
@@ -101,7 +102,7 @@ def test_a_driver_that_wakes_up_beside_its_successor_changes_nothing_on_s3(outpu
         with output.folder._fs.open_output_stream(f"{output.folder._root}/{stray}") as stream:
             stream.write(b"late")
     folder = output.folder
-    assert find_strangers(folder, read_committed(folder, folder.read_json(JOB))) == [stray]
+    assert find_strangers(folder.sizes(), read_committed(folder, find_job(folder))) == [stray]
     successor = Output(output._settings)
     successor._check_whole("iceberg")
     successor.begin()

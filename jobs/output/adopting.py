@@ -1,0 +1,53 @@
+"""Outputs of an earlier gristmill, whose marks lay among the rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs.folder import Folder
+from jobs.output.committed import Increment
+from jobs.output.marks import Mark, Marks
+from jobs.output.placing import keep_apart, rows_of
+
+_OLD_MARK = "_increment.json"  # in an increment's own directory
+
+
+def read_committed(folder: Folder, held: dict[str, Any] | None) -> list[Mark]:
+    """What is committed in an output, in order, for whoever only looks at it.
+
+    Args:
+        folder: The output directory.
+        held: Its job file; None where there is none. An earlier gristmill's tells of no layout.
+    """
+    if held is None:
+        return []
+    home = f"{held.get('home', '_gristmill')}/marks"
+    if "layout" in held:
+        return Marks(folder, home).read()
+    adopted = Marks(folder, home).read() if folder.exists(home) else []
+    old = [Mark(place, made, {}, "") for place, made in _read_old(folder)]
+    by_place = {mark.place: mark for mark in [*old, *adopted]}
+    return sorted(by_place.values(), key=lambda mark: mark.made.number)
+
+
+def adopt_old_marks(folder: Folder, home: str) -> None:
+    """Bring an output up to date. Can be repeated.
+
+    Raises:
+        OSError: The store does not tell which files an increment has.
+    """
+    for parent, marks in (
+        ("", Marks(folder, f"{home}/marks")),
+        (f"{home}/retries", Marks(folder, f"{home}/retries", parent=f"{home}/retries")),
+    ):
+        for place, made in _read_old(folder, parent):
+            if not marks.is_there(place):
+                rows = rows_of(folder, place)
+                marks.keep(Mark(place, made, keep_apart(folder, place, rows) if parent else rows, ""))
+            folder.delete_files([f"{place}/{_OLD_MARK}"])
+
+
+def _read_old(folder: Folder, parent: str = "") -> list[tuple[str, Increment]]:
+    places = [f"{parent}/{name}".lstrip("/") for name in folder.entries(parent) if name.startswith("increment=")]
+    read = folder.read_all_json([f"{place}/{_OLD_MARK}" for place in places])
+    return [(place, Increment.from_json(held)) for place, held in zip(places, read, strict=True) if held is not None]
