@@ -157,7 +157,7 @@ class Lease:
         time.sleep(self._settle_s)
         last, note = _find_last(self._folder, self._home)
         if last > self._owner:
-            self._folder.delete(self._path)
+            self._folder.delete_files([self._path])
             raise _busy(self._folder, note)
         self._take_away_older()
         self._renewer.start()
