@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jobs.input.reading import count_rows
+from jobs.input.records import raw_column
 from jobs.settings import Settings
 from jobs.spark.session import count_slots
 from udfs.factory import make_udf
@@ -95,9 +96,14 @@ def score_frame(
 
 
 def kept_columns(frame: DataFrame, settings: Settings) -> list[str]:
-    """Columns of the input that are in the output: those that the settings name, or all but our own."""
-    named = settings.output_columns()
-    return [column for column in frame.columns if not column.startswith(OWN)] if named is None else named
+    """Columns of the input that are in the output: those that the settings name, or all but our own.
+
+    A record that does not fit is kept in any case.
+    """
+    named, raw = settings.output_columns(), raw_column(settings.input)
+    if named is None:
+        return [column for column in frame.columns if not column.startswith(OWN)]
+    return [*named, raw] if raw and raw in frame.columns and raw not in named else named
 
 
 def take_samples(frame: DataFrame, settings: Settings, count: int = 3) -> list[Sample]:

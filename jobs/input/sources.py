@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-import re
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import unquote
 
 from jobs.errors import SPARK_ERRORS, InputError, unreadable_input
 from jobs.folder import Folder
+from jobs.input.records import (
+    Headers,
+    as_pattern,
+    by_header,
+    check_raw,
+    complete,
+    has_headers,
+    raw_column,
+    read_headers,
+    record_options,
+    schema_of,
+    unite,
+    with_raw,
+)
 from jobs.paths import GLOB
 from jobs.settings import InputSettings, Settings
 
@@ -18,11 +31,12 @@ if TYPE_CHECKING:
 
 # Where an increment's rows come from; for files alone, and never in the output.
 FILE, FILE_SIZE, FILE_TIME = "_gristmill_file", "_gristmill_file_size", "_gristmill_file_time"
+_WHERE = (FILE, FILE_SIZE, FILE_TIME)
+_NO_HEADERS: Headers = {}
+_LOOKED_INTO = 200  # headers of CSV files, before the first run
 _STREAMING = ("delta",)
 _FOREVER = "100000000000d"  # Spark leaves out files that are a week older than the newest, unless told otherwise
 _TELL_ALL = {"ignoreCorruptFiles": "false", "ignoreMissingFiles": "false"}  # whatever the session says
-
-_SPECIAL = re.compile(r"[*?\[\]{}\\]")
 
 Kind = Literal["files", "table", "iceberg", "once"]
 
@@ -47,29 +61,71 @@ def read_input(spark: SparkSession, settings: Settings, schema: StructType | Non
         InputError: No such path, table or column; a column's name twice; a name that the output needs.
     """
     try:
-        frame = _load(spark, settings.input, schema)
+        frame = _load(spark, settings.input, schema) if schema else _look_into(spark, settings.input)
         columns = frame.columns
     except SPARK_ERRORS as error:
         raise unreadable_input(error) from error
-    check_columns(columns, settings)
-    return frame
+    raw = raw_column(settings.input)
+    if schema is None:
+        check_raw(columns, settings.input)
+    check_columns([column for column in columns if column != raw], settings)
+    if raw is None:
+        return frame
+    return _load(spark, settings.input, with_raw(frame.schema, settings.input))
 
 
-def read_files(spark: SparkSession, settings: Settings, schema: StructType, uris: list[str]) -> DataFrame:
-    """Some of the input's files, by their URIs, with the columns that the job needs and where rows come from."""
-    from pyspark.sql import functions as F
+def _look_into(spark: SparkSession, source: InputSettings) -> DataFrame:
+    """The input, with the columns of all its files where CSV files have other ones than the first."""
+    frame = _load(spark, source, None)
+    if not has_headers(source):
+        return frame
+    headers = read_headers(spark, source, sorted(frame.inputFiles())[:_LOOKED_INTO])
+    groups = {header: uris for header, uris in by_header(list(headers), headers).items() if header}
+    if len(groups) < 2:
+        return frame
+    reader = spark.read.format(source.format).options(**_file_options(source))
+    found = [reader.load([as_pattern(uri) for uri in uris]).schema for uris in groups.values()]
+    return _load(spark, source, unite([*found, frame.schema]))
 
+
+def read_files(
+    spark: SparkSession, settings: Settings, schema: StructType, uris: list[str], headers: Headers = _NO_HEADERS
+) -> DataFrame:
+    """Some of the input's files, by their URIs, with the columns that the job needs and where rows come from.
+
+    Args:
+        spark: The session.
+        settings: The job.
+        schema: Of the input.
+        uris: The files.
+        headers: Of CSV files, where they differ; each is read by its own.
+    """
+    schema = with_raw(schema, settings.input)
     if not uris:
         return select_needed(spark.createDataFrame([], schema), settings)
-    reader = spark.read.format(settings.input.format).schema(schema).options(**_file_options(settings.input))
-    paths = [_SPECIAL.sub(r"\\\g<0>", unquote(uri)) for uri in uris]  # to `load` a name is a pattern, and not encoded
-    return select_needed(
-        reader.load(paths),
-        settings,
-        F.col("_metadata.file_path").alias(FILE),
-        F.col("_metadata.file_size").alias(FILE_SIZE),
-        F.unix_millis("_metadata.file_modification_time").alias(FILE_TIME),
+    groups = [_read_alike(spark, settings, schema, *group) for group in by_header(uris, headers).items()]
+    return reduce(lambda a, b: a.unionByName(b), groups)
+
+
+def _read_alike(
+    spark: SparkSession, settings: Settings, schema: StructType, header: tuple[str, ...], uris: list[str]
+) -> DataFrame:
+    """Files with the same header, or without."""
+    from pyspark.sql import functions as F
+
+    source = settings.input
+    by_position = {"enforceSchema": "true"} if header else {}  # the schema is in the header's own order
+    reader = spark.read.format(source.format).options(**_file_options(source)).options(**by_position)
+    frame = reader.schema(schema_of(header, uris, schema, source)).load([as_pattern(uri) for uri in uris])
+    about = frame.metadataColumn("_metadata")
+    located = frame.select(
+        "*",
+        about["file_path"].alias(FILE),
+        about["file_size"].alias(FILE_SIZE),
+        F.unix_millis(about["file_modification_time"]).alias(FILE_TIME),
     )
+    whole = complete(located, schema).select(*(F.col(f"`{name}`") for name in (*schema.names, *_WHERE)))
+    return select_needed(whole, settings, *map(F.col, _WHERE))
 
 
 def read_stream(spark: SparkSession, settings: Settings, schema: StructType, increment_bytes: int) -> DataFrame:
@@ -96,9 +152,11 @@ def select_needed(frame: DataFrame, settings: Settings, *more: Column) -> DataFr
     """The columns that are kept, and those that the text is made of; each row once a variant, if so asked."""
     from pyspark.sql import functions as F
 
-    kept = frame.columns if settings.output.columns is None else settings.output.columns
+    own, raw = [name for name in frame.columns if name not in _WHERE], raw_column(settings.input)
+    kept = own if settings.output.columns is None else settings.output.columns
     lowered = {name.lower() for name in kept}
-    names = [*kept, *(name for name in settings.input_columns() if name.lower() not in lowered)]
+    beside = [*settings.input_columns(), *([raw] if raw in own else [])]
+    names = [*kept, *(name for name in beside if name.lower() not in lowered)]
     return explode_variants(frame.select(*(F.col(f"`{name}`") for name in names), *more), settings)
 
 
@@ -148,7 +206,7 @@ def _file_options(source: InputSettings) -> dict[str, Any]:
     """
     path = str(source.path)
     below = {} if GLOB.search(path) or Folder(path).is_file() else {"basePath": path}
-    return {**below, **source.options, **_TELL_ALL}
+    return {**below, **record_options(source), **_TELL_ALL}
 
 
 def _as_directory(path: str) -> str:
@@ -170,7 +228,8 @@ def _load(spark: SparkSession, source: InputSettings, schema: StructType | None)
         return spark.table(source.table)
     if source.query:
         return spark.sql(source.query)
-    reader = spark.read.format(source.format).options(**source.options)
+    options = record_options(source) if source.is_files() else source.options
+    reader = spark.read.format(source.format).options(**options)
     if schema is not None:
         reader = reader.schema(schema)
     elif source.ignore_corrupt:
