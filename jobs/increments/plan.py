@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jobs.input.reading import count_rows
+from jobs.input.reading import can_hash, count_rows
 from jobs.input.records import raw_column
+from jobs.input.sources import OWN
 from jobs.settings import Settings
 from jobs.spark.session import count_slots
 from udfs.factory import make_udf
@@ -20,7 +21,6 @@ from udfs.text.templates import make_renderer
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
-OWN = "_gristmill_"  # columns that are ours begin with it; none of them is in an output
 _LEAST_ROWS = 64  # fewer rows in a task are not worth its start
 _TASKS_PER_SLOT = 4  # so that the slots end at about the same time, and progress is seen
 
@@ -80,12 +80,11 @@ def score_frame(
         keep: Columns to keep besides those that the settings name.
     """
     from pyspark.sql import functions as F
-    from pyspark.sql.types import MapType
 
     name, kept = settings.output.name, kept_columns(frame, settings)
     columns = [F.col(f"`{column}`") for column in settings.text_columns()]
     text = F.struct(*columns) if settings.is_templated() else columns[0].cast("string")
-    hashed = [c for c in settings.text_columns() if not isinstance(frame.schema[_spelt(frame, c)].dataType, MapType)]
+    hashed = [c for c in settings.text_columns() if can_hash(frame.schema[_spelt(frame, c)].dataType.simpleString())]
     spread = frame.repartition(plan.partitions, *(F.col(f"`{column}`") for column in hashed))
     scored = spread.select(
         *(F.col(f"`{column}`") for column in (*kept, *keep)),

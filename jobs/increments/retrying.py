@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from jobs.errors import SPARK_ERRORS, DeadlineReached, InputError, JobError, explain
 from jobs.increments.listener import Listener
-from jobs.increments.plan import OWN, Plan, plan_partitions, score_frame
+from jobs.increments.plan import Plan, plan_partitions, score_frame
 from jobs.increments.scoring import Run
 from jobs.increments.sizing import TARGET_S
 from jobs.input.checkpoint import path_of
 from jobs.input.records import has_headers, read_headers
-from jobs.input.sources import explode_variants, find_kind, read_files, read_input
+from jobs.input.sources import OWN, explode_variants, find_kind, read_files, read_input
 from jobs.output.committed import RETRIES, Increment, count_outcomes, name_of
 from jobs.output.directory import Output
 from jobs.output.marks import Mark
@@ -122,8 +122,8 @@ def find_failed(
     rows = output.read_marked(spark, marks, outcome="failed")
     located = rows.select(
         *(F.col(f"`{c}`") for c in rows.columns if c not in (name, "outcome", "increment")),
-        F.col("_metadata.file_name").alias(_FILE),
-        F.col("_metadata.row_index").alias(_ROW),
+        rows.metadataColumn("_metadata")["file_name"].alias(_FILE),
+        rows.metadataColumn("_metadata")["row_index"].alias(_ROW),
         F.col(f"`{name}`.error.code").alias(_CODE),
     )
     located = located.where(F.col(_CODE) != MALFORMED.code)  # what it was meant to say is not known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +24,7 @@ from jobs.input.records import (
 )
 from jobs.paths import GLOB
 from jobs.settings import InputSettings, Settings
+from jobs.spark.session import spark_conf
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -30,9 +32,12 @@ if TYPE_CHECKING:
 
 
 # Where an increment's rows come from; for files alone, and never in the output.
-FILE, FILE_SIZE, FILE_TIME = "_gristmill_file", "_gristmill_file_size", "_gristmill_file_time"
+OWN = "_gristmill_"  # what is ours begins with it; none of it is in an output
+FILE, FILE_SIZE, FILE_TIME = f"{OWN}file", f"{OWN}file_size", f"{OWN}file_time"
 _WHERE = (FILE, FILE_SIZE, FILE_TIME)
 _NO_HEADERS: Headers = {}
+_UNWRITABLE = re.compile(r'(?:^|"(?:type|elementType|keyType|valueType)":)"(interval|time\(\d+\))"')  # by Parquet
+_NANOS = {"spark.sql.legacy.parquet.nanosAsLong": "true"}
 _LOOKED_INTO = 200  # headers of CSV files, before the first run
 _STREAMING = ("delta",)
 _FOREVER = "100000000000d"  # Spark leaves out files that are a week older than the newest, unless told otherwise
@@ -61,10 +66,11 @@ def read_input(spark: SparkSession, settings: Settings, schema: StructType | Non
         InputError: No such path, table or column; a column's name twice; a name that the output needs.
     """
     try:
-        frame = _load(spark, settings.input, schema) if schema else _look_into(spark, settings.input)
+        frame = _load(spark, settings.input, schema) if schema else _look_into(spark, settings)
         columns = frame.columns
     except SPARK_ERRORS as error:
         raise unreadable_input(error) from error
+    check_types(frame, settings)
     raw = raw_column(settings.input)
     if schema is None:
         check_raw(columns, settings.input)
@@ -74,9 +80,21 @@ def read_input(spark: SparkSession, settings: Settings, schema: StructType | Non
     return _load(spark, settings.input, with_raw(frame.schema, settings.input))
 
 
-def _look_into(spark: SparkSession, source: InputSettings) -> DataFrame:
-    """The input, with the columns of all its files where CSV files have other ones than the first."""
-    frame = _load(spark, source, None)
+def _look_into(spark: SparkSession, settings: Settings) -> DataFrame:
+    """The input as its files tell its columns.
+
+    CSV files may each have other ones than the first. Timestamps that Spark does not read are in nobody's way where
+    they are not needed.
+    """
+    source = settings.input
+    try:
+        frame = _load(spark, source, None)
+    except SPARK_ERRORS as error:
+        if "NANOS" not in str(error) or settings.output.columns is None:
+            raise
+        with spark_conf(spark, _NANOS):
+            schema = _load(spark, source, None).schema
+        return _load(spark, source, schema)
     if not has_headers(source):
         return frame
     headers = read_headers(spark, source, sorted(frame.inputFiles())[:_LOOKED_INTO])
@@ -176,6 +194,10 @@ def check_columns(columns: list[str], settings: Settings) -> None:
     twice = sorted({column for column in columns if lowered.count(column.lower()) > 1})
     if twice:
         raise InputError(f"the input has several columns named {', '.join(twice)}; rename them in a `query`")
+    if own := [column for column in columns if column.lower().startswith(OWN)]:
+        raise InputError(
+            f"the input has a column {own[0]!r}; names that begin with {OWN} are gristmill's, so rename it"
+        )
     wanted = {
         f"score.{settings.asked_by()}": settings.input_columns(),
         "input.key": settings.input.key,
@@ -196,6 +218,22 @@ def check_columns(columns: list[str], settings: Settings) -> None:
             f"the output adds a column {taken[0]!r}, but the input has one too; set output.name, or leave the input's "
             "out of output.columns"
         )
+
+
+def check_types(frame: DataFrame, settings: Settings) -> None:
+    """Refuse columns that Parquet cannot hold, before anything is scored.
+
+    Raises:
+        InputError: One is to be kept.
+    """
+    columns = settings.output.columns
+    kept = None if columns is None else {name.lower() for name in columns}
+    for field in frame.schema.fields:
+        if (kept is None or field.name.lower() in kept) and _UNWRITABLE.search(field.dataType.json()):
+            raise InputError(
+                f"the input's column {field.name!r} is of type {field.dataType.simpleString()}, which Parquet does not hold; cast it in a `query`, or "
+                "leave it out of output.columns"
+            )
 
 
 def _file_options(source: InputSettings) -> dict[str, Any]:

@@ -442,9 +442,8 @@ def test_records_that_do_not_fit_fail_and_keep_what_they_were(
     }
     assert {row["prediction"]["usage"]["input_tokens"] for row in rows} == {0}
     assert read_totals(str(tmp_path / "out")).failed_by_code["malformed"] == 2
-    assert (
-        retry(settings.model_copy(update={"input": settings.input.model_copy(update={"key": ["id"]})})).rows == 1
-    )  # that with no text alone
+    by_key = settings.model_copy(update={"input": settings.input.model_copy(update={"key": ["id"]})})
+    assert retry(by_key).rows == 1  # the one with no text
     assert score(settings).rows == 0
 
 
