@@ -163,8 +163,8 @@ def unreadable_input(error: Exception, advice: str = "") -> JobError:
     told = explain(error)
     if "NANOS" in told:
         advice = (
-            "; set spark.conf: {spark.sql.legacy.parquet.nanosAsLong: true} to read such timestamps as numbers, or leave "
-            "their column out of output.columns"
+            "; set spark.conf: {spark.sql.legacy.parquet.nanosAsLong: true} to read such timestamps as numbers, or "
+            "leave their column out of output.columns"
         )
     return InputError(f"cannot read the input: {told}{advice}")
 

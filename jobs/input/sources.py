@@ -231,8 +231,8 @@ def check_types(frame: DataFrame, settings: Settings) -> None:
     for field in frame.schema.fields:
         if (kept is None or field.name.lower() in kept) and _UNWRITABLE.search(field.dataType.json()):
             raise InputError(
-                f"the input's column {field.name!r} is of type {field.dataType.simpleString()}, which Parquet does not hold; cast it in a `query`, or "
-                "leave it out of output.columns"
+                f"the input's column {field.name!r} is of type {field.dataType.simpleString()}, which Parquet does "
+                "not hold; cast it in a `query`, or leave it out of output.columns"
             )
 
 
