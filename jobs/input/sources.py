@@ -173,7 +173,7 @@ def select_needed(frame: DataFrame, settings: Settings, *more: Column) -> DataFr
     own, raw = [name for name in frame.columns if name not in _WHERE], raw_column(settings.input)
     kept = own if settings.output.columns is None else settings.output.columns
     lowered = {name.lower() for name in kept}
-    beside = [*settings.input_columns(), *([raw] if raw in own else [])]
+    beside = [*settings.input_columns(), *([raw] if raw and raw in own else [])]
     names = [*kept, *(name for name in beside if name.lower() not in lowered)]
     return explode_variants(frame.select(*(F.col(f"`{name}`") for name in names), *more), settings)
 

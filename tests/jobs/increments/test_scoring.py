@@ -463,3 +463,11 @@ def test_csv_files_of_another_order_are_scored_by_name(
         nightly(input={"format": "csv", "options": {"header": True}, "key": ["id"]}, output={"columns": ["id"]})
     )
     assert (again.rows, again.failed_by_code) == (1, {"empty_input": 1})
+
+
+@pytest.mark.long
+def test_a_variant_that_is_kept_is_written(spark: Any, write_job: WriteJob, tmp_path: Path) -> None:
+    query = """SELECT 1 AS id, 'x' AS text, parse_json('{"a": 1}') AS v, array(parse_json('2')) AS w"""
+    assert score(load_settings(write_job(input={"path": None, "query": query}))).succeeded == 1
+    (row,) = spark.read.parquet(str(tmp_path / "out")).selectExpr("to_json(v) AS v").collect()
+    assert row["v"] == '{"a":1}'
