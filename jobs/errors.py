@@ -160,7 +160,13 @@ def unreadable_input(error: Exception, advice: str = "") -> JobError:
     """What to raise where Spark fails to read the input: the input is not to blame for a Spark that was killed."""
     if isinstance(error, LOST_ERRORS):
         return SparkGone()
-    return InputError(f"cannot read the input: {explain(error)}{advice}")
+    told = explain(error)
+    if "NANOS" in told:
+        advice = (
+            "; set spark.conf: {spark.sql.legacy.parquet.nanosAsLong: true} to read such timestamps as numbers, or "
+            "leave their column out of output.columns"
+        )
+    return InputError(f"cannot read the input: {told}{advice}")
 
 
 def explain(error: Exception) -> str:

@@ -17,7 +17,7 @@ from jobs.deadlines import deadline_at
 from jobs.errors import DeadlineReached, Interrupted, JobError, SparkGone, TooManyFailed
 from jobs.increments.scoring import Run
 from jobs.input.checkpoint import path_of
-from jobs.input.files import name_some
+from jobs.input.files import name_some, tell_malformed
 from jobs.output.committed import Increment, add_up
 from jobs.output.directory import Output
 from jobs.preflight import check_model, show_warning, tell_ignored_settings
@@ -126,6 +126,9 @@ class Job:
     def _report(self, status: Status, error: JobError | None, left: dict[str, int]) -> RunReport:
         own = self.increments()
         expired = _count_expired(own)
+        malformed = {uri: rows for increment in own for uri, rows in increment.malformed_files.items()}
+        for warning in dict.fromkeys([*(line for i in own for line in i.told), *tell_malformed(malformed)]):
+            self.warn(warning)
         report = make_report(
             self.settings,
             own,

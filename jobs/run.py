@@ -17,6 +17,7 @@ from jobs.increments.retrying import publish_retries, retry_all
 from jobs.increments.scoring import check_failed, check_last_run, score_once, score_spans, score_stream
 from jobs.increments.unscored import Unscored
 from jobs.input.changes import tell_skipped
+from jobs.input.drift import tell_drift
 from jobs.input.iceberg import read_lineage
 from jobs.input.sources import Kind, find_kind, read_input
 from jobs.job import Job, open_job
@@ -78,6 +79,9 @@ def score(
         unscored = Unscored(settings, output, kind, frame)
         for warning in (*tell_skipped(settings.input.options), *unscored.warnings()):
             job.warn(warning)
+        if kind == "files":
+            for warning in tell_drift(job.spark, settings, frame, unscored.files()):
+                job.warn(warning)
         return job.carry_out(lambda: _score_new(job, kind, frame, unscored), left=unscored.as_counts)
 
 

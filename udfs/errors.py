@@ -79,6 +79,7 @@ class RowError:
     message: str
 
 
+MALFORMED = RowError("malformed", "the record is malformed, or a value does not fit its column's type")
 EMPTY_INPUT = RowError("empty_input", "the text is null or blank")
 INPUT_TOO_LONG = RowError("input_too_long", "the text has more tokens than max_tokens allows")
 NOT_FINITE = RowError("not_finite", "the model's output holds NaN or infinity")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from jobs.input.kinds import as_sent, can_hash, column, spelt
 from jobs.input.reading import count_rows
+from jobs.input.records import raw_column
+from jobs.input.sources import OWN
 from jobs.settings import Settings
 from jobs.spark.session import count_slots
 from udfs.factory import make_reader, make_udf
@@ -18,7 +20,6 @@ from udfs.tasks.writing import Writing
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
 
-OWN = "_gristmill_"  # columns that are ours begin with it; none of them is in an output
 _LEAST_ROWS = 64  # fewer rows in a task are not worth its start
 _TASKS_PER_SLOT = 4  # so that the slots end at about the same time, and progress is seen
 
@@ -90,9 +91,14 @@ def score_frame(
 
 
 def kept_columns(frame: DataFrame, settings: Settings) -> list[str]:
-    """Columns of the input that are in the output: those that the settings name, or all but our own."""
-    named = settings.output_columns()
-    return [name for name in frame.columns if not name.startswith(OWN)] if named is None else named
+    """Columns of the input that are in the output: those that the settings name, or all but our own.
+
+    A record that does not fit is kept in any case.
+    """
+    named, raw = settings.output_columns(), raw_column(settings.input)
+    if named is None:
+        return [name for name in frame.columns if not name.startswith(OWN)]
+    return [*named, raw] if raw and raw in frame.columns and raw not in named else named
 
 
 def take_samples(frame: DataFrame, settings: Settings, count: int = 3) -> list[Sample]:

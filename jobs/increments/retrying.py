@@ -11,27 +11,28 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from jobs.errors import SPARK_ERRORS, DeadlineReached, InputError, JobError, explain
 from jobs.increments.listener import Listener
-from jobs.increments.plan import OWN, Plan, plan_partitions, score_frame
+from jobs.increments.plan import Plan, plan_partitions, score_frame
 from jobs.increments.scoring import Run
 from jobs.increments.sizing import TARGET_S
+from jobs.input.checkpoint import path_of
 from jobs.input.kinds import column
-from jobs.input.sources import explode_variants, find_kind, read_input
+from jobs.input.records import has_headers, read_headers
+from jobs.input.sources import OWN, explode_variants, find_kind, read_files, read_input
 from jobs.output.committed import RETRIES, Increment, count_outcomes, name_of
 from jobs.output.directory import Output
 from jobs.output.marks import Mark
 from jobs.settings import Settings
 from jobs.spark.interrupts import Stop
 from jobs.spark.session import count_slots, spark_conf
+from udfs.errors import MALFORMED
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
 _FILE, _ROW, _CODE = f"{OWN}file_name", f"{OWN}row", f"{OWN}code"
-_SCORED, _SCHEME = f"{OWN}scored", r"^[^:/]+:(//[^/]*)?"
 _ROWS = 100_000  # of a retry, where no rate is known
 
 
@@ -122,10 +123,11 @@ def find_failed(
     rows = output.read_marked(spark, marks, outcome="failed")
     located = rows.select(
         *(column(c) for c in rows.columns if c not in (name, "outcome", "increment")),
-        F.col("_metadata.file_name").alias(_FILE),
-        F.col("_metadata.row_index").alias(_ROW),
+        rows.metadataColumn("_metadata")["file_name"].alias(_FILE),
+        rows.metadataColumn("_metadata")["row_index"].alias(_ROW),
         column(name)["error"]["code"].alias(_CODE),
     )
+    located = located.where(F.col(_CODE) != MALFORMED.code)  # what it was meant to say is not known
     wanted = _not_retried(located, _retried(spark, output, name), again=again)
     if only:
         wanted = wanted.where(F.col(_CODE).isin(*only))
@@ -179,18 +181,15 @@ def _look_up(failed: DataFrame, spark: SparkSession, settings: Settings, output:
 
 def _read_scored(spark: SparkSession, settings: Settings, output: Output) -> DataFrame:
     """The input as far as it is scored: later rows of the same key are not those that failed."""
-    from pyspark.sql import functions as F
-
     frame = read_input(spark, settings, output.schema())
     if find_kind(spark, settings.input) != "files":
         return explode_variants(frame, settings)
     checkpoint = output.checkpoint()
     over = checkpoint.offset_of(max((i.number for i in output.increments() if not i.is_retry), default=-1))
-    seen = [(urlsplit(file.uri).path,) for file in checkpoint.seen() if file.offset <= over]
-    below_host = F.regexp_replace(F.col("_metadata.file_path"), _SCHEME, "")  # Spark spells `file:` in two ways
-    located = frame.select("*", below_host.alias(_SCORED))
-    scored = located.join(spark.createDataFrame(seen, f"`{_SCORED}` string"), _SCORED, "left_semi").drop(_SCORED)
-    return explode_variants(scored, settings)
+    there = {path_of(uri) for uri in frame.inputFiles()}
+    uris = [file.uri for file in checkpoint.seen() if file.offset <= over and file.path in there]
+    headers = read_headers(spark, settings.input, uris) if has_headers(settings.input) else {}
+    return read_files(spark, settings, frame.schema, uris, headers)
 
 
 def _retry(found: Found, settings: Settings, run: Run, listener: Listener) -> None:
@@ -256,4 +255,8 @@ def check_codes(only: str | None) -> list[str]:
     asked = [code.strip() for code in (only or "").split(",") if code.strip()]
     if unknown := sorted(set(asked) - known):
         raise InputError(f"--only names {', '.join(unknown)}; the codes are {', '.join(sorted(known))}")
+    if MALFORMED.code in asked:
+        raise InputError(
+            "--only names malformed: such rows are not retried; mend their records, and put them into a new file"
+        )
     return asked

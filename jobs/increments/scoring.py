@@ -27,7 +27,8 @@ from jobs.errors import (
     unpack_error,
 )
 from jobs.increments.listener import Listener
-from jobs.increments.plan import Plan, plan_partitions, score_frame
+from jobs.increments.malformed import score_readable
+from jobs.increments.plan import Plan, plan_partitions
 from jobs.increments.sizing import bytes_per_s, choose_bytes, is_off, take_for_full
 from jobs.input.changes import explain_change, is_bounded
 from jobs.input.files import ReadFile
@@ -177,7 +178,7 @@ class ScoreIncrement:
             self._listener.begins(number, plan)
             deadline = self._run.deadline.timestamp() if self._run.deadline else None
             made = output.write(
-                score_frame(read.frame, self._settings, plan, deadline=deadline),
+                score_readable(read, self._settings, plan, deadline=deadline),
                 number,
                 run_id=self._run.run_id,
                 rows=None if self._kind == "once" else plan.rows,
@@ -190,6 +191,8 @@ class ScoreIncrement:
                 ignored_files=read.ignored,
                 gone_files=read.gone,
                 repeated_files=read.repeated,
+                malformed_files=read.counts.malformed,
+                told=read.told,
                 read=read.counts.read,
             )
         self._listener.commits(made)

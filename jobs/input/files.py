@@ -6,7 +6,7 @@ import os
 import posixpath
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from jobs.errors import InputError
@@ -49,6 +49,7 @@ class ReadFile:
         changed_ms: When it was last written, in milliseconds since 1970.
         rows: How many it has; one without a row is not told.
         content: A hash of its rows, as far as the job needs them, in whatever order.
+        malformed: Records of it that do not fit.
     """
 
     uri: str
@@ -56,6 +57,7 @@ class ReadFile:
     changed_ms: int
     rows: int
     content: str
+    malformed: int = 0
 
     @property
     def path(self) -> str:
@@ -208,3 +210,25 @@ def _absolute(path: str) -> str:
         return os.path.abspath(path)
     below = rest[2:].partition("/")[2] if rest.startswith("//") else rest
     return posixpath.normpath("/" + below.lstrip("/"))
+
+
+def tell_malformed(files: Mapping[str, int]) -> list[str]:
+    """A warning about records that do not fit, by their files' URIs."""
+    if not files:
+        return []
+    named = [f"{path_of(uri)} ({count:,})" for uri, count in files.items()]
+    return [
+        f"{sum(files.values()):,} records are malformed, or hold a value that does not fit its column's type, and "
+        f"failed as `malformed`: {name_some(named)}"
+    ]
+
+
+def tell_swallowing(files: Mapping[str, int]) -> list[str]:
+    """A warning about rows of CSV files that seem to hold others, by the files' URIs."""
+    if not files:
+        return []
+    named = [f"{path_of(uri)} ({count:,})" for uri, count in sorted(files.items())]
+    return [
+        f"{sum(files.values()):,} values seem to hold whole lines of a table, as after a quote that is not closed: "
+        f"{name_some(named)}; mend it, or set input.options.multiLine: false if no value has several lines"
+    ]

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from jobs.errors import SPARK_ERRORS, unreadable_file, unreadable_input
 from jobs.input.checkpoint import SeenFile, path_of
-from jobs.input.files import ReadFile, find_gone, find_repeated
+from jobs.input.files import ReadFile, find_gone, find_repeated, name_some, tell_swallowing
+from jobs.input.records import Headers, has_headers, is_swallowed, many_lines, raw_column, read_headers, tell_headers
 from jobs.input.sources import FILE, FILE_SIZE, FILE_TIME, read_files
 from jobs.settings import Settings
 
@@ -23,10 +24,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Counts:
-    """Rows of an increment, and the files that they come from; null where the source does not tell."""
+    """Rows of an increment, and the files that they come from; null where the source does not tell.
+
+    `swallowing` are the files with rows that seem to hold others, and how many.
+    """
 
     rows: int
     read: tuple[ReadFile, ...] | None = None
+    swallowing: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def malformed(self) -> dict[str, int]:
+        """Records that do not fit, by their files' URIs."""
+        return {file.uri: file.malformed for file in sorted(self.read or (), key=lambda f: f.uri) if file.malformed}
 
     @property
     def files(self) -> int | None:
@@ -47,6 +57,7 @@ class Readable:
         ignored: Files that are there and cannot be read, as `input.ignore_corrupt` asks.
         gone: Files that were there as the increment was planned.
         repeated: Files with the rows of another one, and which; they are left out if `input.dedupe_files` asks for it.
+        told: Warnings of what its files add, lack or hide.
     """
 
     frame: DataFrame
@@ -54,6 +65,7 @@ class Readable:
     ignored: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
     repeated: dict[str, str] = field(default_factory=dict)
+    told: tuple[str, ...] = ()
 
 
 def read_frame(frame: DataFrame) -> Readable:
@@ -114,19 +126,31 @@ def _to_leave_out(repeated: Iterable[str], left: dict[str, SeenFile]) -> list[Se
     return [left[path_of(uri)] for uri in repeated]
 
 
-def count(frame: DataFrame) -> Counts:
-    """Count an increment; every column is read, and of files a hash of their rows is made."""
+def count(frame: DataFrame, raw: str | None = None, swallowed: Column | None = None) -> Counts:
+    """Count an increment; every column is read, and of files a hash of their rows is made.
+
+    Args:
+        frame: Its rows.
+        raw: The column for records that do not fit.
+        swallowed: Whether a row seems to hold others.
+    """
     from pyspark.sql import functions as F
 
     columns = [(c, kind) for c, kind in frame.dtypes if c not in (FILE, FILE_SIZE, FILE_TIME)]
     row = F.xxhash64(F.lit(0), *(_hashable(c, kind) for c, kind in columns))
+    bad = F.col(f"`{raw}`").isNotNull() if raw in frame.columns else F.lit(False)
     if FILE not in frame.columns:
         counted = frame.agg(F.count(F.lit(1)).alias("rows"), F.max(row)).collect()[0]
         return Counts(counted["rows"])
     halves = F.sum(F.shiftright(row, 32)).alias("high"), F.sum(row.bitwiseAND(F.lit(0xFFFFFFFF))).alias("low")
-    by_file = frame.groupBy(FILE, FILE_SIZE, FILE_TIME).agg(F.count(F.lit(1)).alias("rows"), *halves).collect()
-    read = tuple(ReadFile(f[FILE], f[FILE_SIZE], f[FILE_TIME], f["rows"], f"{f['high']},{f['low']}") for f in by_file)
-    return Counts(sum(file.rows for file in read), read)
+    told = F.count_if(bad).alias("malformed"), F.count_if(F.lit(False) if swallowed is None else swallowed).alias("odd")
+    rows = F.count(F.lit(1)).alias("rows")
+    by_file = frame.groupBy(FILE, FILE_SIZE, FILE_TIME).agg(rows, *halves, *told).collect()
+    read = tuple(
+        ReadFile(f[FILE], f[FILE_SIZE], f[FILE_TIME], f["rows"], f"{f['high']},{f['low']}", f["malformed"])
+        for f in by_file
+    )
+    return Counts(sum(file.rows for file in read), read, {f[FILE]: f["odd"] for f in by_file if f["odd"]})
 
 
 def _hashable(name: str, kind: str) -> Column:
@@ -156,10 +180,38 @@ def can_hash(kind: str) -> bool:
 
 def _try_to_read(spark: SparkSession, settings: Settings, schema: StructType, uris: list[str]) -> Readable | Exception:
     try:
-        frame = read_files(spark, settings, schema, uris)
-        return Readable(frame, count(frame))
+        return read_whole(spark, settings, schema, uris)
     except SPARK_ERRORS as error:
         return error
+
+
+def read_whole(spark: SparkSession, settings: Settings, schema: StructType, uris: list[str]) -> Readable:
+    """Read files through; CSV files by their own headers, where these are not all the same as the first one's.
+
+    Raises:
+        InputError: A file lacks a column that is needed.
+        Exception: Of Spark: it cannot read one.
+    """
+    source = settings.input
+    try:
+        return _read_through(spark, settings, schema, uris, {})
+    except SPARK_ERRORS as error:
+        if not (has_headers(source) and unreadable_file(error)):
+            raise
+    headers = read_headers(spark, source, uris)
+    told = tell_headers(headers, schema, source, settings.input_columns())
+    read = _read_through(spark, settings, schema, uris, headers)
+    return replace(read, told=(*told, *read.told))
+
+
+def _read_through(
+    spark: SparkSession, settings: Settings, schema: StructType, uris: list[str], headers: Headers
+) -> Readable:
+    frame, source = read_files(spark, settings, schema, uris, headers), settings.input
+    counts = count(frame, raw_column(source), is_swallowed(schema, source, uris, frame.columns))
+    whole = [path_of(file.uri) for file in counts.read or () if file.malformed and file.malformed == file.rows]
+    lines = [f"no record fits in {name_some(whole)}{many_lines(source)}"] if whole and many_lines(source) else []
+    return Readable(frame, counts, told=(*lines, *tell_swallowing(counts.swallowing)))
 
 
 def _to_ignore(error: Exception, settings: Settings, left: dict[str, SeenFile]) -> SeenFile:

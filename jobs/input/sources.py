@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import unquote
 
 from jobs.errors import SPARK_ERRORS, InputError, unreadable_input
 from jobs.folder import Folder
 from jobs.input.kinds import check_text_types, column, tells_case
+from jobs.input.records import (
+    Headers,
+    as_pattern,
+    by_header,
+    check_raw,
+    complete,
+    has_headers,
+    raw_column,
+    read_headers,
+    record_options,
+    schema_of,
+    unite,
+    with_raw,
+)
 from jobs.paths import GLOB
 from jobs.settings import InputSettings, Settings
+from jobs.spark.session import spark_conf
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
@@ -19,12 +34,16 @@ if TYPE_CHECKING:
 
 
 # Where an increment's rows come from; for files alone, and never in the output.
-FILE, FILE_SIZE, FILE_TIME = "_gristmill_file", "_gristmill_file_size", "_gristmill_file_time"
+OWN = "_gristmill_"  # what is ours begins with it; none of it is in an output
+FILE, FILE_SIZE, FILE_TIME = f"{OWN}file", f"{OWN}file_size", f"{OWN}file_time"
+_WHERE = (FILE, FILE_SIZE, FILE_TIME)
+_NO_HEADERS: Headers = {}
+_UNWRITABLE = re.compile(r'(?:^|"(?:type|elementType|keyType|valueType)":)"(interval|time\(\d+\))"')  # by Parquet
+_NANOS = {"spark.sql.legacy.parquet.nanosAsLong": "true"}
+_LOOKED_INTO = 200  # headers of CSV files, before the first run
 _STREAMING = ("delta",)
 _FOREVER = "100000000000d"  # Spark leaves out files that are a week older than the newest, unless told otherwise
 _TELL_ALL = {"ignoreCorruptFiles": "false", "ignoreMissingFiles": "false"}  # whatever the session says
-
-_SPECIAL = re.compile(r"[*?\[\]{}\\]")
 
 Kind = Literal["files", "table", "iceberg", "once"]
 
@@ -49,30 +68,85 @@ def read_input(spark: SparkSession, settings: Settings, schema: StructType | Non
         InputError: No such path, table or column; a column's name twice; a name that the output needs.
     """
     try:
-        frame = _load(spark, settings.input, schema)
+        frame = _load(spark, settings.input, schema) if schema else _look_into(spark, settings)
         columns = frame.columns
     except SPARK_ERRORS as error:
         raise unreadable_input(error) from error
-    check_columns(columns, settings, tells_case=tells_case(spark))
+    check_types(frame, settings)
+    raw = raw_column(settings.input)
+    if schema is None:
+        check_raw(columns, settings.input)
+    check_columns([name for name in columns if name != raw], settings, tells_case=tells_case(spark))
     check_text_types(frame.schema, settings)
-    return frame
+    if raw is None:
+        return frame
+    return _load(spark, settings.input, with_raw(frame.schema, settings.input))
 
 
-def read_files(spark: SparkSession, settings: Settings, schema: StructType, uris: list[str]) -> DataFrame:
-    """Some of the input's files, by their URIs, with the columns that the job needs and where rows come from."""
-    from pyspark.sql import functions as F
+def _look_into(spark: SparkSession, settings: Settings) -> DataFrame:
+    """The input as its files tell its columns.
 
+    CSV files may each have other ones than the first. Timestamps that Spark does not read are in nobody's way where
+    they are not needed.
+    """
+    source = settings.input
+    try:
+        frame = _load(spark, source, None)
+    except SPARK_ERRORS as error:
+        if "NANOS" not in str(error) or settings.output.columns is None:
+            raise
+        with spark_conf(spark, _NANOS):
+            schema = _load(spark, source, None).schema
+        return _load(spark, source, schema)
+    if not has_headers(source):
+        return frame
+    headers = read_headers(spark, source, sorted(frame.inputFiles())[:_LOOKED_INTO])
+    groups = {header: uris for header, uris in by_header(list(headers), headers).items() if header}
+    if len(groups) < 2:
+        return frame
+    reader = spark.read.format(source.format).options(**_file_options(source))
+    found = [reader.load([as_pattern(uri) for uri in uris]).schema for uris in groups.values()]
+    return _load(spark, source, unite([*found, frame.schema]))
+
+
+def read_files(
+    spark: SparkSession, settings: Settings, schema: StructType, uris: list[str], headers: Headers = _NO_HEADERS
+) -> DataFrame:
+    """Some of the input's files, by their URIs, with the columns that the job needs and where rows come from.
+
+    Args:
+        spark: The session.
+        settings: The job.
+        schema: Of the input.
+        uris: The files.
+        headers: Of CSV files, where they differ; each is read by its own.
+    """
+    schema = with_raw(schema, settings.input)
     if not uris:
         return select_needed(spark.createDataFrame([], schema), settings)
-    reader = spark.read.format(settings.input.format).schema(schema).options(**_file_options(settings.input))
-    paths = [_SPECIAL.sub(r"\\\g<0>", unquote(uri)) for uri in uris]  # to `load` a name is a pattern, and not encoded
-    return select_needed(
-        reader.load(paths),
-        settings,
-        F.col("_metadata.file_path").alias(FILE),
-        F.col("_metadata.file_size").alias(FILE_SIZE),
-        F.unix_millis("_metadata.file_modification_time").alias(FILE_TIME),
+    groups = [_read_alike(spark, settings, schema, *group) for group in by_header(uris, headers).items()]
+    return reduce(lambda a, b: a.unionByName(b), groups)
+
+
+def _read_alike(
+    spark: SparkSession, settings: Settings, schema: StructType, header: tuple[str, ...], uris: list[str]
+) -> DataFrame:
+    """Files with the same header, or without."""
+    from pyspark.sql import functions as F
+
+    source = settings.input
+    by_position = {"enforceSchema": "true"} if header else {}  # the schema is in the header's own order
+    reader = spark.read.format(source.format).options(**_file_options(source)).options(**by_position)
+    frame = reader.schema(schema_of(header, uris, schema, source)).load([as_pattern(uri) for uri in uris])
+    about = frame.metadataColumn("_metadata")
+    located = frame.select(
+        "*",
+        about["file_path"].alias(FILE),
+        about["file_size"].alias(FILE_SIZE),
+        F.unix_millis(about["file_modification_time"]).alias(FILE_TIME),
     )
+    whole = complete(located, schema).select(*(F.col(f"`{name}`") for name in (*schema.names, *_WHERE)))
+    return select_needed(whole, settings, *map(F.col, _WHERE))
 
 
 def read_stream(spark: SparkSession, settings: Settings, schema: StructType, increment_bytes: int) -> DataFrame:
@@ -97,10 +171,12 @@ def read_stream(spark: SparkSession, settings: Settings, schema: StructType, inc
 
 def select_needed(frame: DataFrame, settings: Settings, *more: Column) -> DataFrame:
     """The columns that are kept, and those that the text is made of; each row once a variant, if so asked."""
-    kept = frame.columns if settings.output.columns is None else settings.output.columns
+    own, raw = [name for name in frame.columns if name not in _WHERE], raw_column(settings.input)
+    kept = own if settings.output.columns is None else settings.output.columns
     fold = _folding(tells_case(frame.sparkSession))
     folded = set(map(fold, kept))
-    names = [*kept, *(name for name in settings.input_columns() if fold(name) not in folded)]
+    beside = [*settings.input_columns(), *([raw] if raw and raw in own else [])]
+    names = [*kept, *(name for name in beside if fold(name) not in folded)]
     return explode_variants(frame.select(*map(column, names), *more), settings)
 
 
@@ -123,6 +199,10 @@ def check_columns(columns: list[str], settings: Settings, *, tells_case: bool = 
         raise InputError(
             f"the input has several columns named {', '.join(twice)}; rename them in a `query`, or set "
             "spark.sql.caseSensitive in spark.conf where they differ in case alone"
+        )
+    if own := [name for name in columns if name.lower().startswith(OWN)]:
+        raise InputError(
+            f"the input has a column {own[0]!r}; names that begin with {OWN} are gristmill's, so rename it"
         )
     wanted = {
         f"score.{settings.asked_by()}": settings.input_columns(),
@@ -151,6 +231,22 @@ def _folding(tells_case: bool) -> Callable[[str], str]:
     return str if tells_case else str.lower
 
 
+def check_types(frame: DataFrame, settings: Settings) -> None:
+    """Refuse columns that Parquet cannot hold, before anything is scored.
+
+    Raises:
+        InputError: One is to be kept.
+    """
+    columns = settings.output.columns
+    kept = None if columns is None else {name.lower() for name in columns}
+    for field in frame.schema.fields:
+        if (kept is None or field.name.lower() in kept) and _UNWRITABLE.search(field.dataType.json()):
+            raise InputError(
+                f"the input's column {field.name!r} is of type {field.dataType.simpleString()}, which Parquet does "
+                "not hold; cast it in a `query`, or leave it out of output.columns"
+            )
+
+
 def _file_options(source: InputSettings) -> dict[str, Any]:
     """Options of whatever reads the input's files.
 
@@ -159,7 +255,7 @@ def _file_options(source: InputSettings) -> dict[str, Any]:
     """
     path = str(source.path)
     below = {} if GLOB.search(path) or Folder(path).is_file() else {"basePath": path}
-    return {**below, **source.options, **_TELL_ALL}
+    return {**below, **record_options(source), **_TELL_ALL}
 
 
 def _as_directory(path: str) -> str:
@@ -181,7 +277,8 @@ def _load(spark: SparkSession, source: InputSettings, schema: StructType | None)
         return spark.table(source.table)
     if source.query:
         return spark.sql(source.query)
-    reader = spark.read.format(source.format).options(**source.options)
+    options = record_options(source) if source.is_files() else source.options
+    reader = spark.read.format(source.format).options(**options)
     if schema is not None:
         reader = reader.schema(schema)
     elif source.ignore_corrupt:

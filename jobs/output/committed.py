@@ -73,6 +73,8 @@ class Increment:
         ignored_files: Files of it that could not be read.
         gone_files: Files of it that were there as it was planned, and not as it was scored.
         repeated_files: Files of it with the rows of another one that was read before, and which that is.
+        malformed_files: Files of it with records that do not fit, and how many.
+        told: Warnings of what its files add, lack or hide.
         mended: Of a retry: rows that succeeded now, by the code that they had failed with.
     """
 
@@ -89,6 +91,8 @@ class Increment:
     ignored_files: tuple[str, ...] = ()
     gone_files: tuple[str, ...] = ()
     repeated_files: dict[str, str] = field(default_factory=dict)
+    malformed_files: dict[str, int] = field(default_factory=dict)
+    told: tuple[str, ...] = ()
     mended: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -102,7 +106,7 @@ class Increment:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Increment:
-        files = {name: tuple(value.get(name, ())) for name in ("ignored_files", "gone_files")}
+        files = {name: tuple(value.get(name, ())) for name in ("ignored_files", "gone_files", "told")}
         span = value.get("input_span")
         if span is None and value.get("input_snapshot") is not None:  # as 0.1 wrote it at first
             span = {"start": None, "end": value["input_snapshot"]}

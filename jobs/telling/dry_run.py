@@ -8,9 +8,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from jobs.errors import OutputError, TooManyFailed
+from jobs.errors import SPARK_ERRORS, OutputError, TooManyFailed, unreadable_input
 from jobs.increments.plan import make_plan, take_samples
 from jobs.increments.scoring import check_last_run
+from jobs.input.files import tell_malformed
+from jobs.input.reading import read_whole
+from jobs.input.records import raw_column
 from jobs.input.sources import explode_variants, find_kind, read_input
 from jobs.output.directory import Output
 from jobs.preflight import check_model, name_ends, show_warning, tell_ignored_settings
@@ -48,13 +51,16 @@ def _show(settings: Settings, spark: SparkSession, output: Output, console: Cons
     read = read_input(spark, settings)
     if refusal := _why_refused(output, read, settings, overwrite=overwrite):
         show_warning(console, refusal)
-    frame = explode_variants(read, settings)
+    frame, raw = explode_variants(read, settings), raw_column(settings.input)
+    fields = [field for field in frame.schema.fields if field.name != raw]
+    if raw is not None:
+        frame = _read_records(spark, settings, read, console)
     plan = make_plan(frame, settings)
-    columns = ", ".join(f"{field.name} {field.dataType.simpleString()}" for field in frame.schema.fields)
+    columns = ", ".join(f"{field.name} {field.dataType.simpleString()}" for field in fields)
     console.print(f"[bold]columns[/]  {escape(columns)}", soft_wrap=True)
     texts = Table("tokens", "text", title="the first rows", title_justify="left")
     limit = _SHOWN_OF_PROMPTS if settings.spec().options.writes else _SHOWN
-    for sample in take_samples(frame, settings):
+    for sample in take_samples(frame.where(f"`{raw}` IS NULL") if raw else frame, settings):
         shown = (sample.text or "")[:limit] + ("…" if len(sample.text or "") > limit else "")
         cut = ", cut" if sample.truncated else ""
         texts.add_row(f"{sample.tokens}{cut}", escape(shown) if sample.text else f"[red]{sample.error}[/]")
@@ -72,6 +78,17 @@ def _show(settings: Settings, spark: SparkSession, output: Output, console: Cons
         f"to {escape(output.path)}",
         soft_wrap=True,
     )
+
+
+def _read_records(spark: SparkSession, settings: Settings, read: DataFrame, console: Console) -> DataFrame:
+    """The input as a run reads it, record by record; what does not fit is told."""
+    try:
+        found = read_whole(spark, settings, read.schema, sorted(read.inputFiles()))
+    except SPARK_ERRORS as error:
+        raise unreadable_input(error) from error
+    for warning in (*found.told, *tell_malformed(found.counts.malformed)):
+        show_warning(console, warning)
+    return found.frame
 
 
 def _why_refused(output: Output, frame: DataFrame, settings: Settings, *, overwrite: bool) -> str | None:

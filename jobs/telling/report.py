@@ -32,6 +32,7 @@ class RunReport:
         ignored_files: Files that could not be read, as input.ignore_corrupt asks.
         gone_files: Files that were taken away after they had been planned and before they were scored.
         repeated_files: Files with the rows of another one that was read before, and which that is.
+        malformed_files: Files with records that do not fit, and how many; they failed as `malformed`.
         warnings: Files that were not read, or not again, or that are too large, and why; settings of the model's own
             that are ignored.
         batches: `packed`, or `padded` where the model's architecture cannot be packed.
@@ -69,6 +70,7 @@ class RunReport:
     ignored_files: list[str] = field(default_factory=list)
     gone_files: list[str] = field(default_factory=list)
     repeated_files: dict[str, str] = field(default_factory=dict)
+    malformed_files: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     usd: float | None = None
@@ -116,6 +118,7 @@ def make_report(
         ignored_files=[path for increment in increments for path in increment.ignored_files],
         gone_files=[path for increment in increments for path in increment.gone_files],
         repeated_files={path: before for i in increments for path, before in i.repeated_files.items()},
+        malformed_files={path: rows for i in increments for path, rows in i.malformed_files.items()},
         warnings=[hide(warning, settings) for warning in warnings or []],
         device=_joined(kind.split("/")[0] for kind in kinds),
         precision=_joined(kind.split("/")[1] for kind in kinds),

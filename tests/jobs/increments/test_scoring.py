@@ -419,3 +419,55 @@ def test_a_server_that_is_slow_to_start_python_is_asked_again_but_not_for_ever(
     else:
         score_all()
     assert len(asked) == min(slow, 3) + 1
+
+
+def test_records_that_do_not_fit_fail_and_keep_what_they_were(
+    spark: Any, nightly: Callable[..., Settings], tmp_path: Path
+) -> None:
+    _write(tmp_path / "in/a.jsonl", (1, "a"), (2, None))
+    (tmp_path / "in/b.jsonl").write_text('{"id": 3, "text": "b"}\n{"id": 4, "te\n')
+    settings = nightly(limits={"max_error_rate": 1}, score={"text": "About {{ text }}"}, output={"columns": ["id"]})
+    report = score(settings)
+    assert (report.rows, report.failed_by_code["malformed"]) == (4, 1)
+    assert {Path(uri).name: rows for uri, rows in report.malformed_files.items()} == {"b.jsonl": 1}
+    assert any("b.jsonl (1)" in line and "`malformed`" in line for line in report.warnings)
+
+    (tmp_path / "in/c.jsonl").write_text('{"id": "five", "text": "c"}\n')
+    report = score(settings)
+    assert (report.rows, report.failed_by_code) == (1, {"malformed": 1})
+    rows = spark.read.parquet(str(tmp_path / "out")).where("prediction.error.code = 'malformed'").collect()
+    assert {(row["id"], row["_corrupt_record"]) for row in rows} == {
+        (None, '{"id": 4, "te'),
+        (None, '{"id": "five", "text": "c"}'),
+    }
+    assert {row["prediction"]["usage"]["input_tokens"] for row in rows} == {0}
+    assert read_totals(str(tmp_path / "out")).failed_by_code["malformed"] == 2
+    by_key = settings.model_copy(update={"input": settings.input.model_copy(update={"key": ["id"]})})
+    assert retry(by_key).rows == 1  # the one with no text
+    assert score(settings).rows == 0
+
+
+@pytest.mark.long
+def test_csv_files_of_another_order_are_scored_by_name(
+    spark: Any, nightly: Callable[..., Settings], tmp_path: Path
+) -> None:
+    (tmp_path / "in/a.csv").write_text('id,text\n1,"a ""red""\nkettle"\n2\n')
+    settings = nightly(input={"format": "csv", "options": {"header": True}}, output={"columns": ["id"]})
+    first = score(settings)
+    (tmp_path / "in/b.csv").write_text("text,price,id\n ,7,3\na spade,8,4\n")
+    second = score(settings)
+    assert (first.failed_by_code, second.failed_by_code) == ({"malformed": 1}, {"empty_input": 1})
+    assert any("new columns are left out" in line and "price" in line for line in second.warnings)
+    assert _keys(spark, tmp_path / "out") == Counter(["1", "4"])
+    again = retry(
+        nightly(input={"format": "csv", "options": {"header": True}, "key": ["id"]}, output={"columns": ["id"]})
+    )
+    assert (again.rows, again.failed_by_code) == (1, {"empty_input": 1})
+
+
+@pytest.mark.long
+def test_a_variant_that_is_kept_is_written(spark: Any, write_job: WriteJob, tmp_path: Path) -> None:
+    query = """SELECT 1 AS id, 'x' AS text, parse_json('{"a": 1}') AS v, array(parse_json('2')) AS w"""
+    assert score(load_settings(write_job(input={"path": None, "query": query}))).succeeded == 1
+    (row,) = spark.read.parquet(str(tmp_path / "out")).selectExpr("to_json(v) AS v").collect()
+    assert row["v"] == '{"a":1}'

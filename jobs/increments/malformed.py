@@ -1,0 +1,42 @@
+"""Rows whose record does not fit: they fail without being scored, and keep the record as it was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jobs.increments.plan import Plan, score_frame
+from jobs.input.reading import Readable
+from jobs.input.records import raw_column
+from jobs.settings import Settings
+from udfs.errors import MALFORMED
+
+if TYPE_CHECKING:
+    from pyspark.sql import Column, DataFrame
+    from pyspark.sql.types import StructType
+
+
+def score_readable(read: Readable, settings: Settings, plan: Plan, *, deadline: float | None = None) -> DataFrame:
+    """The rows of an increment with the result column and its outcome; see `score_frame`."""
+    from pyspark.sql import functions as F
+
+    raw = raw_column(settings.input)
+    if raw is None or not read.counts.malformed:
+        return score_frame(read.frame, settings, plan, deadline=deadline)
+    fits, name = F.col(f"`{raw}`").isNull(), settings.output.name
+    scored = score_frame(read.frame.where(fits), settings, plan, deadline=deadline)
+    failed = read.frame.where(~fits).withColumns(
+        {name: _failure(scored.schema[name].dataType), "outcome": F.lit("failed")}
+    )
+    return scored.unionByName(failed.select(*(F.col(f"`{column}`") for column in scored.columns)))
+
+
+def _failure(result: StructType) -> Column:
+    """The result of a row that was not scored."""
+    from pyspark.sql import functions as F
+
+    known = {
+        "error": F.struct(F.lit(MALFORMED.code).alias("code"), F.lit(MALFORMED.message).alias("message")),
+        "usage": F.struct(*(F.lit(0).alias(cost.name) for cost in result["usage"].dataType.fields)),
+        "truncated": F.lit(False),
+    }
+    return F.struct(*(known.get(f.name, F.lit(None)).cast(f.dataType).alias(f.name) for f in result.fields))
