@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -173,7 +174,7 @@ def test_a_dry_run_tells_of_an_output_that_a_run_would_refuse(
     spark: Any, write_job: WriteJob, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def told(*, overwrite: bool = False, **sections: dict[str, Any]) -> str:
-        show_plan(load_settings(write_job(**sections)), Console(stderr=True, width=1000), overwrite=overwrite)
+        show_plan(load_settings(write_job(**sections)), Console(file=sys.stderr, width=1000), overwrite=overwrite)
         shown = capsys.readouterr().err
         assert "1 rows in" in shown
         return shown
@@ -276,7 +277,7 @@ def test_what_a_model_asks_for_in_vain_is_told_and_kept(
     assert ["no_repeat_ngram_size=2" in warnings[0], "uniqueItems" in warnings[1]] == [True, True]
     told = capsys.readouterr().err
     assert all(told.count(warning) == 1 for warning in warnings)
-    show_plan(settings, Console(stderr=True))
+    show_plan(settings, Console(file=sys.stderr))
     told = capsys.readouterr().err
     assert all(warning in told for warning in warnings)
     assert "an answer ends with" in told

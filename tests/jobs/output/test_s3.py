@@ -114,7 +114,7 @@ def test_rows_that_are_gone_from_s3_are_told(output: Output) -> None:
         output.begin()
         _commit(output, 0)
     (name, *_) = [file.name for file in output.folder.walk() if file.name.endswith(".parquet")]
-    output.folder.delete_file(name)
+    output.folder.delete_files([name])
     with pytest.raises(OutputError, match=f"has lost {name}"):
         output._check_whole("iceberg")
 

@@ -92,10 +92,9 @@ def test_a_query_that_does_not_stop_ends_the_run(end: Callable[[Stop], None], mo
             assert kept == {"spark.sql.streaming.stopTimeout": "5s"}
             return _Hanging()
 
-    monkeypatch.setattr(scoring, "_location", lambda _: "")
     stop, stream = Stop(), Stream()
     end(stop)
     run_query: Any = scoring._run_query
     with pytest.raises(JobError, match="failed to stop within 5000"):
-        run_query(stream, None, None, stop)
+        run_query(stream, None, "", stop)
     assert not kept
