@@ -23,7 +23,7 @@ def read_committed(folder: Folder, held: dict[str, Any] | None) -> list[Mark]:
         return []
     home = f"{held.get('home', '_gristmill')}/marks"
     if "layout" in held:
-        return Marks(folder, home).read()
+        return Marks(folder, home, held=held).read()
     adopted = Marks(folder, home).read() if folder.exists(home) else []
     old = [Mark(place, made, {}, "") for place, made in _read_old(folder)]
     by_place = {mark.place: mark for mark in [*old, *adopted]}

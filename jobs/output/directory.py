@@ -169,7 +169,8 @@ class Output:
         """What a job file says of a new job."""
         key = make_key()
         about = {"job": describe(self._settings, key), "schema": schema.jsonValue() if schema else None}
-        return {**about, "key": key, "layout": _LAYOUT, "home": self.home}
+        driver = {"driver": self._claim.owner, "marks": []} if self._claim.owner else {}
+        return {**about, "key": key, "layout": _LAYOUT, "home": self.home, **driver}
 
     def _make_home(self) -> None:
         for marks in (self._marks(), self._kept_marks()):
@@ -187,8 +188,11 @@ class Output:
             adopt_old_marks(self.folder, self.home)
             held = {**self._sealed(held), "layout": _LAYOUT, "home": self.home}
             write_job(self.folder, held, self._claim.owner)
-        elif self._claim.owner:  # so that no late one of an earlier driver comes after it
-            write_job(self.folder, held, self._claim.owner)
+        if owner := self._claim.owner:  # no job file or mark of an earlier driver that comes late counts from here on
+            known = [*self._marks().paths(), *self._kept_marks().paths()]
+            self._claim.check()
+            held = {**held, "driver": owner, "marks": known}
+            write_job(self.folder, held, owner)
         if "clearing" in held:  # it started afresh, and was killed as the old results went
             self._clear(held)
         there = self.folder.sizes()
@@ -233,10 +237,15 @@ class Output:
         write_job(self.folder, {name: value for name, value in held.items() if name != "clearing"}, self._claim.owner)
 
     def _marks(self) -> Marks:
-        return Marks(self.folder, f"{self.home}/marks")
+        return Marks(self.folder, f"{self.home}/marks", held=self._find_driver())
 
     def _kept_marks(self) -> Marks:
-        return Marks(self.folder, f"{self.home}/retries", parent=f"{self.home}/retries")
+        kept = f"{self.home}/retries"
+        return Marks(self.folder, kept, parent=kept, held=self._find_driver())
+
+    def _find_driver(self) -> dict[str, Any] | None:
+        """The job file, where there may be more than one driver."""
+        return None if self.folder.is_disk else find_job(self.folder)
 
     def settle_last(self) -> None:
         """The job has ended, and is whose output this is: also where there was nothing to commit.

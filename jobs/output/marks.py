@@ -46,10 +46,13 @@ class Marks:
         folder: The output directory.
         home: The directory of the marks inside; it is there, so that not to find it is an error.
         parent: The directory of what they mark; empty for increments that readers see.
+        held: What the job file says. It names the marks that were there as its driver began, and that driver's lease:
+            another one's that came later is a mark of one that had lost the output, and does not count.
     """
 
-    def __init__(self, folder: Folder, home: str, *, parent: str = "") -> None:
+    def __init__(self, folder: Folder, home: str, *, parent: str = "", held: dict[str, Any] | None = None) -> None:
         self._folder, self._home, self._parent = folder, home, parent
+        self._driver, self._known = (held or {}).get("driver", ""), frozenset((held or {}).get("marks", ()))
 
     def make_home(self) -> None:
         """Make the directory for them."""
@@ -104,10 +107,19 @@ class Marks:
     def _names(self) -> dict[str, str]:
         """The marks that count: the increment's directory, and the file's name."""
         found: dict[str, str] = {}
-        files = self._folder.entries(self._home, must_exist=True)
-        for file in sorted((f for f in files if f.endswith(_SUFFIX)), key=lambda f: f.removesuffix(_SUFFIX)):
+        files = [file for file in self._folder.entries(self._home, must_exist=True) if self._is_valid(file)]
+        for file in sorted(files, key=lambda file: file.removesuffix(_SUFFIX)):
             found[file.partition(".")[0]] = file  # leases are named in their order
         return found
+
+    def paths(self) -> list[str]:
+        """The files of the marks that count."""
+        return [f"{self._home}/{file}" for file in self._names().values()]
+
+    def _is_valid(self, file: str) -> bool:
+        owner = file.removesuffix(_SUFFIX).partition(".")[2]
+        known = not owner or not self._driver or owner == self._driver or f"{self._home}/{file}" in self._known
+        return known and file.endswith(_SUFFIX)
 
 
 def _file_of(place: str, owner: str) -> str:
