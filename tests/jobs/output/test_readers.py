@@ -13,11 +13,13 @@ import pandas as pd
 import polars as pl
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+import pytest
 
 from jobs.job_file import load_settings
 from jobs.run import retry, score
 
 
+@pytest.mark.long
 def test_every_reader_finds_the_same_rows_after_a_retry(
     spark: Any, write_job: Callable[..., Path], tmp_path: Path
 ) -> None:
