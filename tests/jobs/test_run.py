@@ -77,6 +77,7 @@ def test_files_of_any_format_are_inputs(spark: Any, write_job: WriteJob, tmp_pat
     assert (report.rows, report.succeeded) == (2, 2)
 
 
+@pytest.mark.long
 def test_an_empty_table_makes_an_empty_output(spark: Any, write_job: WriteJob, tmp_path: Path) -> None:
     spark.createDataFrame([], "id int, text string").write.parquet(str(tmp_path / "none"))
     report = score(load_settings(write_job(input={"path": str(tmp_path / "none"), "format": "parquet"})))

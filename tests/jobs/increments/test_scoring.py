@@ -203,6 +203,7 @@ def test_a_file_that_is_taken_away_before_it_is_scored_is_told_and_the_others_ar
     assert "1.jsonl; give them new names" in again.warnings[0]
 
 
+@pytest.mark.long
 def test_a_driver_that_has_lost_its_output_to_another_one_commits_nothing_more(
     nightly: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,6 +378,7 @@ def test_an_output_that_cannot_be_written_is_told(nightly: Callable[..., Setting
         score(nightly(output={"path": "/proc/gristmill"}))
 
 
+@pytest.mark.long
 def test_an_overwrite_that_was_killed_is_begun_again(
     spark: Any, nightly: Callable[..., Settings], tmp_path: Path
 ) -> None:
@@ -388,11 +390,13 @@ def test_an_overwrite_that_was_killed_is_begun_again(
     assert job.entries("_gristmill/job-a") == []
     assert score(nightly(), overwrite=True).rows == 1
     held = job.read_json("_gristmill/job.json")
-    job.write_json("_gristmill/job.json", {**held, "clearing": True})
-    job.write_json("_gristmill/marks/increment=000001.json", {})  # it was killed as this was about to go
+    old = ["increment=000001/part-0.json", "_gristmill/marks"]  # it was killed as this was about to go
+    job.write_json("_gristmill/job.json", {**held, "clearing": old})
+    job.write_json("_gristmill/marks/increment=000001.json", {})
     job.write_json("increment=000001/part-0.json", {})
     assert score(nightly()).rows == 0
     assert "clearing" not in job.read_json("_gristmill/job.json")
+    assert [job.exists(name) for name in ("increment=000001", *old)] == [False, False, False]
     assert _keys(spark, tmp_path / "out") == Counter([1])
 
 
@@ -421,6 +425,7 @@ def test_a_server_that_is_slow_to_start_python_is_asked_again_but_not_for_ever(
     assert len(asked) == min(slow, 3) + 1
 
 
+@pytest.mark.long
 def test_records_that_do_not_fit_fail_and_keep_what_they_were(
     spark: Any, nightly: Callable[..., Settings], tmp_path: Path
 ) -> None:

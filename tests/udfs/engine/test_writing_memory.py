@@ -193,6 +193,7 @@ def test_an_engine_without_room_for_any_text_says_so(tmp_path: Path, monkeypatch
         loading._load_decoders(spec, open_model(spec.model, None), DevicePlan("cpu", "float32", ""), 1)
 
 
+@pytest.mark.long
 def test_a_cache_gives_way_to_others_and_all_grows_back(llama: Any) -> None:
     """The 40th step finds a third of the memory, the 120th all of it again."""
     prompts = make_prompts(10, shared=10) * 5

@@ -14,7 +14,7 @@ from tests.recorded import Recorder, plain_kernel
 from udfs.generation import graphs
 
 ABOVE = 48
-KINDS = ["Phi3", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("Phimoe", "Qwen2")), "Llama"]
+KINDS = ["Phi3", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("Phimoe", "Qwen2", "Llama"))]
 
 
 def _make(kind: str) -> Any:
