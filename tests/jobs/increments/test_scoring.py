@@ -189,7 +189,7 @@ def test_a_file_that_is_taken_away_before_it_is_scored_is_told_and_the_others_ar
     for n in range(3):
         _write(tmp_path / f"in/{n}.jsonl", (n, "a"))
     settings, count = nightly(input={"increment_bytes": 1 << 20}), reading.count
-    monkeypatch.setattr(reading, "count", lambda *read: replace(count(*read), rows=4))
+    monkeypatch.setattr(reading, "count", lambda *read, **how: replace(count(*read, **how), rows=4))
     with pytest.raises(JobError, match="increment 0 was read as 4 rows and written as 3, and is not committed"):
         score(settings)  # it is planned, and not over
     monkeypatch.undo()
