@@ -30,11 +30,13 @@ from udfs.tasks.writing_options import WritingOptions, resolve_prompt_tokens
 from udfs.text.choices import encode_choices
 from udfs.text.codec import load_codec
 from udfs.text.reasoning import find_marks
+from udfs.text.tokenizing import join_ids
 from udfs.wire.items import Items
 
 # What a CPU's matrix units, or a GPU's, are filled by; sequences of all lanes together.
 _CPU_SEQUENCES, _CUDA_SEQUENCES = 128, 256
 _CPU_STEP_TOKENS, _CUDA_STEP_TOKENS = 256, 4096
+_PROBES, _PROBE_TOKENS = ("The kettle boils within three minutes.", "Wir kommen um 12 Uhr an."), (9, 5)
 _LIKE_ALONE = 0.95  # correlation of logits; half precision alone has carried a plain run to 0.98
 
 Writer = list[Decoder] | list[VllmDecoder] | EncoderDecoder
@@ -100,7 +102,8 @@ def _load_decoders(spec: ScoreSpec[WritingOptions], files: ModelFiles, plan: Dev
         attention="eager",
         generation=read_obeyed(files),
     )
-    wanted = _run_plainly(model)
+    probe = _make_probe(files, model)
+    wanted = _run_plainly(model, probe)
     model.set_attn_implementation(CACHED)
     if plan.precision == "bfloat16":
         prepack(model)
@@ -108,7 +111,7 @@ def _load_decoders(spec: ScoreSpec[WritingOptions], files: ModelFiles, plan: Dev
     sequences = max(1, (_CUDA_SEQUENCES if on_cuda else _CPU_SEQUENCES) // lanes)
     longest = resolve_prompt_tokens(files, spec) + spec.options.max_new_tokens
     step_tokens = spec.max_batch_tokens or (_CUDA_STEP_TOKENS if on_cuda else _CPU_STEP_TOKENS)
-    kinds = _check_cache(files, model, plan, wanted)
+    kinds = _check_cache(files, model, plan, probe, wanted)
     rooms = [Room(Arena(0, dict(kinds)), sequences * (longest + 64), plan.device, lanes) for _ in range(lanes)]
     for room in rooms:
         room.fill()
@@ -164,16 +167,19 @@ def _can_record(model: Any, plan: DevicePlan) -> bool:
     return not bounded and goes_by_kernel(plan.device, plan.precision, _head_width(config))
 
 
-def _probe() -> Items:
-    ids = (np.arange(14, dtype=np.int32) * 5) % 11 + 3
-    return Items(ids, np.array([0, 9, 14]))
+def _make_probe(files: ModelFiles, model: Any) -> Items:
+    """Two short texts, as its tokenizer has them; tokens of its vocabulary where that makes nothing of them."""
+    known = model.get_input_embeddings().num_embeddings
+    parts = []
+    for ids, length in zip(load_codec(files).encode(_PROBES, special=True), _PROBE_TOKENS, strict=True):
+        parts.append([i for i in ids if i < known][:length] or [i % known for i in range(3, 3 + length)])
+    return Items(*join_ids(parts))
 
 
-def _run_plainly(model: Any) -> np.ndarray:
+def _run_plainly(model: Any, items: Items) -> np.ndarray:
     """(2, V) logits after two short texts, each alone."""
     import torch
 
-    items = _probe()
     parts = [items.ids[a:b] for a, b in zip(items.offsets[:-1], items.offsets[1:], strict=True)]
     with torch.inference_mode():
         ids = [torch.from_numpy(part[None].astype(np.int64)).to(model.device) for part in parts]
@@ -181,7 +187,7 @@ def _run_plainly(model: Any) -> np.ndarray:
     return torch.stack(found).numpy()
 
 
-def _check_cache(files: ModelFiles, model: Any, plan: DevicePlan, wanted: np.ndarray) -> dict[int, Any]:
+def _check_cache(files: ModelFiles, model: Any, plan: DevicePlan, items: Items, wanted: np.ndarray) -> dict[int, Any]:
     """Two short texts, in pieces and together, have the logits that they have alone.
 
     Returns:
@@ -203,7 +209,6 @@ def _check_cache(files: ModelFiles, model: Any, plan: DevicePlan, wanted: np.nda
     watch = Watch(WritingOptions(max_new_tokens=1), ends=frozenset(), tokenizer=None)
     arena = Arena(256)
     decoder = Decoder(model, watch, arena, device=plan.device, max_new_tokens=1, max_sequences=2, step_tokens=4)
-    items = _probe()
     for number in range(2):
         decoder.add(number, items.ids[items.offsets[number] : items.offsets[number + 1]])
     told = f"model {files.name!r} ({files.config.get('model_type')})"
