@@ -63,7 +63,9 @@ def _tell_jobs() -> Iterator[str]:
 def _group(section: str, names: list[str]) -> Iterator[tuple[str, list[str]]]:
     """Keys of a section under headings: those of every task, then those of some tasks alone."""
     owners = {name: tasks for name, (_, tasks) in task_options().items()} if section == "score" else {}
-    asked = dict.fromkeys(("messages", "variants", "variants_as", "schema"), ("text-generation",))
+    asked: dict[str, tuple[str, ...]] = dict.fromkeys(
+        ("messages", "variants", "variants_as", "schema"), ("text-generation",)
+    )
     asked["prompt"] = ("feature-extraction", "text-generation")
     groups: dict[tuple[str, ...], list[str]] = {}
     for name in names:
