@@ -36,8 +36,7 @@ class FeatureExtractionOptions(Options):
     )
     dimensions: int | None = option(
         None,
-        "Keep so many numbers of each vector, its first (Matryoshka). Vectors of a model that ends with its Normalize "
-        "are normalised again.",
+        "Keep so many numbers of each vector, its first (Matryoshka); normalised again, if the model's vectors are.",
         least=1,
         for_engine=False,
     )
