@@ -73,3 +73,18 @@ def test_a_model_that_ends_with_its_normalize_makes_units(tmp_path: Path) -> Non
     embedding = read_embedding(open_model(make_encoder(tmp_path)))
     assert embedding.steps[-1] == Normalize()
     assert embedding.is_unit
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", REDUCE)
+@pytest.mark.parametrize("skip", [0, 2])
+def test_pooling_on_a_gpu_is_that_of_the_cpu(mode: str, skip: int) -> None:
+    torch.manual_seed(0)
+    lengths = np.array([1, 3, 5, 2])
+    states, ids = torch.randn(1, 11, 8), torch.zeros(1, 11, dtype=torch.long)
+    ends = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
+    how = Pool((mode,), include_prompt=not skip)
+    there = Packed(ids.cuda(), ids.cuda(), None, Layout(ends.cuda(), lengths))
+    here = Packed(ids, ids, None, Layout(ends, lengths))
+    found, wanted = pool(states.cuda(), there, how=how, skip=skip), pool(states, here, how=how, skip=skip)
+    torch.testing.assert_close(found.cpu(), wanted)
