@@ -184,6 +184,8 @@ def _read_step(files: ModelFiles, kind: str, folder: Path) -> Step | None:
 
 def _read_pool(files: ModelFiles, folder: Path) -> Pool:
     config = files.read_module(folder)
+    if not config:
+        raise ModelError(f"model {files.name!r}: its Pooling module has no config.json in {folder.name!r}")
     asked = config.get("pooling_mode") or [mode for flag, mode in _FLAGS.items() if config.get(flag)] or ["mean"]
     modes = (asked,) if isinstance(asked, str) else tuple(asked)
     if unknown := [str(mode) for mode in modes if mode not in _MODES]:

@@ -276,6 +276,7 @@ def _pickle(model: Path) -> None:
         (_pickle, "pickled weights alone"),
         (lambda model: (model / "2_Dense/model.safetensors").write_bytes(b"garbage!garbage!"), "read as safetensors"),
         (_modules("Transformer", "Dense", "Pooling"), "no directory '1_Dense'|lacks in_features"),
+        (lambda model: (model / "1_Pooling/config.json").unlink(), "Pooling module has no config.json"),
         (_modules("Transformer", "Normalize"), "no Pooling"),
         (_modules("Transformer", "Pooling", "WordWeights"), "has a WordWeights module"),
         (_modules("Transformer", "WeightedLayerPooling", "Pooling"), "has a WeightedLayerPooling module"),
