@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
+    from udfs.tasks.quantizing import Ranges
+
 _LOCK = f"{HOME}/lock"
 # Rows of a task reach Python in Arrow batches of this size; a window is put together from several.
 _ARROW_ROWS = 1024
@@ -157,6 +159,33 @@ class Output:
             self._state.take_over()
         except OSError as error:
             raise JobError(f"output.path {self.path} cannot be taken over from the job before: {error}") from error
+
+    def ranges(self) -> Ranges | None:
+        """What int8 vectors of this job go by; None where it is not measured yet."""
+        return self._job_file().get("ranges")
+
+    def keep_ranges(self, ranges: Ranges) -> None:
+        """Keep the ranges that all vectors of this job are to go by.
+
+        Raises:
+            BusyError: The output is another driver's by now.
+        """
+        self._claim.check()
+        held = {**self._job_file(), "ranges": ranges}
+        if self._is_draft():
+            self.folder.write_json(f"{self.home}/job.json", held)
+        else:
+            write_job(self.folder, held, self._claim.owner)
+
+    def _is_draft(self) -> bool:
+        """The job starts afresh, and the output is still the old one's."""
+        return bool((find_job(self.folder) or {}).get("home", HOME) != self.home)
+
+    def _job_file(self) -> dict[str, Any]:
+        """This job's own file."""
+        if self._is_draft():
+            return self.folder.find_json(f"{self.home}/job.json") or {}
+        return find_job(self.folder) or {}
 
     def schema(self) -> StructType | None:
         """The input's schema as the first run found it."""
