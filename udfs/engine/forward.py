@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -83,9 +85,11 @@ def _classify(files: ModelFiles, device: str, precision: str, make_batch: BatchM
     model = load_transformer(kind, files, device=device, precision=precision, packed=make_batch.packed)
     if make_batch.packed:
         gather_for_head(model)
+    reads_types = "token_type_ids" in inspect.signature(model.forward).parameters
 
     def forward(batch: Batch) -> Tensor:
-        return model(**batch.inputs()).logits
+        read = batch if reads_types else replace(batch, type_ids=None)
+        return model(**read.inputs()).logits
 
     return forward
 

@@ -125,14 +125,15 @@ class Renderer:
 
         A row of which all that is read is null, empty or blank is empty, whatever the template adds.
         """
-        if self._is_empty(values):
+        if self.is_empty(values):
             return None, EMPTY_INPUT
         try:
             return self.write(values), None
         except Exception as error:  # noqa: BLE001 - a template can raise anything, and it is the row that fails
             return None, bad_template(error)
 
-    def _is_empty(self, values: dict[str, Any]) -> bool:
+    def is_empty(self, values: dict[str, Any]) -> bool:
+        """All that is read is null, empty or blank."""
         for name in self._whole:
             if not is_blank(values[name]):
                 return False
