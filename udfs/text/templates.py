@@ -60,6 +60,14 @@ def template_reads(template: str) -> frozenset[Path]:
         raise SpecError(f"the template does not parse, line {error.lineno}: {error.message}") from error
 
 
+def template_literals(template: str) -> tuple[str, ...]:
+    """The texts that a template writes itself, or joins others by, in their order."""
+    from jinja2 import nodes
+
+    found = _environment().parse(template).find_all((nodes.TemplateData, nodes.Const))
+    return tuple(str(node.data if isinstance(node, nodes.TemplateData) else node.value) for node in found)
+
+
 def compile_template(template: str) -> Callable[[Mapping[str, Any]], str]:
     """A function from values to a text, in the sandbox."""
     compiled = _environment().from_string(template)
