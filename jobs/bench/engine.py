@@ -38,8 +38,8 @@ from udfs.spec import ScoreSpec
 from udfs.tasks.feature_extraction import FeatureExtractionOptions
 from udfs.tasks.registry import make_task
 from udfs.tasks.scores import ScoringOptions
-from udfs.tasks.text_classification import TextClassificationOptions
 from udfs.tasks.task import Task
+from udfs.tasks.text_classification import TextClassificationOptions
 from udfs.worker import scoring
 from udfs.worker.windows import cut_windows
 

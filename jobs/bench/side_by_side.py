@@ -30,8 +30,8 @@ from udfs.local import LocalEngine
 from udfs.model.files import ModelFiles, open_model
 from udfs.spec import ScoreSpec
 from udfs.tasks.registry import make_task
-from udfs.tasks.text_classification import reads_pairs
 from udfs.tasks.task import Task
+from udfs.tasks.text_classification import reads_pairs
 from udfs.wire.home import EngineId
 from udfs.worker.client import EngineClient
 from udfs.worker.scoring import prepare, score

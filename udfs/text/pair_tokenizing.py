@@ -20,7 +20,7 @@ from udfs.wire.items import Items
 Truncation = Literal["longest_first", "only_first", "only_second"]
 _SIDES = {"only_first": 0, "only_second": 1}
 _LEAST_SHARE = 8  # a chunk has this part of max_tokens or more: else a row could make a chunk of each of its words
-_PROBE_TOKENS = 100
+_PROBE_TOKENS = 100  # the shortest of a vocabulary, of which a tokenizer makes tokens again
 
 Ids = list[int]
 
@@ -183,13 +183,14 @@ class _Shape:
 
 
 def _find_shape(backend: Any, files: ModelFiles) -> _Shape:
-    """The shape of a tokenizer's pairs, by a pair of texts that it knows.
+    """The shape of a tokenizer's pairs, by a pair of texts that it knows, and held to another one.
 
     Raises:
         ModelError: Its pairs are no two texts with special tokens around them.
     """
-    probe = "a " + " ".join(sorted(backend.get_vocab(), key=len)[:_PROBE_TOKENS])
-    made, alone = backend.encode(probe, probe), backend.encode(probe, add_special_tokens=False).ids
+    known = sorted(backend.get_vocab(), key=len)[:_PROBE_TOKENS]
+    first, second = "a " + " ".join(known), " ".join(known[::-3])
+    made = backend.encode(first, second)
     pieces: list[int] = []
     types: list[int] = []
     before = None
@@ -199,9 +200,15 @@ def _find_shape(backend: Any, files: ModelFiles) -> _Shape:
             types.append(kind)
         before = side
     shape = _Shape(tuple(pieces), tuple(types))
-    if sorted(piece for piece in pieces if piece < 0) == [-2, -1]:
-        again = shape.join([(alone, alone)], with_types=True)
-        again_types = np.zeros_like(again.ids) if again.type_ids is None else again.type_ids
-        if again.ids.tolist() == made.ids and again_types.tolist() == made.type_ids:
-            return shape
+    if sorted(pieces)[:2] == [-2, -1] and _holds(shape, backend, first, second) and _holds(shape, backend, second, "a"):
+        return shape
     raise ModelError(f"the tokenizer of model {files.name!r} makes no pairs of two texts; join them by a template")
+
+
+def _holds(shape: _Shape, backend: Any, first: str, second: str) -> bool:
+    """Whether a pair comes out of a shape as it does out of the tokenizer."""
+    made = backend.encode(first, second)
+    ids = [backend.encode(text, add_special_tokens=False).ids for text in (first, second)]
+    items = shape.join([(ids[0], ids[1])], with_types=True)
+    types = np.zeros_like(items.ids) if items.type_ids is None else items.type_ids
+    return items.ids.tolist() == made.ids and types.tolist() == made.type_ids
