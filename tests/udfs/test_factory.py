@@ -101,7 +101,7 @@ def test_rerank_judges_two_columns_or_a_struct(
     found.createOrReplaceTempView("found")
     spark.udf.register("judge", judge)
     told = found.select("id", judge("q", "d").alias("p"), by_struct(F.struct("q", "d")).alias("s")).collect()
-    in_sql = spark.sql("SELECT judge(q, d).score FROM found").collect()
+    in_sql = spark.sql("SELECT judge(q, d).score AS score FROM found").collect()
     model = CrossEncoder(path, device="cpu")
     expected = [model.predict((q, d)) if q and d else None for _, q, d in rows]
     assert [row["p"]["score"] for row in told] == pytest.approx(expected, abs=1e-4)
