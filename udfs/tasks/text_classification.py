@@ -18,6 +18,7 @@ from udfs.tasks.activations import Activation, choose_activation, read_cross_enc
 from udfs.tasks.scores import SCORE_FIELDS, ScoringOptions, pool_chunks, score_columns
 from udfs.text.pair_tokenizing import PairTokenizer, Truncation
 from udfs.text.pairs import split_pairs
+from udfs.text.templates import is_template
 from udfs.text.tokenizing import Tokenized, Tokenizer, make_tokenizer
 
 
@@ -96,6 +97,12 @@ class TextClassification:
 def reads_pairs(spec: ScoreSpec[Any]) -> bool:
     """A row is two texts that the model reads together; as one string, as `udfs.text.pairs` writes it."""
     return isinstance(spec.options, TextClassificationOptions) and spec.options.text_pair is not None
+
+
+def name_texts(spec: ScoreSpec[Any]) -> tuple[str, ...]:
+    """The two columns that are a pair's texts by themselves; none where a template makes one, or there are no pairs."""
+    names = (spec.template or "text", str(spec.options.text_pair)) if reads_pairs(spec) else ()
+    return () if any(map(is_template, names)) else names
 
 
 def make_pair_tokenizer(spec: ScoreSpec[TextClassificationOptions], files: ModelFiles) -> PairTokenizer:

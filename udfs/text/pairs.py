@@ -15,7 +15,6 @@ from udfs.errors import SpecError
 from udfs.text.templates import Renderer, is_template, make_renderer
 from udfs.text.values import is_blank, is_nested
 
-QUERY, DOCUMENT = "query", "document"  # what two columns are called that a UDF is called on
 ColumnT = TypeVar("ColumnT")
 
 
@@ -41,26 +40,31 @@ def make_pair_renderer(text: str, text_pair: str) -> Renderer:
     return Renderer(write, parts[0].reads | parts[1].reads)
 
 
-def name_columns(columns: tuple[ColumnT, ...]) -> dict[str, ColumnT]:
-    """The columns that a UDF is called on, by the names that its texts read.
+def name_columns(columns: tuple[ColumnT, ...], names: tuple[str, ...]) -> dict[str, ColumnT]:
+    """The columns that a UDF is called on, by the names that its texts are read by.
+
+    Args:
+        columns: What it is called on.
+        names: Of the columns that are its texts by themselves.
 
     Raises:
-        SpecError: They are not two.
+        SpecError: They are not as many.
     """
-    if len(columns) != 2:
-        raise SpecError(f"a pair is two columns, or one struct; the UDF was called on {len(columns)}")
-    return dict(zip((QUERY, DOCUMENT), columns, strict=True))
+    if len(columns) != len(names) or len(set(names)) < len(names):
+        takes = f"{len(names)} columns, {' and '.join(names)}, or one struct of them" if names else "one column"
+        raise SpecError(f"the UDF was called on {len(columns)} columns; it takes {takes}")
+    return dict(zip(names, columns, strict=True))
 
 
-def join_columns(batch: pa.Array | tuple[pa.Array, ...]) -> pa.Array:
-    """The columns that a UDF is called on as one: a single one as it is, two as a struct.
+def join_columns(batch: pa.Array | tuple[pa.Array, ...], names: tuple[str, ...]) -> pa.Array:
+    """What a UDF is called on as one column: a single one as it is, two texts as a struct.
 
     Raises:
-        SpecError: They are no two texts.
+        SpecError: They are no texts, or not as many as `names`.
     """
     if not isinstance(batch, tuple):
         return batch
-    named = name_columns(batch)
+    named = name_columns(batch, names)
     for name, column in named.items():
         if is_nested(column.type):
             raise SpecError(f"the {name} is {column.type}, which is no text; call the UDF on a struct, by templates")

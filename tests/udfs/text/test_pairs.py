@@ -74,11 +74,14 @@ def test_what_either_text_reads_has_to_be_there() -> None:
         make_pair_renderer("b", "{{ 'x' }}")
 
 
-def test_two_columns_are_a_query_and_a_document() -> None:
-    joined = join_columns((pa.array(["q"]), pa.array(["d"])))
+def test_two_columns_are_the_two_texts() -> None:
+    names = ("query", "document")
+    joined = join_columns((pa.array(["q"]), pa.array(["d"])), names)
     assert joined.to_pylist() == [{"query": "q", "document": "d"}]
-    assert join_columns(ROWS) is ROWS
-    with pytest.raises(SpecError, match="called on 3"):
-        join_columns((pa.array(["q"]),) * 3)
+    assert join_columns(ROWS, names) is ROWS
+    with pytest.raises(SpecError, match="called on 3 columns; it takes 2 columns, query and document, or one struct"):
+        join_columns((pa.array(["q"]),) * 3, names)
+    with pytest.raises(SpecError, match="called on 2 columns; it takes one column"):
+        join_columns((pa.array(["q"]),) * 2, ())
     with pytest.raises(SpecError, match="the document is list"):
-        join_columns((pa.array(["q"]), pa.array([["d"]])))
+        join_columns((pa.array(["q"]), pa.array([["d"]])), names)
