@@ -147,9 +147,11 @@ def check_is_classifier(files: ModelFiles, task: str) -> None:
     """Refuse a model without a classification head: transformers would give it a random one."""
     kinds = files.config.get("architectures") or ["an unnamed architecture"]
     if not any(kind.endswith("ForSequenceClassification") for kind in kinds):
+        writes = any(kind.endswith("ForCausalLM") for kind in kinds)
+        advice = " (it writes; take the version of it that classifies, or text-generation with choices)"
         raise ModelError(
             f"model {files.name!r} is {', '.join(kinds)}, which has no classification head; "
-            f"{task} needs a …ForSequenceClassification"
+            f"{task} needs a …ForSequenceClassification{advice if writes else ''}"
         )
 
 

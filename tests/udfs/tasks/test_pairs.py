@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from tests.cross_encoders import make_cross_encoder
 from tests.models import make_encoder, make_tagger, write_json
@@ -78,6 +78,19 @@ def test_scores_of_pairs_equal_those_of_a_cross_encoder(
     rows = _score(PAIRS, model=path, packed=packed)
     assert _scores(rows) == pytest.approx(_predict(path, PAIRS), abs=1e-4)
     assert [row["truncated"] for row in rows] == [False, False, False, True, True]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+@pytest.mark.parametrize(("kind", "join"), KINDS_OF_PAIRS[:2] + KINDS_OF_PAIRS[3:6])
+def test_scores_of_pairs_on_a_gpu_are_near_those_of_a_cross_encoder(
+    tmp_path: Path, kind: str, join: str, packed: bool
+) -> None:
+    path = make_cross_encoder(tmp_path, NLI, kind=kind, join=join)
+    logits = _predict(path, PAIRS)
+    found = _scores(_score(PAIRS, model=path, packed=packed, precision="bfloat16"))
+    assert found == pytest.approx(logits, abs=0.05 * float(np.abs(logits).max()))
 
 
 @pytest.mark.parametrize(
@@ -156,7 +169,6 @@ def test_the_scores_of_an_nli_model_can_be_probabilities(tmp_path: Path) -> None
 
 
 def test_a_decoder_ranks_by_a_template(tmp_path: Path) -> None:
-    import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     path = make_cross_encoder(tmp_path, kind="Mistral", join="nothing", num_key_value_heads=4)
@@ -263,6 +275,13 @@ def test_a_model_of_several_labels_ranks_nothing(tmp_path: Path) -> None:
         check_ranks(spec)
 
 
+def test_a_reranker_that_writes_its_answer_is_refused_with_what_to_take(tmp_path: Path) -> None:
+    from tests.writers import make_decoder
+
+    with pytest.raises(ModelError, match="it writes; take the version"):
+        _score(PAIRS, model=make_decoder(tmp_path))
+
+
 def test_a_model_without_a_head_ranks_nothing(tmp_path: Path) -> None:
     for path in (make_encoder(tmp_path / "encoder"), make_tagger(tmp_path / "tagger", ["O"])):
         with pytest.raises(ModelError, match="no classification head"):
@@ -277,4 +296,3 @@ def test_a_pair_is_read_as_the_pipeline_reads_it(tmp_path: Path) -> None:
     expected = made([{"text": a, "text_pair": b} for a, b in PAIRS[:3]], top_k=None)
     for row, found in zip(_score(PAIRS[:3], model=path, activation="softmax"), expected, strict=True):
         assert dict(row["scores"]) == pytest.approx({f["label"]: f["score"] for f in found}, abs=1e-4)
-    json.dumps(expected)
