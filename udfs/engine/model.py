@@ -25,6 +25,7 @@ from udfs.model.memory import free_forgotten, is_out_of_memory
 from udfs.model.precision import DevicePlan, plan_device
 from udfs.spec import ScoreSpec
 from udfs.tasks.registry import make_task
+from udfs.tasks.text_classification import reads_pairs
 from udfs.wire.items import Items
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ if TYPE_CHECKING:
 
 # These mix padding into their answers whatever the mask says: their micro-batches hold items of one length.
 _IGNORES_MASK = {"canine", "convbert", "fnet"}
-# How far, of the largest output, a micro-batch may carry an item from what it is alone.
-_LIKE_ALONE = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.05}
+# How far a micro-batch may carry items from what they are alone: any number, of the largest; and all of them, of their
+# norm, where single ones are rounded too far. A text that reads its neighbours is some tens of percent off.
+_LIKE_ALONE, _LIKE_ALONE_ROUNDED = 1e-3, 0.1
 # What a model raises that takes no layout, or no padding, or has no kernel here.
 _CANNOT = (
     *(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
@@ -71,7 +73,7 @@ class Model:
         plan = plan_device(spec.precision, gpu=gpu)
         self.device = plan.device
         self.max_tokens = resolve_max_tokens(files, spec.max_tokens)
-        self._task = make_task(spec, files)
+        self._task, self._reads_pairs = make_task(spec, files), reads_pairs(spec)
         self.per_token = self._task.per_token
         self._grouping = "length" if files.config.get("model_type") in _IGNORES_MASK else "any"
         self._idle_streams: list[Any] = []
@@ -131,7 +133,9 @@ class Model:
         _keep_nothing(forward.transformer)
         self._counted = forward.counted
         pad_id, vocabulary = _read_tokens(forward.transformer)
-        self.probes = Probes(self._task, files, max_tokens=self.max_tokens, vocabulary=vocabulary)
+        self.probes = Probes(
+            self._task, files, max_tokens=self.max_tokens, vocabulary=vocabulary, pairs=self._reads_pairs
+        )
         return forward, replace(maker, pad_id=pad_id, vocabulary=vocabulary)
 
     def _group(self, items: Items, indices: np.ndarray) -> list[np.ndarray]:
@@ -239,9 +243,12 @@ class Model:
 
 
 def _is_like(found: np.ndarray, wanted: np.ndarray, precision: str) -> bool:
+    if found.shape != wanted.shape:
+        return False
+    if precision != "float32" and np.isfinite(wanted).all():
+        return bool(np.linalg.norm(found - wanted) <= _LIKE_ALONE_ROUNDED * np.linalg.norm(wanted) + 1e-6)
     size = np.abs(wanted[np.isfinite(wanted)]).max(initial=0)
-    far = _LIKE_ALONE[precision] * size + 1e-6
-    return found.shape == wanted.shape and np.allclose(found, wanted, rtol=0, atol=far, equal_nan=True)
+    return np.allclose(found, wanted, rtol=0, atol=_LIKE_ALONE * size + 1e-6, equal_nan=True)
 
 
 def _keep_nothing(transformer: Any) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from udfs.errors import ModelError
 from udfs.model.files import ModelFiles
 from udfs.tasks.task import Task
+from udfs.text.pairs import join_pair
 from udfs.text.tokenizing import load_backend
 from udfs.wire.items import Items, join_items
 
@@ -40,10 +41,14 @@ class Probes:
         files: The model's.
         max_tokens: The longest item.
         vocabulary: How many tokens the model knows, of which alone items are made; 0 for any number.
+        pairs: Its texts are pairs.
     """
 
-    def __init__(self, task: Task, files: ModelFiles, *, max_tokens: int, vocabulary: int = 0) -> None:
+    def __init__(
+        self, task: Task, files: ModelFiles, *, max_tokens: int, vocabulary: int = 0, pairs: bool = False
+    ) -> None:
         self._task, self._files, self._max_tokens, self._vocabulary = task, files, max_tokens, vocabulary
+        self._pairs = pairs
         self._count = max(1, _TEXTS // task.units_per_text)
         self._sentences: Sequence[str] = _SENTENCES
         self._found: dict[int, Items] = {}
@@ -111,7 +116,8 @@ class Probes:
     def _text(self, number: int, characters: int) -> str:
         start = number % len(self._sentences)
         text = " ".join([*self._sentences[start:], *self._sentences[:start]])
-        return " ".join([text] * (1 + characters // len(text)))[:characters]
+        text = " ".join([text] * (1 + characters // len(text)))[:characters]
+        return join_pair(text[: characters // 2], text[characters // 2 :]) if self._pairs else text
 
 
 def _is_nearer(length: int, other: int, wanted: int) -> bool:
