@@ -12,12 +12,12 @@ import numpy as np
 
 from udfs.engine.model import Model
 from udfs.model.memory import free_memory, is_out_of_memory
-from udfs.wire.items import Items
 
 # What is tried. A CPU's caches like small batches, a GPU wants to be filled.
 _CPU_TOKENS = (1024, 2048, 4096)
 _CUDA_TOKENS = (8192, 16384, 32768, 65536, 131072)
 _PROBE_LENGTH = 128
+_LONG_PROBE = 512
 _PROBE_S = 0.4  # for each size; a large model is tried once
 _WORTH = 1.04  # a larger budget has to be so much faster
 _MEMORY_SHARE = 0.8  # the rest is for longer items, whose attention costs more a token
@@ -126,8 +126,7 @@ def _time_batch(model: Model, tokens: int, lanes: int, threads: int) -> float:
     """Seconds that a batch of so many tokens takes while every lane runs one: the best of a few tries."""
     import torch
 
-    length = min(_PROBE_LENGTH, model.max_tokens, tokens)
-    items = _probe_items(tokens // length, length)
+    items = model.probes.fill(tokens, length=min(_PROBE_LENGTH, tokens))
     took: list[float] = []
     with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(threads,)) as pool:
         until = time.perf_counter() + _PROBE_S
@@ -137,11 +136,7 @@ def _time_batch(model: Model, tokens: int, lanes: int, threads: int) -> float:
             took.append(time.perf_counter() - began)
             if took[0] > _PROBE_S:
                 break
-    return min(took)
-
-
-def _probe_items(count: int, length: int) -> Items:
-    return Items(np.full(count * length, 3, dtype=np.int32), np.arange(count + 1) * length)
+    return min(took) * tokens / len(items.ids)
 
 
 def _sizes_that_fit(model: Model, lanes: int) -> list[int]:
@@ -159,15 +154,16 @@ def _bytes_per_token(model: Model) -> float:
     """Memory that a token costs in items of the longest length (512 at most), by a smaller and a larger batch."""
     import torch
 
-    length = min(512, model.max_tokens)
-    peaks = []
+    peaks, tokens = [], []
     for count in (4, 12):
+        items = model.probes.of_length(_LONG_PROBE)
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        model.run(_probe_items(count, length), np.arange(count))
+        _, widths = model.run(items, np.arange(count) % len(items))
         peaks.append(torch.cuda.max_memory_allocated() - before)
-    return max(1.0, (peaks[1] - peaks[0]) / (8 * length))
+        tokens.append(int(widths.sum()))
+    return max(1.0, (peaks[1] - peaks[0]) / max(1, tokens[1] - tokens[0]))
 
 
 def _free_bytes() -> int:

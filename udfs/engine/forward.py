@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from udfs.engine.batch import Batch, BatchMaker
+from udfs.engine.cutting import split_equal
 from udfs.engine.pooling import pool
 from udfs.errors import EngineError
 from udfs.model.attention import gather_for_head
 from udfs.model.files import ModelFiles
+from udfs.model.heads import find_last_token_head, skipped_token
 from udfs.model.loading import load_transformer
 from udfs.tasks.feature_extraction import FeatureExtraction
 from udfs.tasks.task import Task
@@ -22,7 +25,23 @@ from udfs.tasks.zero_shot_classification import ZeroShotByEntailment, ZeroShotBy
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Forward = Callable[[Batch], Tensor]
+
+@dataclass(frozen=True)
+class Forward:
+    """A loaded model with its task's last step.
+
+    Args:
+        transformer: transformers' model.
+        run: From a micro-batch to outputs.
+        counted: A token of which all items of a micro-batch need the same number: a head finds its place by it.
+    """
+
+    transformer: Any
+    run: Callable[[Batch], Tensor]
+    counted: int | None = None
+
+    def __call__(self, batch: Batch) -> Tensor:
+        return self.run(batch)
 
 
 def load_forward(task: Task, files: ModelFiles, *, device: str, precision: str, make_batch: BatchMaker) -> Forward:
@@ -57,7 +76,7 @@ def _embed(task: FeatureExtraction, files: ModelFiles, device: str, precision: s
     def forward(batch: Batch) -> Tensor:
         return pool(model(**batch.inputs()).last_hidden_state, batch, pooling=task.pooling)
 
-    return forward
+    return Forward(model, forward)
 
 
 def _compare(
@@ -68,26 +87,42 @@ def _compare(
 
     embed = _embed(task, files, device, precision, make_batch)
     items = task.label_items()
-    with torch.inference_mode():
-        labels = torch.nn.functional.normalize(embed(make_batch(items, np.arange(len(items)))), dim=1)
+    with torch.inference_mode():  # of one length each: some models read padding
+        found = [(part, embed(make_batch(items, part))) for part in split_equal(items.lengths)]
+        order = torch.from_numpy(np.argsort(np.concatenate([part for part, _ in found]))).to(device)
+        labels = torch.nn.functional.normalize(torch.cat([vectors for _, vectors in found])[order], dim=1)
 
     def forward(batch: Batch) -> Tensor:
         return torch.nn.functional.normalize(embed(batch), dim=1) @ labels.T
 
-    return forward
+    return Forward(embed.transformer, forward)
 
 
 def _classify(files: ModelFiles, device: str, precision: str, make_batch: BatchMaker) -> Forward:
     """Logits of a sequence classifier."""
     kind = "AutoModelForSequenceClassification"
     model = load_transformer(kind, files, device=device, precision=precision, packed=make_batch.packed)
+    if (head := find_last_token_head(model)) is not None:
+        return _classify_last(model, head)
     if make_batch.packed:
         gather_for_head(model)
 
     def forward(batch: Batch) -> Tensor:
         return model(**batch.inputs()).logits
 
-    return forward
+    # BART, T5 and their kin read the state of the last end token, and find it by their number
+    end = model.config.eos_token_id
+    return Forward(model, forward, counted=end if model.config.is_encoder_decoder and isinstance(end, int) else None)
+
+
+def _classify_last(model: Any, head: Callable[[Tensor], Tensor]) -> Forward:
+    skipped = skipped_token(model)
+
+    def forward(batch: Batch) -> Tensor:
+        states = model.base_model(**batch.inputs()).last_hidden_state
+        return head(batch.last_tokens(states, skipped=skipped))
+
+    return Forward(model, forward)
 
 
 def _tag(files: ModelFiles, device: str, precision: str, make_batch: BatchMaker) -> Forward:
@@ -98,4 +133,4 @@ def _tag(files: ModelFiles, device: str, precision: str, make_batch: BatchMaker)
     def forward(batch: Batch) -> Tensor:
         return batch.real_tokens(model(**batch.inputs()).logits)
 
-    return forward
+    return Forward(model, forward)

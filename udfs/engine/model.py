@@ -7,6 +7,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,8 +15,9 @@ import numpy as np
 from udfs.engine.batch import BatchMaker
 from udfs.engine.cutting import split_equal
 from udfs.engine.forward import load_forward
-from udfs.errors import EngineError
-from udfs.model.attention import can_pack
+from udfs.engine.probes import Probes
+from udfs.errors import EngineError, ModelError, first_line
+from udfs.model.attention import attends_plainly, can_pack
 from udfs.model.files import ModelFiles, open_model
 from udfs.model.limits import first_position, resolve_max_tokens
 from udfs.model.loading import leave_masks_unread
@@ -32,7 +34,15 @@ if TYPE_CHECKING:
 
 # These mix padding into their answers whatever the mask says: their micro-batches hold items of one length.
 _IGNORES_MASK = {"canine", "convbert", "fnet"}
-_LIKE_ALONE = 0.05  # how far, of the largest output, half precision may carry packed from alone
+# How far, of the largest output, a micro-batch may carry an item from what it is alone.
+_LIKE_ALONE = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.05}
+# What a model raises that takes no layout, or no padding, or has no kernel here.
+_CANNOT = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError),
+    EngineError,
+)
+_GROUPINGS = ("any", "length", "single")
+_TOLD = {"length": "texts of one length together", "single": "one text at a time"}
 
 
 class Model:
@@ -48,10 +58,11 @@ class Model:
         pad_multiple: Lengths are rounded up to a multiple of it; 0 where micro-batches are packed.
         max_tokens: The longest item.
         per_token: Outputs are a row a token, not a row an item.
+        probes: Items to try it with.
         width: Of a row of outputs; known once something has run.
 
     Raises:
-        ModelError: The model does not load, or is not of the task's kind.
+        ModelError: The model does not load, does not run, or is not of the task's kind.
         EngineError: Spark gave a GPU, but torch sees none.
     """
 
@@ -62,17 +73,20 @@ class Model:
         self.max_tokens = resolve_max_tokens(files, spec.max_tokens)
         self._task = make_task(spec, files)
         self.per_token = self._task.per_token
-        self._equal_lengths = files.config.get("model_type") in _IGNORES_MASK
+        self.probes = Probes(self._task, files, max_tokens=self.max_tokens)
+        self._grouping = "length" if files.config.get("model_type") in _IGNORES_MASK else "any"
         self._idle_streams: list[Any] = []
         self.width = 0
         packed = packed and can_pack(files.config, device=plan.device, precision=plan.precision)
         self._forward, self._make_batch = self._load(files, plan, packed=packed)
-        if packed and (reason := self._why_not_packed()):
+        if packed and (reason := self._why_not_packed(plan.precision)):
             print(f"gristmill: {spec.model} is padded, since {reason}", file=sys.stderr)
             packed = False
             del self._forward  # its weights go before others come
             free_forgotten()
             self._forward, self._make_batch = self._load(files, plan, packed=False)
+        if not packed:
+            self._choose_grouping(spec.model, plan.precision)
         self.pad_multiple = self._make_batch.pad_multiple
         shown = f"cuda:{gpu}" if gpu is not None and self.on_cuda else plan.device
         way = "packed" if packed else "padded"
@@ -92,8 +106,8 @@ class Model:
         Raises:
             EngineError: The model gave more or fewer outputs than items.
         """
-        parts = split_equal(items.lengths[indices]) if self._equal_lengths else [np.arange(len(indices))]
-        done = [self._run(items, indices[part]) for part in parts]
+        parts = self._group(items, indices)
+        done = [self._run(items, indices[part], self._make_batch) for part in parts]
         where = np.concatenate(parts)
         outputs, widths = np.concatenate([values for values, _ in done]), np.concatenate([w for _, w in done])
         if len(parts) > 1:
@@ -106,7 +120,7 @@ class Model:
         maker = BatchMaker(
             plan.device,
             packed,
-            pad_multiple=0 if packed else 8 if self.on_cuda and not self._equal_lengths else 1,
+            pad_multiple=0 if packed else 8 if self.on_cuda and self._grouping == "any" else 1,
             pad_id=files.config.get("pad_token_id") or 0,
             first_position=first_position(files.config),
         )
@@ -115,19 +129,33 @@ class Model:
         forward = load_forward(self._task, files, device=plan.device, precision=plan.precision, make_batch=maker)
         if self.on_cuda:
             _finish_loading()
-        return forward, maker
+        self._counted = forward.counted
+        pad_id, vocabulary = _read_tokens(forward.transformer)
+        return forward, replace(maker, pad_id=pad_id, vocabulary=vocabulary)
 
-    def _run(self, items: Items, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _group(self, items: Items, indices: np.ndarray) -> list[np.ndarray]:
+        """Places in `indices`, in the groups that may run together."""
+        if self._grouping == "single":
+            return list(np.arange(len(indices))[:, None])
+        keys = items.lengths[indices] if self._grouping == "length" else np.zeros(len(indices), dtype=np.int64)
+        if self._counted is not None:
+            counts = np.add.reduceat(items.ids == self._counted, items.offsets[:-1], dtype=np.int64)
+            keys = keys * (1 + counts.max()) + counts[indices]
+        elif self._grouping == "any":
+            return [np.arange(len(indices))]
+        return split_equal(keys)
+
+    def _run(self, items: Items, indices: np.ndarray, make_batch: BatchMaker) -> tuple[np.ndarray, np.ndarray]:
         import torch
 
         with torch.inference_mode(), self._stream() as done:
-            batch = self._make_batch(items, indices)
+            batch = make_batch(items, indices)
             outputs = _fetch(self._forward(batch).float(), done)
         lengths = items.lengths[indices]
         expected = int(lengths.sum()) if self.per_token else len(indices)
         if len(outputs) != expected:
             raise EngineError(f"the model gave {len(outputs)} outputs for {expected} items")
-        return outputs, lengths if self._make_batch.packed else np.full(len(indices), batch.ids.shape[1])
+        return outputs, lengths if make_batch.packed else np.full(len(indices), batch.ids.shape[1])
 
     @contextmanager
     def _stream(self) -> Iterator[Any]:
@@ -155,20 +183,81 @@ class Model:
         ends = np.concatenate([[0], np.cumsum(rows)])
         return np.concatenate([outputs[ends[i] : ends[i + 1]] for i in np.argsort(where)])
 
-    def _why_not_packed(self) -> str:
-        """What keeps three short items from the outputs that they have alone, in the version that is installed."""
-        counts = np.minimum([5, 3, 3], self.max_tokens)
-        ids = np.arange(3, 3 + counts.sum(), dtype=np.int32) % 7 + 3
-        items = Items(ids, np.concatenate([[0], np.cumsum(counts)]))
+    def _why_not_packed(self, precision: str) -> str:
+        """What keeps packed texts from the outputs that transformers has for each alone, in the version installed."""
+        items = self.probes.mixed()
         try:
-            together, _ = self._run(items, np.arange(3))
-        except (ValueError, TypeError, RuntimeError) as error:  # it takes no layout, or has no kernel here
+            together, _ = self.run(items, np.arange(len(items)))
+        except _CANNOT as error:
             if is_out_of_memory(error):
                 raise
-            return f"packed it does not run: {error}"
-        alone = np.concatenate([self._run(items, np.array([i]))[0] for i in range(3)])
-        same = np.abs(together - alone).max() <= _LIKE_ALONE * np.abs(alone).max() + 1e-6
-        return "" if same else "packed it is not the same as alone"
+            return f"packed it does not run: {first_line(error)}"
+        with attends_plainly(self._forward.transformer):
+            alone = self._run_alone(items, replace(self._make_batch, packed=False))
+        return "" if _is_like(together, alone, precision) else "packed it is not the same as alone"
+
+    def _choose_grouping(self, name: str, precision: str) -> None:
+        """Which items are padded together: any, those of one length or none, so that each has its output of alone.
+
+        Raises:
+            ModelError: The model does not run.
+        """
+        items = self.probes.mixed()
+        alone = self._find_alone(items, name)
+        twice, wanted = np.tile(np.arange(len(items)), 2), np.concatenate([alone, alone])
+        for grouping in _GROUPINGS[_GROUPINGS.index(self._grouping) :]:
+            if grouping != self._grouping:
+                self._make_batch = replace(self._make_batch, pad_multiple=1)
+                print(
+                    f"gristmill: {name} reads {_TOLD[grouping]}, since beside others it is not as alone",
+                    file=sys.stderr,
+                )
+            self._grouping = grouping
+            try:
+                if grouping == "single" or _is_like(self.run(items, twice)[0], wanted, precision):
+                    return
+            except _CANNOT as error:
+                if is_out_of_memory(error):
+                    raise
+
+    def _find_alone(self, items: Items, name: str) -> np.ndarray:
+        """The outputs of items alone; by plain attention where the model does not run by a faster one."""
+        maker = replace(self._make_batch, pad_multiple=1)
+        try:
+            return self._run_alone(items, maker)
+        except _CANNOT as error:
+            if is_out_of_memory(error):
+                raise
+        try:
+            self._forward.transformer.set_attn_implementation("eager")
+            return self._run_alone(items, maker)
+        except _CANNOT as error:
+            if is_out_of_memory(error):
+                raise
+            raise ModelError(f"model {name!r} loads, but reads no text: {first_line(error)}; take another") from error
+
+    def _run_alone(self, items: Items, make_batch: BatchMaker) -> np.ndarray:
+        return np.concatenate([self._run(items, np.array([i]), make_batch)[0] for i in range(len(items))])
+
+
+def _is_like(found: np.ndarray, wanted: np.ndarray, precision: str) -> bool:
+    size = np.abs(wanted[np.isfinite(wanted)]).max(initial=0)
+    far = _LIKE_ALONE[precision] * size + 1e-6
+    return found.shape == wanted.shape and np.allclose(found, wanted, rtol=0, atol=far, equal_nan=True)
+
+
+def _read_tokens(transformer: Any) -> tuple[int, int]:
+    """The token that padding is made of, and how many tokens the model knows; 0 for any number."""
+    import torch
+
+    pad_id = transformer.config.get_text_config().pad_token_id
+    try:
+        table = transformer.get_input_embeddings()
+    except NotImplementedError:
+        table = None
+    count = table.num_embeddings if isinstance(table, torch.nn.Embedding) else 0
+    known = isinstance(pad_id, int) and 0 <= pad_id < (count or pad_id + 1)
+    return (pad_id if known else 0), count
 
 
 def _fetch(outputs: Tensor, done: Any) -> np.ndarray:

@@ -8,6 +8,8 @@ the model's call. No code of a model is changed.
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -166,6 +168,16 @@ def register() -> None:
 
     AttentionInterface.register(PACKED, attend_packed)
     AttentionMaskInterface.register(PACKED, refuse_mask)
+
+
+@contextmanager
+def attends_plainly(model: Any) -> Iterator[None]:
+    """Within it a model that was loaded with packed attention has transformers' own, for a text alone."""
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(PACKED)
 
 
 def refuse_mask(*, batch_size: int, attention_mask: Tensor | None = None, **_: Any) -> None:

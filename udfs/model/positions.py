@@ -63,7 +63,7 @@ def settle_positions(model: Any) -> None:
         raise ModelError(
             f"a {model.config.model_type} with longrope positions is not known to gristmill; take another model"
         )
-    model.register_forward_pre_hook(_note_lengths, with_kwargs=True)
+    model.base_model.register_forward_pre_hook(_note_lengths, with_kwargs=True)
 
 
 def find_turn(model: Any) -> Turn:
