@@ -24,14 +24,29 @@ _WIDTHS = {
     "vocab_size": len(VOCABULARY), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
     "intermediate_size": 64, "max_position_embeddings": 66, "pad_token_id": 0, "initializer_range": 0.5,
 }  # fmt: skip
+_SHARED_HEADS = {"num_key_value_heads": 2, "head_dim": 8}
+_TWO_SIDES = {"d_model": 32, "bos_token_id": 2, "eos_token_id": 3, "decoder_start_token_id": 3} | {
+    f"{side}_{name}": value
+    for side in ("encoder", "decoder")
+    for name, value in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 64))
+}
 _OTHER_WIDTHS: dict[str, dict[str, Any]] = {
+    "Bart": _TWO_SIDES,
+    "MBart": _TWO_SIDES,
+    "Gemma2": _SHARED_HEADS,
+    "Gemma3Text": _SHARED_HEADS,
+    "Llama": _SHARED_HEADS,
+    "Mistral": _SHARED_HEADS,
+    "OPT": {"ffn_dim": 64, "word_embed_proj_dim": 32},
+    "Qwen3": _SHARED_HEADS,
     "DistilBert": {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64},
     "ModernBert": {"num_hidden_layers": 3, "local_attention": 6, "global_attn_every_n_layers": 3},
     "ConvBert": {"embedding_size": 32, "conv_kernel_size": 3, "head_ratio": 1},
     "Phi3": {"num_key_value_heads": 4},
     "Phimoe": {"num_key_value_heads": 4, "num_local_experts": 2},
     "Qwen2": {"num_key_value_heads": 4},
-    "T5": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4},
+    "T5": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+    | {"eos_token_id": 3, "decoder_start_token_id": 0},
 }
 _PACKS = [
     *("Albert", "Bert", "Camembert", "Data2VecText", "DistilBert", "Electra", "Ernie", "Gte", "JinaEmbeddingsV3"),
@@ -115,7 +130,7 @@ def _save(path: Path, kind: str, head: str, *, precision: torch.dtype = torch.fl
     torch.manual_seed(7)
     kind, head = ("T5", "EncoderModel") if kind == "T5Encoder" else (kind, head)
     widths = {**_WIDTHS, **_OTHER_WIDTHS.get(kind, {})}
-    made = getattr(transformers, f"{kind}Config")(**widths, **config)
+    made = getattr(transformers, f"{kind}Config")(**{**widths, **config})
     getattr(transformers, f"{kind}{head}")(made).to(precision).save_pretrained(path)
     tokenizer = _make_tokenizer(pairs_have_types=kind == "Bert")
     # A model's own padding and truncation, which gristmill is not to obey.

@@ -73,7 +73,6 @@ class Model:
         self.max_tokens = resolve_max_tokens(files, spec.max_tokens)
         self._task = make_task(spec, files)
         self.per_token = self._task.per_token
-        self.probes = Probes(self._task, files, max_tokens=self.max_tokens)
         self._grouping = "length" if files.config.get("model_type") in _IGNORES_MASK else "any"
         self._idle_streams: list[Any] = []
         self.width = 0
@@ -129,8 +128,10 @@ class Model:
         forward = load_forward(self._task, files, device=plan.device, precision=plan.precision, make_batch=maker)
         if self.on_cuda:
             _finish_loading()
+        _keep_nothing(forward.transformer)
         self._counted = forward.counted
         pad_id, vocabulary = _read_tokens(forward.transformer)
+        self.probes = Probes(self._task, files, max_tokens=self.max_tokens, vocabulary=vocabulary)
         return forward, replace(maker, pad_id=pad_id, vocabulary=vocabulary)
 
     def _group(self, items: Items, indices: np.ndarray) -> list[np.ndarray]:
@@ -244,6 +245,13 @@ def _is_like(found: np.ndarray, wanted: np.ndarray, precision: str) -> bool:
     size = np.abs(wanted[np.isfinite(wanted)]).max(initial=0)
     far = _LIKE_ALONE[precision] * size + 1e-6
     return found.shape == wanted.shape and np.allclose(found, wanted, rtol=0, atol=far, equal_nan=True)
+
+
+def _keep_nothing(transformer: Any) -> None:
+    """A decoder keeps no keys and values of what it has read: nothing comes after it."""
+    for config in (transformer.config, transformer.config.get_text_config()):
+        if getattr(config, "use_cache", None):
+            config.use_cache = False
 
 
 def _read_tokens(transformer: Any) -> tuple[int, int]:

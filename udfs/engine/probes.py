@@ -39,10 +39,11 @@ class Probes:
         task: Its texts become items as in use: with prompt, labels and special tokens.
         files: The model's.
         max_tokens: The longest item.
+        vocabulary: How many tokens the model knows, of which alone items are made; 0 for any number.
     """
 
-    def __init__(self, task: Task, files: ModelFiles, *, max_tokens: int) -> None:
-        self._task, self._files, self._max_tokens = task, files, max_tokens
+    def __init__(self, task: Task, files: ModelFiles, *, max_tokens: int, vocabulary: int = 0) -> None:
+        self._task, self._files, self._max_tokens, self._vocabulary = task, files, max_tokens, vocabulary
         self._count = max(1, _TEXTS // task.units_per_text)
         self._sentences: Sequence[str] = _SENTENCES
         self._found: dict[int, Items] = {}
@@ -78,10 +79,13 @@ class Probes:
         parts = [items for items in found if items is not None]
         if not parts and self._sentences is _SENTENCES:
             vocabulary = load_backend(self._files).get_vocab()
-            self._sentences = sorted(vocabulary, key=vocabulary.__getitem__)[:_VOCABULARY]
+            self._sentences = sorted(vocabulary, key=vocabulary.__getitem__)[:_VOCABULARY] or _SENTENCES[:1]
             return self._make(tokens)
         if not parts:
-            raise ModelError(f"model {self._files.name!r}: its tokenizer makes no token of any text")
+            raise ModelError(
+                f"model {self._files.name!r}: its tokenizer makes no tokens of any text that the model knows; is it "
+                "another model's?"
+            )
         items = join_items(parts)
         return items.take(np.argsort(-items.lengths, kind="stable"))
 
@@ -91,13 +95,18 @@ class Probes:
         for _ in range(_TRIES):
             tokenized = self._task.tokenize([self._text(number, round(characters))])
             longest = int(tokenized.items.lengths.max(initial=0))
-            if longest and (best is None or _is_nearer(longest, int(best.lengths.max()), tokens)):
-                best = tokenized.items.take(np.arange(min(len(tokenized.items), _TEXTS)))
+            if longest and (not best or _is_nearer(longest, int(best.lengths.max()), tokens)):
+                best = self._keep_known(tokenized.items)
             if _NEAR * tokens <= longest <= tokens:
                 break
             growth = 0.5 if tokenized.truncated.any() else tokens / longest if longest else _GROWTH
             characters = max(1.0, characters * min(growth, _GROWTH))
-        return best
+        return best or None
+
+    def _keep_known(self, items: Items) -> Items:
+        """Some of them, without those that have a token which the model does not know."""
+        strange = np.add.reduceat(items.ids >= (self._vocabulary or np.inf), items.offsets[:-1], dtype=np.int64)
+        return items.take(np.flatnonzero(strange == 0)[:_TEXTS])
 
     def _text(self, number: int, characters: int) -> str:
         start = number % len(self._sentences)
