@@ -1,6 +1,8 @@
 """Run the zoo, or a part of it, and write what is found into its table.
 
-python -m tests.zoo [TASK] [--only NAME,…] [--part 1/4] [--again RESULT,…] [--limit-s 120]
+python -m tests.zoo [TASK] [--only NAME,…] [--part 1/4] [--again RESULT,…] [--reverse] [--limit-s 120]
+
+`--again` takes those alone of which the table has such a result; `new` are those that it lacks.
 """
 
 from __future__ import annotations
@@ -19,21 +21,21 @@ def main() -> None:
     parser.add_argument("--part", default="1/1", help="every fourth from the first: 1/4")
     parser.add_argument("--again", default="", help="those alone of which the table has such a result")
     parser.add_argument("--limit-s", type=float, default=120)
+    parser.add_argument("--reverse", action="store_true", help="from the last to the first")
     asked = parser.parse_args()
     part, parts = (int(number) for number in asked.part.split("/"))
     only, again = (set(filter(None, value.split(","))) for value in (asked.only, asked.again))
-    rows = read_table()
-    for zone, names in architectures().items():
-        if asked.task and zone.task != asked.task:
+    zones = {zone: set(names) for zone, names in architectures().items() if asked.task in (None, zone.task)}
+    for number, name in enumerate(sorted(set().union(*zones.values()), reverse=asked.reverse)):
+        if number % parts != part - 1 or (only and name not in only):
             continue
-        for number, name in enumerate(names):
+        for zone in [zone for zone, names in zones.items() if name in names]:
             key = zone.task, name
-            chosen = number % parts == part - 1 and (not only or name in only)
-            if not chosen or (again and (key not in rows or rows[key].result not in again)):
+            rows = read_table()
+            if again and (rows[key].result if key in rows else "new") not in again:
                 continue
             found = run_apart(zone, name, limit_s=asked.limit_s)
-            rows = {**read_table(), key: found}
-            write_table(rows)
+            write_table({**read_table(), key: found})
             print(f"{zone.task:22} {name:28} {found.result:12} {found.how}", flush=True)
 
 

@@ -11,7 +11,7 @@ from tests.models import write_json
 from tests.zoo.shrinking import VOCABULARY, make_config, token_ids
 
 _LEAST_SPREAD = 0.15  # of random weights: so that small states neither vanish nor grow from layer to layer
-_LARGEST = 6_000_000  # numbers; what is larger has a size that was not made small
+_LARGEST = 10_000_000  # numbers; what is larger has a size that was not made small
 _SPECIAL_FROM = VOCABULARY - 40  # special tokens whose ids are above the small vocabulary lie here
 _PLAIN_TOKENIZERS = ("GPT2", "Qwen", "GPTNeoX")
 _ENDS_ALONE = ("T5", "Pegasus", "Marian", "Blenderbot", "BigBirdPegasus", "FSMT")
@@ -31,8 +31,13 @@ def build(path: Path, model_type: str, auto_class: str) -> None:
     if auto_class == "AutoModelForSequenceClassification":
         config.problem_type = "regression"  # scores are logits, which no softmax hides
     auto = getattr(transformers, auto_class)
+    kinds = auto._model_mapping[type(config)]
+    if isinstance(kinds, tuple):  # what is saved says which of them it is
+        config.architectures = [kinds[0].__name__]
     if auto_class == "AutoModelForCausalLM":
         config.forced_eos_token_id = None  # which gristmill says it ignores in a decoder
+        if not config.is_encoder_decoder and hasattr(config, "is_decoder"):
+            config.is_decoder = True
     with torch.device("meta"):
         numbers = sum(weights.numel() for weights in auto.from_config(config).parameters())
     if numbers > _LARGEST:

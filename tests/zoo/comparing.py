@@ -20,7 +20,7 @@ from udfs.worker.scoring import score_with
 # Short and long, of lengths that neighbour and that do not, with duplicates.
 TEXTS = ["tea", "a red kettle, and a blue one that is not for tea", "spade", "tea", "the garden is fine"]
 TEXTS += ["a dog", "book", "the soil of the garden is not very good, and a lamp is about all there is", "a red kettle"]
-NEW = 6
+NEW = 4
 CLOSE = 2e-4  # of the largest number of an answer
 
 
@@ -70,19 +70,17 @@ class Found:
 def compare(zone: Zone, model_type: str, folder: Path) -> Found:
     """Build, ask transformers, ask gristmill."""
     try:
-        if strange := takes_no_text(zone, model_type):
-            return Found("not of texts", strange)
         build(folder, model_type, zone.auto_class)
     except Exception as error:  # noqa: BLE001 - whatever a class of others raises
         return Found("not built", f"{type(error).__name__}: {' '.join(str(error).split())}"[:260])
-    spec = make_spec(zone.task, str(folder), precision="float32", max_batch_tokens=200, **_OPTIONS.get(zone.task, {}))
-    refusal: GristmillError | None = None
+    decodes = zone.task == "summarization" and not open_model(str(folder)).config.get("is_encoder_decoder")
+    name = "text-generation" if decodes else zone.task  # a decoder summarizes in a chat alone
+    spec = make_spec(name, str(folder), precision="float32", max_batch_tokens=200, **_OPTIONS.get(zone.task, {}))
     try:
         task = make_task(spec, open_model(spec.model))
         tokenized = [task.tokenize([text]).items.ids for text in TEXTS]
     except GristmillError as error:
-        refusal = error
-        return Found("refused", _told(refusal))
+        return Found("refused", _told(error))
     try:
         wanted = _ask_transformers(zone, folder, tokenized, task)
     except Exception as error:  # noqa: BLE001 - as above
@@ -90,12 +88,18 @@ def compare(zone: Zone, model_type: str, folder: Path) -> Found:
     try:
         with LocalEngine(spec) as engine:
             rows = [row for part in score_with(engine, [pa.array(TEXTS)], spec) for row in part.to_pylist()]
-            how = engine.model.name.rsplit("/", 1)[-1]
+            how = _way(engine.model)
     except GristmillError as error:
         return Found("late", _told(error))
     except Exception as error:  # noqa: BLE001 - as above
         return Found("died", _told(error))
     return _judge(zone, rows, wanted, how)
+
+
+def _way(model: Any) -> str:
+    """How items go through a model: packed, padded, those of one length together, or alone."""
+    grouping = {"length": "one length", "single": "alone"}
+    return grouping.get(getattr(model, "_grouping", ""), model.name.rsplit("/", 1)[-1])
 
 
 def takes_no_text(zone: Zone, model_type: str) -> str:
@@ -126,12 +130,13 @@ def _ask_transformers(zone: Zone, folder: Path, tokenized: list[np.ndarray], tas
     if name == "AutoModel" and config.is_encoder_decoder and config.model_type in encoders:
         name = "AutoModelForTextEncoding"
     model = getattr(transformers, name).from_pretrained(folder, dtype=torch.float32).eval()
-    found = []
+    answers: dict[bytes, Any] = {}
     with torch.inference_mode():
-        for ids in tokenized:
+        for ids in {ids.tobytes(): ids for ids in tokenized}.values():
             asked = torch.from_numpy(ids[None].astype(np.int64))
             inputs = {"input_ids": asked, "attention_mask": torch.ones_like(asked)}
-            found.append(_ANSWERS[zone.task](model, inputs, task))
+            answers[ids.tobytes()] = _ANSWERS[zone.task](model, inputs, task)
+    found = [answers[ids.tobytes()] for ids in tokenized]
     if zone.task in ("text-classification", "feature-extraction"):
         if not all(np.isfinite(one).all() for one in found):
             raise ValueError("its answers are not finite")

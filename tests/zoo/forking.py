@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import functools
 import json
 import multiprocessing
 import os
@@ -12,7 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.zoo.comparing import Found, Zone, compare
+from tests.zoo.building import build
+from tests.zoo.comparing import Found, Zone, compare, takes_no_text
 
 _MEMORY = 12 << 30  # bytes of address space
 
@@ -22,7 +24,12 @@ def run_apart(zone: Zone, model_type: str, *, limit_s: float) -> Found:
 
     What hangs, or ends without an answer, is `died`.
     """
-    _import_what_all_need()
+    prepare()
+    try:
+        if strange := takes_no_text(zone, model_type):  # the class is imported here, once for all of its tasks
+            return Found("not of texts", strange)
+    except Exception as error:  # noqa: BLE001 - whatever a module of others raises
+        return Found("not built", f"{type(error).__name__}: {' '.join(str(error).split())}"[:260])
     answers, sends = multiprocessing.Pipe(duplex=False)
     child = multiprocessing.get_context("fork").Process(target=_run, args=(zone, model_type, sends))
     child.start()
@@ -39,15 +46,22 @@ def run_apart(zone: Zone, model_type: str, *, limit_s: float) -> Found:
     return Found(**json.loads(told))
 
 
-def _import_what_all_need() -> None:
+@functools.cache
+def prepare() -> None:
+    """What each child would do again: imports, and transformers' tables of names, which a first model makes."""
+    import pandas  # noqa: F401
     import torch
-    import transformers.models.llama.modeling_llama
-    import transformers.models.t5.modeling_t5  # noqa: F401
+    import transformers
+    import transformers.models.t5.modeling_t5
 
     import udfs.engine.forward
     import udfs.generation.loading  # noqa: F401
 
     torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="zoo-") as folder:
+        build(Path(folder), "llama", "AutoModelForCausalLM")
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder)
+        model.generate(torch.tensor([[3, 4]]), max_new_tokens=1)
 
 
 def _run(zone: Zone, model_type: str, sends: Any) -> None:

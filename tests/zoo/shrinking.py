@@ -12,7 +12,8 @@ WIDTH, HEADS, HEAD_WIDTH, LAYERS = 32, 4, 8, 2
 
 # Names of sizes, as patterns of whole names -> what they become. The first that fits holds; what is smaller stays.
 _SIZES: list[tuple[str, int]] = [
-    (r"(.*_)?vocab_size(_.*)?|codebook_size|.*_vocab_size_base", VOCABULARY),
+    (r"(.*_)?vocab_size(_.*)?|.*_vocab_size_base", VOCABULARY),
+    (r"codebook_size", 256),
     (
         r"max_position_embeddings|n_positions|n_ctx|max_seq_len|max_(source|target)_positions|max_sequence_length",
         POSITIONS,
@@ -70,56 +71,67 @@ _PER_LAYER = re.compile(
     r"layer_types|.*_layer_types|layers_block_type|.*block_types?|no_rope_layers|moe_layers|.*indexer_types|layer_rope_theta|attn_layers|activation_sparsity_pattern|mlp_only_layers|compress_ratios"
 )
 
-# What the names do not tell: by `model_type`, "" for the whole; a dotted name is one of a part's.
+# What the names do not tell, by `model_type`, of a part of a model too.
 _BY_LAYER = {"rope_type": "default", "rope_theta": 10000.0}
 EXCEPTIONS: dict[str, dict[str, Any]] = {
+    "axk2": {"index_topk": 32},
+    "bamba": {"mamba_n_heads": HEADS, "mamba_d_head": 16, "attn_layer_indices": [1]},
+    "blt": {"encoder_hash_byte_group_vocab": 64},
+    "chameleon": {"vocabulary_map": {"<image>": VOCABULARY - 1}},
     "cohere_compass_text": {"rope_parameters": {"full_attention": _BY_LAYER, "sliding_attention": _BY_LAYER}},
+    "dbrx": {
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8},
+        "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": WIDTH},
+    },
     "deepseek_v2": {"num_experts_per_tok": 2},
+    "dory": {"n_input_layers": 1, "n_recurrent_layers": 1, "n_output_layers": 1, "num_hidden_layers": 3},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+    "dots3_note_text": {"head_dim": 2 * HEAD_WIDTH},
+    "emu3": {"vocabulary_map": {"<image>": VOCABULARY - 1}},
     "esm": {"vocab_size": VOCABULARY, "pad_token_id": 1, "mask_token_id": 32},
     "esmc": {"vocab_size": VOCABULARY},
+    "falcon_h1": {"mamba_n_heads": HEADS, "mamba_d_head": 16, "mamba_d_ssm": 64},
+    "glm5_next_text": {"index_kpool": 2},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "attention_layers": ["global", "local"]},
+    "granitemoehybrid": {"mamba_n_heads": HEADS, "mamba_d_head": 16},
     "hunyuan_v1_dense": {"head_dim": HEAD_WIDTH},
     "hunyuan_v1_moe": {"head_dim": HEAD_WIDTH},
+    "hunyuan_vl_text": {"head_dim": HEAD_WIDTH},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "layoutlmv3": {"coordinate_size": 5, "shape_size": 6},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "lilt": {"hidden_size": 48},
+    "mamba2": {"head_dim": 16},
     "ministral": {"head_dim": HEAD_WIDTH},
     "mistral4": {"head_dim": 2 * HEAD_WIDTH},
+    "mistral_large4_text": {"kv_source_layers": None},
     "mobilebert": {"intra_bottleneck_size": WIDTH, "true_hidden_size": WIDTH},
     "nemotron": {"num_key_value_heads": HEADS, "head_dim": HEAD_WIDTH},
+    "neomme": {"head_dim": 2 * HEAD_WIDTH},
+    "qwen4_exp_text": {
+        "indexer_n_heads": HEADS,
+        "indexer_kv_heads": 1,
+        "indexer_head_dim": HEAD_WIDTH,
+        "indexer_budget": 16,
+        "indexer_compress_ratio": 2,
+    },
+    "reformer": {"axial_pos_embds": False},
+    "zamba": {
+        "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
+        "num_hidden_layers": 4,
+    },
 }
 
 
-def make_config(model_type: str, **more: Any) -> Any:
-    """A tiny config of transformers' own class for an architecture.
-
-    Args:
-        model_type: transformers' name of it.
-        more: Values that it has besides.
-    """
+def make_config(model_type: str) -> Any:
+    """A tiny config of transformers' own class for an architecture."""
     from transformers import CONFIG_MAPPING
 
     kind = CONFIG_MAPPING[model_type]
     told = shrink(kind().to_dict())
-    for name, value in {**EXCEPTIONS.get(model_type, {}), **more}.items():
-        *parts, last = name.split(".")
-        place = told
-        for part in parts:
-            place = place[part]
-        place[last] = value
-    for name in [name for name, value in told.items() if value is _DROPPED]:
-        del told[name]
     for name in ("transformers_version", "model_type", "architectures", "dtype", "_name_or_path"):
         told.pop(name, None)
     return kind(**told)
-
-
-class _Dropped:
-    """The class's own value holds, which it makes of others."""
-
-
-_DROPPED: Any = _Dropped()
-DROPPED = _DROPPED
 
 
 def shrink(told: dict[str, Any]) -> dict[str, Any]:
@@ -134,7 +146,7 @@ def shrink(told: dict[str, Any]) -> dict[str, Any]:
         for name in by_layer | {n for n, value in told.items() if _PER_LAYER.fullmatch(n) and isinstance(value, list)}:
             small[name] = [_shrink(name, told[name][i]) for i in picked if i < len(told[name])]
         small |= dict.fromkeys(names, len(picked))
-    return small
+    return small | EXCEPTIONS.get(told.get("model_type", ""), {})
 
 
 def _pick_layers(kinds: list[list[Any]], layers: int) -> list[int]:
@@ -150,8 +162,12 @@ def _pick_layers(kinds: list[list[Any]], layers: int) -> list[int]:
 
 
 def _shrink(name: str, value: Any) -> Any:
-    if isinstance(value, dict):
+    if isinstance(value, dict) and name != "per_layer_config":
         return shrink(value) if name not in ("id2label", "label2id") else value
+    if name == "mrope_section":  # of half a head
+        return [HEAD_WIDTH // 2 - 2, 1, 1]
+    if name == "per_layer_config":
+        return {}
     if isinstance(value, bool) or not isinstance(value, int):
         return value
     return next((min(size, value) for pattern, size in _PATTERNS if pattern.fullmatch(name)), value)

@@ -68,15 +68,22 @@ def load_forward(task: Task, files: ModelFiles, *, device: str, precision: str, 
 
 
 def _embed(task: FeatureExtraction, files: ModelFiles, device: str, precision: str, make_batch: BatchMaker) -> Forward:
-    # of T5 and its kin, the encoder alone
-    encoder = files.config.get("is_encoder_decoder") or "T5EncoderModel" in (files.config.get("architectures") or [])
-    kind = "AutoModelForTextEncoding" if encoder else "AutoModel"
+    kind = "AutoModelForTextEncoding" if _has_encoder_alone(files) else "AutoModel"
     model = load_transformer(kind, files, device=device, precision=precision, packed=make_batch.packed)
 
     def forward(batch: Batch) -> Tensor:
         return pool(model(**batch.inputs()).last_hidden_state, batch, pooling=task.pooling)
 
     return Forward(model, forward)
+
+
+def _has_encoder_alone(files: ModelFiles) -> bool:
+    """Of T5 and its kin the encoder embeds, alone; of others, as BART, the whole model, as in sentence-transformers."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
+
+    if files.config.get("is_encoder_decoder"):
+        return files.config.get("model_type") in MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
+    return "T5EncoderModel" in (files.config.get("architectures") or [])
 
 
 def _compare(

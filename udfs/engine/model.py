@@ -258,7 +258,7 @@ def _read_tokens(transformer: Any) -> tuple[int, int]:
     """The token that padding is made of, and how many tokens the model knows; 0 for any number."""
     import torch
 
-    pad_id = transformer.config.get_text_config().pad_token_id
+    pad_id = getattr(transformer.config.get_text_config(), "pad_token_id", None)
     try:
         table = transformer.get_input_embeddings()
     except NotImplementedError:

@@ -119,7 +119,7 @@ def _load_decoders(
 ) -> list[Decoder] | PlainWriter:
     register_cached()
     model = load_transformer(
-        "AutoModelForCausalLM",
+        _class_of_decoders(files),
         files,
         device=plan.device,
         precision=plan.precision,
@@ -163,6 +163,21 @@ def _load_decoders(
         )
         for room in rooms
     ]
+
+
+def _class_of_decoders(files: ModelFiles) -> str:
+    """transformers' class for a decoder: those that hear or see beside reading are in another of its lists."""
+    from transformers.models.auto import modeling_auto
+
+    kind = files.config.get("model_type")
+    others = (
+        ("AutoModelForSeq2SeqLM", modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
+        ("AutoModelForImageTextToText", modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES),
+    )
+    known = kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return (
+        "AutoModelForCausalLM" if known else next((n for n, names in others if kind in names), "AutoModelForCausalLM")
+    )
 
 
 def _write_plainly(
