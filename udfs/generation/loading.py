@@ -19,7 +19,7 @@ from udfs.generation.own_settings import read_obeyed, tell_ignored
 from udfs.generation.picking import Picker
 from udfs.generation.plain import PlainWriter
 from udfs.generation.room import Room
-from udfs.generation.trying import STEPS, is_alike, probe, watch
+from udfs.generation.trying import STEPS, is_alike, make_probe, watch
 from udfs.generation.vllm import VllmDecoder, load_vllm, takes_vllm
 from udfs.model.files import ModelFiles, open_model
 from udfs.model.loading import load_transformer
@@ -89,9 +89,13 @@ def _load_encoder_decoder(
             model, picker, name=f"{name}/padded", device=plan.device, max_new_tokens=max_new_tokens, num_beams=num_beams
         )
 
-    items = probe(find_ends(model))
+    items = make_probe(files, model)
     wanted = _run_plainly(files, model, items)
-    if (reason := _why_not_in_batches(write_with, items, wanted, plan)) and spec.options.num_beams == 1:
+
+    def try_with(picker: Picker) -> None:
+        write_with(picker, max_new_tokens=STEPS).run(items, np.arange(len(items)))
+
+    if (reason := _why_not_in_batches(try_with, wanted, find_ends(model), plan)) and spec.options.num_beams == 1:
         return _write_plainly(files, model, picker, spec, name=name, reason=reason)
     if reason:
         raise ModelError(
@@ -102,11 +106,11 @@ def _load_encoder_decoder(
 
 
 def _why_not_in_batches(
-    write_with: Callable[..., EncoderDecoder], items: Items, wanted: np.ndarray, plan: DevicePlan
+    write: Callable[[Picker], Any], wanted: np.ndarray, ends: frozenset[int], plan: DevicePlan
 ) -> str:
-    """What keeps two short texts, padded, from the logits that they have alone."""
+    """What keeps short texts, padded, from the logits that they have alone."""
     try:
-        found = watch(lambda picker: write_with(picker, max_new_tokens=STEPS).run(items, np.arange(len(items))))
+        found = watch(write, ends=ends)
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -126,7 +130,7 @@ def _load_decoders(
         attention="eager",
         generation=read_obeyed(files),
     )
-    items = probe(find_ends(model))
+    items = make_probe(files, model)
     wanted = _run_plainly(files, model, items)
     try:
         kinds = _check_cache(model, plan, items, wanted)
@@ -228,7 +232,7 @@ def _run_plainly(files: ModelFiles, model: Any, items: Items) -> np.ndarray:
         PlainWriter(model, picker, name="", max_new_tokens=STEPS).run(items, np.arange(len(items)))
 
     try:
-        return watch(write)
+        return watch(write, ends=find_ends(model))
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -262,7 +266,7 @@ def _check_cache(model: Any, plan: DevicePlan, items: Items, wanted: np.ndarray)
 
     try:
         model.set_attn_implementation(CACHED)
-        found = watch(write)
+        found = watch(write, ends=find_ends(model))
     except Exception as error:
         if is_out_of_memory(error):
             raise

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from udfs.generation.picking import Picker, Sequence
+from udfs.model.files import ModelFiles
 from udfs.tasks.writing_options import WritingOptions
+from udfs.text.codec import load_codec
+from udfs.text.tokenizing import join_ids
 from udfs.wire.items import Items
 from udfs.wire.written import LENGTH
 
 STEPS = 3
+_TEXTS, _TOKENS = ("The kettle boils within three minutes.", "Wir kommen um 12 Uhr an."), (9, 5)
 _ALIKE = 0.95  # correlation of logits in half precision, which alone has carried a plain run to 0.98
 _CLOSE = 1e-3  # of the largest logit, in float32
 
@@ -20,25 +24,29 @@ _CLOSE = 1e-3  # of the largest logit, in float32
 class Watch(Picker):
     """Picks the same tokens whatever the logits are, and keeps these.
 
+    Args:
+        ends: Tokens that are not picked.
+
     Attributes:
         seen: By a text's number of tokens, the logits of its steps, (V,) each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ends: frozenset[int]) -> None:
         super().__init__(WritingOptions(max_new_tokens=STEPS), ends=frozenset(), tokenizer=None)
         self.seen: dict[int, list[np.ndarray]] = {}
+        self._forced = [token for token in range(3, 3 + STEPS + len(ends)) if token not in ends]
 
     def pick(self, logits: Any, sequences: list[Sequence]) -> None:
         for row, sequence in zip(logits.float().cpu().numpy(), sequences, strict=True):
             self.seen.setdefault(len(sequence.prompt), []).append(row)
-            sequence.ids.append(int(sequence.prompt[len(sequence.ids) % len(sequence.prompt)]))
+            sequence.ids.append(self._forced[len(sequence.ids)])
             if len(sequence.ids) >= STEPS:
                 sequence.finish = LENGTH
 
 
-def watch(write: Callable[[Watch], Any]) -> np.ndarray:
+def watch(write: Callable[[Watch], Any], *, ends: frozenset[int]) -> np.ndarray:
     """(N, steps, V) logits of what is written with a picker, by ascending lengths of its texts, each another."""
-    picker = Watch()
+    picker = Watch(ends)
     write(picker)
     return np.array([picker.seen[length] for length in sorted(picker.seen)])
 
@@ -54,11 +62,11 @@ def is_alike(found: np.ndarray, wanted: np.ndarray, *, precision: str) -> bool:
     return min(np.corrcoef(a, b)[0, 1] for a, b in pairs) >= _ALIKE
 
 
-def probe(avoid: Collection[int]) -> Items:
-    """Two short texts of different lengths.
-
-    Args:
-        avoid: Tokens that are not in them: those that end an answer.
-    """
-    tokens = np.array([token for token in range(3, 14 + len(avoid)) if token not in avoid][:11], dtype=np.int32)
-    return Items(tokens[np.arange(14) * 5 % len(tokens)], np.array([0, 9, 14]))
+def make_probe(files: ModelFiles, model: Any) -> Items:
+    """Two short texts of different lengths, as its tokenizer has them; tokens of its vocabulary for what is too short."""
+    known = model.get_input_embeddings().num_embeddings
+    parts = []
+    for ids, length in zip(load_codec(files).encode(_TEXTS, special=True), _TOKENS, strict=True):
+        found = [token for token in ids if token < known][:length]
+        parts.append(found if len(found) == length else [token % known for token in range(3, 3 + length)])
+    return Items(*join_ids(parts))

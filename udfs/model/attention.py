@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 PACKED = "gristmill_packed"  # a name with `flash` in it would make transformers download kernels
 
-# Architectures whose packed outputs the tests hold equal to the padded ones, by config's `model_type`, with the part of
-# the base model whose output a head reads the first token of ("" is the base model itself, a list means its last).
+# Encoders whose packed outputs the tests hold equal to the padded ones, by config's `model_type`, with the part of the
+# base model whose output a head reads the first token of ("" is the base model itself, a list means its last).
 _PACKS = {
     "albert": "encoder",
     "bert": "encoder",
@@ -39,6 +39,18 @@ _PACKS = {
     "xlm-roberta": "encoder",
     "xlm-roberta-xl": "encoder",
 }
+# Others of which the tests hold the same: all that one token has from another goes through attention in transformers'
+# registry, which is told of each window. A head is packed if it reads the last token (`udfs.model.heads`).
+_BY_REGISTRY = {
+    "afmoe", "apertus", "arcee", "aria_text", "bert-generation", "bitnet", "codegen", "cohere", "cohere2",
+    "cohere2_moe", "ctrl", "cwm", "dots1", "ernie4_5", "ernie4_5_moe", "eurobert", "exaone", "exaone4",
+    "exaone_moe", "flex_olmo", "gemma", "gemma2", "gemma3_text", "glm", "glm4", "glm4_moe", "gpt2",
+    "gpt_bigcode", "gpt_neox", "gptj", "granite", "granitemoe", "granitemoeshared", "helium",
+    "hunyuan_v1_dense", "hunyuan_v1_moe", "jais2", "jetmoe", "llama", "minimax_m2", "ministral", "ministral3",
+    "mistral", "mixtral", "modernbert-decoder", "nanochat", "olmo", "olmo2", "olmo3", "olmoe", "opt",
+    "persimmon", "phi", "phi3", "qwen2", "qwen3", "qwen3_moe", "roc_bert", "seed_oss", "smollm3", "starcoder2",
+    "vaultgemma",
+}  # fmt: skip
 _LONGEST_PLAIN = 64  # tokens; from here on the fused kernel is faster on a CPU,
 _LONGEST_PLAIN_BFLOAT16 = 512  # but in bfloat16 it is not, and memory sets the bound
 
@@ -75,20 +87,22 @@ class Layout:
 
 
 def can_pack(config: dict[str, Any], *, device: str, precision: str) -> bool:
-    """Whether a model of this architecture runs packed on this device.
+    """Whether a model of this architecture may run packed on this device; as it loads, it is tried.
 
     Args:
         config: The model's config.json.
         device: torch's name. CUDA's kernel wants half precision, compute capability 8.0 and heads of a multiple of 8.
         precision: Floating-point type of the weights.
     """
-    if config.get("model_type") not in _PACKS or config.get("is_decoder"):
+    kind = config.get("model_type")
+    if kind not in _BY_REGISTRY and (kind not in _PACKS or config.get("is_decoder")):
         return False
     if not device.startswith("cuda"):
         return True
     width = config.get("hidden_size") or config.get("dim") or config.get("n_embd") or 0
     heads = config.get("num_attention_heads") or config.get("n_heads") or config.get("n_head") or 1
-    return kernel_takes(precision, width // heads)
+    # where config.json tells no width of a head, the model is tried
+    return kernel_takes(precision, config.get("head_dim") or (width // heads if width else 64))
 
 
 @functools.cache
@@ -199,73 +213,105 @@ def attend_packed(
     *,
     scaling: float | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    is_causal: bool | None = None,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
     layout: Layout | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention of each token to those of its own sequence, as transformers calls it.
 
     Args:
-        module: The layer that asks.
-        query: (1, heads, T, D), as key and value.
+        module: The layer that asks; its `is_causal` says whether a token sees what comes after it.
+        query: (1, heads, T, D); key and value (1, the same or fewer heads, T, D).
         attention_mask: None.
         scaling: Factor of the products; None is 1 / sqrt(D).
         sliding_window: A token sees those at a distance below it; None sees all.
+        softcap: Bounds the products by a tanh.
+        is_causal: In the place of the module's.
+        s_aux: None; attention with sinks is not known here.
+        position_bias: None; nor are products with something added.
         layout: Where the sequences lie.
 
     Returns:
         (1, T, heads, D), and None for the weights, which nobody makes.
 
     Raises:
-        ValueError: The micro-batch is padded, or the layout did not arrive.
+        ValueError: The micro-batch is padded, the layout did not arrive, or a layer asks for what is not known here.
     """
     if layout is None or attention_mask is not None or query.shape[0] != 1:
         raise ValueError(f"packed attention was given {'no layout' if layout is None else 'a padded micro-batch'}")
+    if s_aux is not None or position_bias is not None:
+        raise ValueError("packed attention knows neither sinks nor a bias of positions")
+    causal = bool(getattr(module, "is_causal", False) if is_causal is None else is_causal)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
     if query.device.type == "cpu":
-        mixed = attend_by_runs(q, k, v, layout, scale=scale, sliding_window=sliding_window)
+        mixed = attend_by_runs(
+            q, k, v, layout, scale=scale, sliding_window=sliding_window, causal=causal, softcap=softcap
+        )
+    elif softcap is not None:
+        raise ValueError("the kernel of a GPU bounds no products")
     else:
         starts, longest = layout.cu_seqlens, int(layout.lengths.max())
-        mixed = attend_by_kernel(q, k, v, starts, starts, longest, longest, scale=scale, window=sliding_window)
+        mixed = attend_by_kernel(
+            q, k, v, starts, starts, longest, longest, scale=scale, window=sliding_window, causal=causal
+        )
     return mixed.unsqueeze(0), None
 
 
 def attend_by_runs(
-    q: Tensor, k: Tensor, v: Tensor, layout: Layout, *, scale: float, sliding_window: int | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    layout: Layout,
+    *,
+    scale: float,
+    sliding_window: int | None = None,
+    causal: bool = False,
+    softcap: float | None = None,
 ) -> Tensor:
     """Attention on a CPU: neighbours of one length at once, so that neither padding nor a mask is needed.
 
     Items come sorted by length, so that a micro-batch has few runs.
 
     Args:
-        q: (T, heads, D), as k and v.
+        q: (T, heads, D); k and v the same, or with fewer heads, which neighbours of q's share.
+        scale: Factor of the products.
+        sliding_window: A token sees those at a distance below it; None sees all.
+        causal: A token sees none that come after it.
+        softcap: Bounds the products by a tanh.
 
     Returns:
         (T, heads, D).
     """
     import torch
 
-    mixed, start = torch.empty_like(q, memory_format=torch.contiguous_format), 0
+    if (shared := q.shape[1] // k.shape[1]) > 1:
+        k, v = k.repeat_interleave(shared, dim=1), v.repeat_interleave(shared, dim=1)
+    mixed, start = q.new_empty(*q.shape[:2], v.shape[2]), 0
     for count, length in layout.runs():
         stop = start + count * length
-        block = (part[start:stop].unflatten(0, (count, length)).transpose(1, 2) for part in (q, k, v))
+        one, two, three = (part[start:stop].unflatten(0, (count, length)).transpose(1, 2) for part in (q, k, v))
         narrow = sliding_window if sliding_window is not None and sliding_window < length else None
-        found = _attend_block(*block, scale=scale, sliding_window=narrow)
-        mixed[start:stop].view(count, length, *q.shape[1:]).copy_(found.transpose(1, 2))
+        if softcap is None and narrow is None and not causal:
+            found = _attend_block(one, two, three, scale=scale)
+        elif softcap is None and narrow is None:
+            found = torch.nn.functional.scaled_dot_product_attention(one, two, three, is_causal=True, scale=scale)
+        else:
+            found = _attend_masked(one, two, three, _seen(length, narrow, causal=causal), scale=scale, softcap=softcap)
+        mixed[start:stop].view(count, length, *mixed.shape[1:]).copy_(found.transpose(1, 2))
         start = stop
     return mixed
 
 
-def _attend_block(q: Tensor, k: Tensor, v: Tensor, *, scale: float, sliding_window: int | None) -> Tensor:
+def _attend_block(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> Tensor:
     """(count, heads, length, D) attention within each of some sequences of one length."""
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
     length = q.shape[2]
-    if sliding_window is not None:
-        place = torch.arange(length)
-        near = (place[:, None] - place).abs() < sliding_window
-        return scaled_dot_product_attention(q, k, v, attn_mask=near, scale=scale)
     if length > (_LONGEST_PLAIN_BFLOAT16 if q.dtype == torch.bfloat16 else _LONGEST_PLAIN):
         return scaled_dot_product_attention(q, k, v, scale=scale)
     count = len(q)
@@ -276,12 +322,34 @@ def _attend_block(q: Tensor, k: Tensor, v: Tensor, *, scale: float, sliding_wind
     return (weights @ v).unflatten(0, (count, -1))
 
 
+def _attend_masked(q: Tensor, k: Tensor, v: Tensor, seen: Tensor, *, scale: float, softcap: float | None) -> Tensor:
+    """As `_attend_block`, of what is seen alone."""
+    from torch.nn.functional import scaled_dot_product_attention
+
+    if softcap is None:
+        return scaled_dot_product_attention(q, k, v, attn_mask=seen, scale=scale)
+    weights = ((q @ k.transpose(-1, -2)) * (scale / softcap)).tanh() * softcap
+    return weights.masked_fill(~seen, float("-inf")).float().softmax(-1).to(q.dtype) @ v
+
+
+def _seen(length: int, window: int | None, *, causal: bool) -> Tensor:
+    """(length, length) bool, which tokens a token sees."""
+    import torch
+
+    place = torch.arange(length)
+    distance = place[:, None] - place
+    seen = distance >= 0 if causal else torch.ones_like(distance, dtype=torch.bool)
+    return seen if window is None else seen & (distance.abs() < window)
+
+
 def gather_for_head(model: Any) -> None:
     """Let the head of a sequence classifier see one row a sequence: its first token, or their mean if it reads that.
 
-    The head of a packed micro-batch then works on B sequences of one token. Without a layout nothing changes.
+    The head of a packed micro-batch then works on B sequences of one token. Without a layout nothing changes, nor with
+    a model whose head is not known.
     """
-    name = _PACKS[model.config.model_type]
+    if (name := _PACKS.get(model.config.model_type)) is None:
+        return
     part = model.base_model.get_submodule(name)
     part = part[-1] if type(part).__name__ == "ModuleList" else part
     mean = getattr(model.config, "classifier_pooling", "cls") == "mean"
