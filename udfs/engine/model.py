@@ -209,10 +209,7 @@ class Model:
         for grouping in _GROUPINGS[_GROUPINGS.index(self._grouping) :]:
             if grouping != self._grouping:
                 self._make_batch = replace(self._make_batch, pad_multiple=1)
-                print(
-                    f"gristmill: {name} reads {_TOLD[grouping]}, since beside others it is not as alone",
-                    file=sys.stderr,
-                )
+                print(f"gristmill: {name} reads {_TOLD[grouping]}: beside others it answers otherwise", file=sys.stderr)
             self._grouping = grouping
             try:
                 if grouping == "single" or _is_like(self.run(items, twice)[0], wanted, precision):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from tests.conftest import MINILM
 from tests.models import PACKS, WORDS, make_classifier, make_encoder, write_json
+from udfs.engine import model as model_module
 from udfs.engine.model import Model
 from udfs.errors import EngineError, ModelError
 from udfs.local import LocalEngine
@@ -55,6 +57,49 @@ def test_a_model_that_reads_padding_gets_items_of_one_length(tmp_path: Path, kin
     assert widths.tolist() == items.lengths[order].tolist()
     alone = np.concatenate([model.run(items, np.array([i]))[0] for i in order])
     np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["ConvBert", "FNet"])
+def test_that_a_model_reads_padding_is_found_as_it_loads(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(model_module, "_IGNORES_MASK", set())
+    spec = _spec(make_encoder(tmp_path, kind=kind))
+    model, items = Model(spec), _items(TEXTS, spec)
+    assert "reads texts of one length together: beside others it answers otherwise" in capsys.readouterr().err
+    together, widths = model.run(items, np.arange(len(items)))
+    assert widths.tolist() == items.lengths.tolist()
+    alone = np.concatenate([model.run(items, np.array([i]))[0] for i in range(len(items))])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_a_model_that_mixes_texts_reads_one_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load = model_module.load_forward
+
+    def mix(*args: Any, **options: Any) -> Any:
+        forward = load(*args, **options)
+        return replace(forward, run=lambda batch: forward.run(batch) + len(batch.ids))
+
+    monkeypatch.setattr(model_module, "load_forward", mix)
+    spec = _spec(make_encoder(tmp_path, kind="MPNet"))
+    model, items = Model(spec), _items(TEXTS, spec)
+    assert "reads one text at a time" in capsys.readouterr().err
+    together, _ = model.run(items, np.array([2, 0, 1]))
+    alone = np.concatenate([model.run(items, np.array([i]))[0] for i in (2, 0, 1)])
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_a_model_whose_fast_attention_does_not_run_has_plain_one(tmp_path: Path) -> None:
+    """Gemma 2 bounds its products, which transformers' "sdpa" refuses when it is called, not when it is loaded."""
+    path = make_classifier(tmp_path, ["a", "b"], kind="Gemma2", max_position_embeddings=1024)
+    told = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    write_json(tmp_path / "tokenizer_config.json", told | {"model_max_length": 1024})
+    spec = _spec(path, task="text-classification")
+    items = _items(TEXTS, spec)
+    padded, _ = Model(spec, packed=False).run(items, np.arange(len(items)))
+    np.testing.assert_allclose(padded, Model(spec).run(items, np.arange(len(items)))[0], atol=1e-5)
 
 
 def test_a_model_that_cannot_read_items_of_any_length_is_refused(tmp_path: Path) -> None:
