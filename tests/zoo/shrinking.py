@@ -84,10 +84,18 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": WIDTH},
     },
     "deepseek_v2": {"num_experts_per_tok": 2},
-    "dory": {"n_input_layers": 1, "n_recurrent_layers": 1, "n_output_layers": 1, "num_hidden_layers": 3},
+    "dory": {
+        "n_input_layers": 1,
+        "n_recurrent_layers": 1,
+        "n_output_layers": 1,
+        "num_hidden_layers": 3,
+        "layer_types": None,
+    },
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
     "dots3_note_text": {"head_dim": 2 * HEAD_WIDTH},
     "emu3": {"vocabulary_map": {"<image>": VOCABULARY - 1}},
+    "encoder-decoder": {"decoder_start_token_id": 1, "pad_token_id": 0},
+    "ernie4_5_moe": {"moe_k": 2},
     "esm": {"vocab_size": VOCABULARY, "pad_token_id": 1, "mask_token_id": 32},
     "esmc": {"vocab_size": VOCABULARY},
     "falcon_h1": {"mamba_n_heads": HEADS, "mamba_d_head": 16, "mamba_d_ssm": 64},
@@ -116,10 +124,15 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "indexer_compress_ratio": 2,
     },
     "reformer": {"axial_pos_embds": False},
+    "xlstm": {"mlstm_round_up_to_multiple_of": 8, "ffn_round_up_to_multiple_of": 8},
+    "xmod": {"default_language": "en_XX"},
     "zamba": {
+        "attention_hidden_size": 2 * WIDTH,
+        "attention_head_dim": 2 * HEAD_WIDTH,
         "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
         "num_hidden_layers": 4,
     },
+    "zamba2": {"attention_hidden_size": 2 * WIDTH, "attention_head_dim": 2 * HEAD_WIDTH},
 }
 
 

@@ -206,7 +206,7 @@ def find_ends(model: Any) -> frozenset[int]:
     """Token ids that end an answer, as a model's own settings say."""
     told = model.generation_config.eos_token_id
     if told is None:
-        told = model.config.get_text_config().eos_token_id
+        told = getattr(model.config.get_text_config(), "eos_token_id", None)
     return frozenset([told] if isinstance(told, int) else told or ())
 
 

@@ -63,7 +63,7 @@ def is_alike(found: np.ndarray, wanted: np.ndarray, *, precision: str) -> bool:
 
 
 def make_probe(files: ModelFiles, model: Any) -> Items:
-    """Two short texts of different lengths, as its tokenizer has them; tokens of its vocabulary for what is too short."""
+    """Two short texts of different lengths, as its tokenizer has them; any tokens for what is too short."""
     known = model.get_input_embeddings().num_embeddings
     parts = []
     for ids, length in zip(load_codec(files).encode(_TEXTS, special=True), _TOKENS, strict=True):
