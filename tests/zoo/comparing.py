@@ -14,6 +14,7 @@ from tests.zoo.building import build
 from udfs.errors import GristmillError, first_line
 from udfs.local import LocalEngine
 from udfs.model.files import open_model
+from udfs.model.inputs import inputs_of
 from udfs.tasks.registry import make_spec, make_task
 from udfs.worker.scoring import score_with
 
@@ -108,7 +109,7 @@ def takes_no_text(zone: Zone, model_type: str) -> str:
 
     named = getattr(transformers.models.auto.modeling_auto, zone.mapping)[model_type]
     name = named if isinstance(named, str) else named[0]
-    taken = list(inspect.signature(getattr(transformers, name).forward).parameters)[1:]
+    taken = inputs_of(model_type, name) or list(inspect.signature(getattr(transformers, name).forward).parameters)[1:]
     return "" if "input_ids" in taken else f"takes {', '.join(taken[:3])}"
 
 

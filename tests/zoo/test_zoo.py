@@ -28,14 +28,8 @@ _ZONES = {zone.task: zone for zone in ZONES}
 def test_the_table_has_a_row_for_every_architecture_of_the_transformers_that_is_installed() -> None:
     wanted = {(zone.task, name) for zone, names in architectures().items() for name in names}
     rows = read_table()
-    told = "run `python -m tests.zoo --again new`, and take away what is gone"
+    told = f"the table is of {read_version()}; run `python -m tests.zoo --again new`, and take away what is gone"
     assert (sorted(wanted - rows.keys()), sorted(rows.keys() - wanted)) == ([], []), told
-
-
-def test_the_table_is_of_the_transformers_that_is_installed() -> None:
-    from transformers import __version__
-
-    assert read_version() == {__version__}
 
 
 def test_nothing_in_the_table_hangs_dies_or_answers_otherwise() -> None:

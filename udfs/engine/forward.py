@@ -118,7 +118,7 @@ def _classify(files: ModelFiles, device: str, precision: str, make_batch: BatchM
         return model(**batch.inputs()).logits
 
     # BART, T5 and their kin read the state of the last end token, and find it by their number
-    end = model.config.eos_token_id
+    end = getattr(model.config, "eos_token_id", None)
     return Forward(model, forward, counted=end if model.config.is_encoder_decoder and isinstance(end, int) else None)
 
 

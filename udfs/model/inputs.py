@@ -22,14 +22,14 @@ def check_takes_text(files: ModelFiles) -> None:
         ModelError: Its class in transformers takes no token ids.
     """
     for name in files.config.get("architectures") or ():
-        taken = _inputs_of(str(files.config.get("model_type")), name)
+        taken = inputs_of(str(files.config.get("model_type")), name)
         if taken and _TEXT not in taken:
             raise ModelError(
                 f"model {files.name!r} is a {name}, which takes {', '.join(taken[:2])} and no texts; take another model"
             )
 
 
-def _inputs_of(model_type: str, name: str) -> list[str]:
+def inputs_of(model_type: str, name: str) -> list[str]:
     """What a class's `forward` takes; empty where that is not found, or left open."""
     spec = importlib.util.find_spec("transformers")
     if spec is None or not spec.submodule_search_locations:
