@@ -73,7 +73,7 @@ class Job:
             JobError: What ended it before its time, but for the deadline and a model that fails too often.
         """
         status, error = self._do(work)
-        report = self._report(status, error, left())
+        report = self._report(status, error, {} if isinstance(error, SparkGone) else left())
         if error is None or isinstance(error, DeadlineReached | TooManyFailed):
             self.output.write_report(self.run.run_id, report.as_dict())
             return report

@@ -100,7 +100,9 @@ class ScoreSection(_Section):
         "columns, sandboxed; a null renders as nothing, and `col('first name')` reads a column of any name.",
     )
     prompt: str | None = Field(
-        None, description="What is asked: a column's name, or a template over columns; or `messages`."
+        None,
+        description="What is asked: a column's name, or a template over columns; or `messages`. Of feature-extraction: "
+        'what is put before each text, as it is, as `"query: "`; `""` for nothing, whatever the model\'s default is.',
     )
     messages: list[Message] | str = Field(
         [],
@@ -122,7 +124,8 @@ class ScoreSection(_Section):
     @model_validator(mode="after")
     def _one_question(self) -> ScoreSection:
         allowed = ("prompt", "messages") if self.task == "text-generation" else ("text",)
-        given = [name for name in ("text", "prompt", "messages") if getattr(self, name)]
+        asking = ("text", "messages") if self.task == "feature-extraction" else ("text", "prompt", "messages")
+        given = [name for name in asking if getattr(self, name)]
         if len(given) != 1 or given[0] not in allowed:
             raise ValueError(f"{self.task} takes {' or '.join(allowed)}, not {' and '.join(given) or 'none'}")
         return self
@@ -275,6 +278,7 @@ class Settings(_Section):
         return make_spec(
             **score.model_dump(exclude={"text", "prompt", "messages", "variants", "variants_as", "json_schema"}),
             template=asked if asked and is_template(asked) else None,
+            prompt=score.prompt if score.task == "feature-extraction" else None,
             messages=_as_chat(score.messages),
             variants=variants if score.variants_as == "map" else (),
             variant_name=name if variants else None,

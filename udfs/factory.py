@@ -21,7 +21,7 @@ from pyspark import TaskContext
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_type
 
-from udfs.errors import GristmillError
+from udfs.errors import GristmillError, SpecError
 from udfs.executor import Executor, executor_of, find_executor
 from udfs.model.files import pin
 from udfs.spec import Options, ScoreSpec
@@ -83,14 +83,21 @@ def embed(model: str, *, text: str | None = None, **options: Any) -> Any:
         **options: OPTIONS
 
     Returns:
-        A UDF from string or struct to struct<embedding array<float>, error, usage, truncated, engine>. A row that
-        cannot be scored has a null embedding and an error; it never fails the query.
+        A UDF from string or struct to struct<embedding array<float>, error, usage, truncated, engine>; quantized, the
+        embedding is an array<tinyint> (`int8`) or binary. A row that cannot be scored has a null embedding and an
+        error; it never fails the query.
 
     Raises:
         ModelError: No such model, or not of the kind that the task needs.
         SpecError: Options that do not fit together.
     """
-    return make_udf(make_spec(FeatureExtractionOptions.task, model, template=text, **options))
+    spec = make_spec(FeatureExtractionOptions.task, model, template=text, **options)
+    if spec.options.quantization == "int8" and spec.options.ranges is None:
+        raise SpecError(
+            "quantization 'int8' needs ranges, which a job measures and a UDF is given: the least and the largest "
+            "value of each number, over vectors in float32 or as `ranges` of a job's _gristmill/job.json"
+        )
+    return make_udf(spec)
 
 
 @takes(TextClassificationOptions)

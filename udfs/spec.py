@@ -58,6 +58,10 @@ class Options:
         """What each row is asked for once, in the order of its answers; empty where it has one answer."""
         return ()
 
+    def unread_by_engine(self, files: Any) -> frozenset[str]:
+        """Options that an engine of this model, a `ModelFiles`, does without: one serves all of their values."""
+        return frozenset()
+
     def find_problems(self, spec: ScoreSpec[Any]) -> Iterator[str]:
         """What does not fit together, within these options and with the rest of the spec."""
         yield from _find_wrong_values(self)

@@ -40,7 +40,9 @@ class Contender:
 
 
 def pipeline(spec: ScoreSpec, files: ModelFiles, task: Task, texts: list[str], lengths: np.ndarray) -> list[Contender]:
-    """Hugging Face's pipeline for the task, in batches of 32."""
+    """Hugging Face's pipeline for the task, in batches of 32; none for a static model, which it does not know."""
+    if files.is_static:
+        return []
     from transformers import AutoTokenizer
     from transformers import pipeline as make_pipeline
 

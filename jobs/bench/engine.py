@@ -131,7 +131,7 @@ def run_engine_bench(
         json_path: Where to write the figures too.
 
     Raises:
-        UserError: No such texts or shape; or the job writes.
+        UserError: No such texts or shape; or the job writes, or its model is static.
     """
     if settings.spec().options.writes:
         raise UserError(
@@ -146,6 +146,10 @@ def run_engine_bench(
         options = spec.options
         if isinstance(options, ScoringOptions):
             options = replace(options, chunk_pooling="mean")
+        if isinstance(
+            options, FeatureExtractionOptions
+        ):  # an int8 job measures its ranges; it is the model that counts
+            options = replace(options, quantization="float32", ranges=None)
         spec = replace(spec, options=options, template=None, dedupe=False, overflow="truncate", chunk_overlap=0)
         if shape:
             path = make_shape(shape, open_model(spec.model, spec.revision), Path(folder))
@@ -159,6 +163,11 @@ def run_engine_bench(
 
 def _measure(spec: ScoreSpec, texts: list[str], *, rounds: int, name: str, console: Console) -> EngineFigures:
     files = open_model(spec.model, spec.revision)
+    if files.is_static:
+        raise UserError(
+            f"--engine measures products of matrices, and model {spec.model!r} is static, it has none: run "
+            "`gristmill bench` without it"
+        )
     task, arithmetic = make_task(spec, files), count_arithmetic(files)
     spec = replace(spec, window_rows=min(spec.window_rows, len(texts)))  # so that few repeated rows are not one window
     windows = list(cut_windows([pa.array(texts, pa.string())], window_rows=spec.window_rows))

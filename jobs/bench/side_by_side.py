@@ -28,6 +28,7 @@ from udfs.executor import executor_of, usable_cores
 from udfs.local import LocalEngine
 from udfs.model.files import ModelFiles, open_model
 from udfs.spec import ScoreSpec
+from udfs.tasks.feature_extraction import FeatureExtractionOptions
 from udfs.tasks.registry import make_task
 from udfs.tasks.task import Task
 from udfs.wire.home import EngineId
@@ -71,6 +72,10 @@ def run_bench(
         UserError: There is nothing to score.
     """
     spec = replace(settings.spec(), template=None, dedupe=False)  # duplicates would come on top
+    if isinstance(
+        spec.options, FeatureExtractionOptions
+    ):  # an int8 job measures its ranges; it is the model that counts
+        spec = replace(spec, options=replace(spec.options, quantization="float32", ranges=None))
     rows_of_text = take_texts(settings, texts, rows)
     files = open_model(spec.model, spec.revision)
     task = make_task(spec, files)

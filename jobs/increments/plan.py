@@ -131,5 +131,5 @@ def _hashed(frame: DataFrame, settings: Settings) -> list[Column]:
     from pyspark.sql import functions as F
 
     names = settings.text_columns()
-    hashed = [name for name in names if can_hash(frame.schema[spelt(frame.columns, name)].dataType)]
+    hashed = [name for name in names if can_hash(frame.schema[spelt(frame.columns, name)].dataType.simpleString())]
     return [column(name) for name in hashed] or [F.to_json(F.struct(*(column(name) for name in names)))]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jobs.errors import SPARK_ERRORS, DeadlineReached, InputError, JobError, explain
+from jobs.increments.calibrating import settle_ranges
 from jobs.increments.listener import Listener
 from jobs.increments.plan import Plan, plan_partitions, score_frame
 from jobs.increments.scoring import Run
@@ -201,6 +202,7 @@ def _retry(found: Found, settings: Settings, run: Run, listener: Listener) -> No
     plan = Plan(found.rows, plan_partitions(found.rows, count_slots(spark), settings))
     listener.begins(number, plan)
     deadline = run.deadline.timestamp() if run.deadline else None
+    settings, _ = settle_ranges(found.frame, settings, output, rows=found.rows, deadline=deadline)
     draft = output.draft_of(f"retry={number}", run.run_id)
     output.write_rows(score_frame(found.frame, settings, plan, deadline=deadline, keep=(_FILE, _ROW, _CODE)), draft)
     rows = output.read(spark, draft)

@@ -26,6 +26,7 @@ from jobs.errors import (
     pack_error,
     unpack_error,
 )
+from jobs.increments.calibrating import settle_ranges
 from jobs.increments.listener import Listener
 from jobs.increments.malformed import score_readable
 from jobs.increments.plan import Plan, plan_partitions
@@ -177,8 +178,9 @@ class ScoreIncrement:
             plan = Plan(read.counts.rows, plan_partitions(read.counts.rows, slots, self._settings))
             self._listener.begins(number, plan)
             deadline = self._run.deadline.timestamp() if self._run.deadline else None
+            settings, told = settle_ranges(read.frame, self._settings, output, rows=plan.rows, deadline=deadline)
             made = output.write(
-                score_readable(read, self._settings, plan, deadline=deadline),
+                score_readable(read, settings, plan, deadline=deadline),
                 number,
                 run_id=self._run.run_id,
                 rows=None if self._kind == "once" else plan.rows,
@@ -192,7 +194,7 @@ class ScoreIncrement:
                 gone_files=read.gone,
                 repeated_files=read.repeated,
                 malformed_files=read.counts.malformed,
-                told=read.told,
+                told=(*read.told, *told),
                 read=read.counts.read,
             )
         self._listener.commits(made)

@@ -44,11 +44,11 @@ class Checkpoint:
     """
 
     def __init__(self, folder: Folder, name: str) -> None:
-        self._folder, self._name = folder, name
+        self._folder, self.name = folder, name
 
     def seen(self) -> list[SeenFile]:
         """Every file that is in an increment, committed or planned."""
-        log = f"{self._name}/sources/0"
+        log = f"{self.name}/sources/0"
         names = self._folder.entries(log)
         compact = max((int(n.split(".")[0]) for n in names if n.endswith(".compact")), default=-1)
         later = sorted(int(n) for n in names if n.isdigit() and int(n) > compact)
@@ -61,11 +61,11 @@ class Checkpoint:
 
     def is_begun(self) -> bool:
         """Something is planned."""
-        return self._folder.exists(f"{self._name}/offsets/0")
+        return self._folder.exists(f"{self.name}/offsets/0")
 
     def last_committed(self) -> int:
         """Number of the last batch that is over; -1 for none."""
-        return max((int(n) for n in self._folder.entries(f"{self._name}/commits") if n.isdigit()), default=-1)
+        return max((int(n) for n in self._folder.entries(f"{self.name}/commits") if n.isdigit()), default=-1)
 
     def files_of(self, batch: int) -> list[SeenFile]:
         """The files of one batch that is planned.
@@ -75,14 +75,14 @@ class Checkpoint:
         """
         first, last = self.offset_of(batch - 1), self.offset_of(batch)
         if last < 0 or (batch > 0 and first < 0):
-            raise FileNotFoundError(f"{self._folder / self._name} does not tell which files it is made of")
+            raise FileNotFoundError(f"{self._folder / self.name} does not tell which files it is made of")
         return [file for file in self.seen() if first < file.offset <= last]
 
     def offset_of(self, batch: int) -> int:
         """Where a batch ends in the source's log; -1 for none."""
-        if batch < 0 or not self._folder.exists(f"{self._name}/offsets/{batch}"):
+        if batch < 0 or not self._folder.exists(f"{self.name}/offsets/{batch}"):
             return -1
-        return int(self._lines(f"{self._name}/offsets/{batch}")[-1].get("logOffset", -1))
+        return int(self._lines(f"{self.name}/offsets/{batch}")[-1].get("logOffset", -1))
 
     def _lines(self, name: str) -> list[dict[str, Any]]:
         version, *lines = self._folder.read_text(name).splitlines()

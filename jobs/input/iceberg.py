@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.errors import SPARK_ERRORS, InputError, unreadable_input
 from jobs.input.changes import SKIP_SNAPSHOTS, changed_rows, skips_changes
-from jobs.input.reading import can_hash
+from jobs.input.kinds import can_hash
 from jobs.input.spans import SHARES, Span
 from jobs.settings import InputSettings
 

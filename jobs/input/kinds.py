@@ -129,6 +129,13 @@ def sends_all() -> bool:
     return HAS_ARROW_UDF
 
 
-def can_hash(kind: DataType) -> bool:
-    """Whether Spark spreads rows by a type of column."""
-    return not any(word in kind.simpleString() for word in ("map<", "variant", "geometry", "geography"))
+def hashable(name: str, kind: str) -> Column:
+    """A column as Spark can hash it: what it cannot is JSON."""
+    from pyspark.sql import functions as F
+
+    return column(name) if can_hash(kind) else F.to_json(F.struct(column(name)))
+
+
+def can_hash(kind: str) -> bool:
+    """Whether Spark spreads rows by a type of column, by its simple name."""
+    return not any(word in kind for word in ("map<", "variant", "geometry", "geography"))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from jobs.errors import SPARK_ERRORS, unreadable_file, unreadable_input
 from jobs.input.checkpoint import SeenFile, path_of
 from jobs.input.files import ReadFile, find_gone, find_repeated, name_some, tell_swallowing
+from jobs.input.kinds import column, hashable
 from jobs.input.records import Headers, has_headers, is_swallowed, many_lines, raw_column, read_headers, tell_headers
 from jobs.input.sources import FILE, FILE_SIZE, FILE_TIME, read_files
 from jobs.settings import Settings
@@ -137,8 +138,8 @@ def count(frame: DataFrame, raw: str | None = None, swallowed: Column | None = N
     from pyspark.sql import functions as F
 
     columns = [(c, kind) for c, kind in frame.dtypes if c not in (FILE, FILE_SIZE, FILE_TIME)]
-    row = F.xxhash64(F.lit(0), *(_hashable(c, kind) for c, kind in columns))
-    bad = F.col(f"`{raw}`").isNotNull() if raw in frame.columns else F.lit(False)
+    row = F.xxhash64(F.lit(0), *(hashable(c, kind) for c, kind in columns))
+    bad = column(raw).isNotNull() if raw is not None and raw in frame.columns else F.lit(False)
     if FILE not in frame.columns:
         counted = frame.agg(F.count(F.lit(1)).alias("rows"), F.max(row)).collect()[0]
         return Counts(counted["rows"])
@@ -153,14 +154,6 @@ def count(frame: DataFrame, raw: str | None = None, swallowed: Column | None = N
     return Counts(sum(file.rows for file in read), read, {f[FILE]: f["odd"] for f in by_file if f["odd"]})
 
 
-def _hashable(name: str, kind: str) -> Column:
-    """A column as Spark can hash it: mappings and variants as JSON."""
-    from pyspark.sql import functions as F
-
-    column = F.col(f"`{name}`")
-    return column if can_hash(kind) else F.to_json(F.struct(column))
-
-
 def count_rows(frame: DataFrame) -> int:
     """Count rows as cheaply as their source allows; nothing else of them is read.
 
@@ -171,11 +164,6 @@ def count_rows(frame: DataFrame) -> int:
         return frame.count()
     except SPARK_ERRORS as error:
         raise unreadable_input(error) from error
-
-
-def can_hash(kind: str) -> bool:
-    """Whether Spark hashes a type of column."""
-    return "map<" not in kind and "variant" not in kind
 
 
 def _try_to_read(spark: SparkSession, settings: Settings, schema: StructType, uris: list[str]) -> Readable | Exception:

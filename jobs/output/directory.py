@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
@@ -14,13 +13,15 @@ from jobs.errors import BusyError, JobError, OutputError
 from jobs.input.checkpoint import Checkpoint
 from jobs.input.files import ReadFile
 from jobs.input.sources import Kind, find_kind
-from jobs.output.adopting import adopt_old_marks, read_committed
+from jobs.output.adopting import read_committed
+from jobs.output.checks import check_ours, check_whole
 from jobs.output.committed import Committed, Increment, count_outcomes, name_of
-from jobs.output.fingerprint import describe, differences, make_key, seal_description
-from jobs.output.job_note import HOME, find_job, write_job
+from jobs.output.fingerprint import describe, differences, make_key
+from jobs.output.job_note import HOME, RUNS, find_job, write_job
 from jobs.output.lock import Claim, hold_lock
-from jobs.output.marks import Mark, Marks
-from jobs.output.placing import clean_draft, find_strangers, find_unplaced, keep_apart, put_in_place, take_away
+from jobs.output.marks import Mark
+from jobs.output.placing import clean_draft, keep_apart, put_in_place
+from jobs.output.state import WRITING, JobState, sealed
 from jobs.settings import Settings
 from jobs.spark.session import spark_conf
 
@@ -28,12 +29,9 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.types import StructType
 
+    from udfs.tasks.quantizing import Ranges
+
 _LOCK = f"{HOME}/lock"
-_WRITING = f"{HOME}/writing"
-_AFRESH = "job-"  # names of the state of jobs that started afresh
-_STATE = ("marks", "files", "checkpoint", "retries")  # of a job
-_LAYOUT = 2  # of an output; 1 had its marks among the rows
-RUNS = f"{HOME}/runs"
 # Rows of a task reach Python in Arrow batches of this size; a window is put together from several.
 _ARROW_ROWS = 1024
 _WRITE_CONF = {
@@ -70,18 +68,17 @@ class Output:
     """
 
     def __init__(self, settings: Settings, claim: Claim | None = None, home: str | None = None) -> None:
-        self._settings, self._claim, self._home = settings, claim or Claim(), home
+        self._settings = settings
         self.path = settings.output.path
         self.folder = files.Folder(self.path)
+        self._state = JobState(self.folder, claim or Claim(), home)
         if self.folder.is_file():
             raise OutputError(f"output.path {self.path} is a file; name a directory")
 
     @property
     def home(self) -> str:
         """Where this job's state is."""
-        if self._home is None:
-            return str((find_job(self.folder) or {}).get("home", HOME))
-        return self._home
+        return self._state.home
 
     @contextlib.contextmanager
     def lock(self, on_lost: Callable[[], None] = lambda: None) -> Iterator[Claim]:
@@ -94,14 +91,14 @@ class Output:
             BusyError: Another driver works here.
             OutputError: The directory holds something else, or cannot be written to.
         """
-        self._check_ours()
+        check_ours(self.folder)
         with contextlib.ExitStack() as stack:
             try:
-                self._claim = stack.enter_context(hold_lock(self.folder, _LOCK, on_lost))
+                self._state.claim = stack.enter_context(hold_lock(self.folder, _LOCK, on_lost))
             except OSError as error:
                 raise OutputError(f"cannot write to output.path {self.path}: {error}") from error
             stack.callback(self._tidy)
-            yield self._claim
+            yield self._state.claim
 
     def check(self, spark: SparkSession, *, overwrite: bool) -> None:
         """Refuse a directory that holds something else, before anything is written.
@@ -110,24 +107,25 @@ class Output:
             OutputError: It holds other files or another job's results, or an increment or the checkpoint is gone.
         """
         files.check_scheme(spark, self.path)
-        self._check_ours()
+        check_ours(self.folder)
         if overwrite or not self.is_begun():
             return
-        held = self._sealed(find_job(self.folder) or {})
+        held = sealed(find_job(self.folder) or {})
         differs = differences(held.get("job", {}), describe(self._settings, held["key"]))
         if differs:
             raise OutputError(
                 f"output.path {self.path} holds another job's results (it differs in {', '.join(differs)}); "
                 "name another directory, or start afresh with --overwrite"
             )
-        self._check_whole(find_kind(spark, self._settings.input))
+        self.check_whole(find_kind(spark, self._settings.input))
 
-    def _sealed(self, held: dict[str, Any]) -> dict[str, Any]:
-        """A job file whose description holds no secret."""
-        if "key" in held:
-            return held
-        key = make_key()
-        return {**held, "job": seal_description(held.get("job", {}), key), "key": key}
+    def check_whole(self, kind: Kind) -> None:
+        """Refuse an output that has lost what the checkpoint takes for done, or the checkpoint.
+
+        Raises:
+            OutputError: It has.
+        """
+        check_whole(self.folder, self.marks, self.checkpoint(), kind)
 
     def is_begun(self) -> bool:
         """There is a job's output here."""
@@ -143,109 +141,12 @@ class Output:
         Raises:
             OutputError: It cannot be written to, is another driver's by now, or holds increments and no job file.
         """
-        self._claim.check()
+        key = make_key()
+        about = {"job": describe(self._settings, key), "schema": schema.jsonValue() if schema else None, "key": key}
         try:
-            held, stale = find_job(self.folder), self._list_stale()
-            self._claim.check()  # what a successor makes from here on is not in the list
-            if held is None:
-                self._check_no_increments()
-                self._home = HOME
-                self._make_home()
-                write_job(self.folder, self._describe(schema), self._claim.owner)
-            else:
-                self._home = str(held.get("home", HOME))
-                self._settle(held, overwrite=overwrite)
-            for name in stale:  # what was committed of it is in its place by now
-                if name != self._home:
-                    self.folder.delete(name)
-            if held is not None and overwrite:
-                self._home = f"{HOME}/job-{uuid.uuid4().hex[:12]}"
-                self._make_home()
-                self.folder.write_json(f"{self._home}/job.json", self._describe(schema))
+            self._state.begin(about, overwrite=overwrite)
         except OSError as error:
             raise OutputError(f"cannot write to output.path {self.path}: {error}") from error
-
-    def _describe(self, schema: StructType | None) -> dict[str, Any]:
-        """What a job file says of a new job."""
-        key = make_key()
-        about = {"job": describe(self._settings, key), "schema": schema.jsonValue() if schema else None}
-        driver = {"driver": self._claim.owner, "marks": []} if self._claim.owner else {}
-        return {**about, "key": key, "layout": _LAYOUT, "home": self.home, **driver}
-
-    def _make_home(self) -> None:
-        for marks in (self._marks(), self._kept_marks()):
-            marks.make_home()
-
-    def _settle(self, held: dict[str, Any], *, overwrite: bool) -> None:
-        """Put an output in order: what is committed is in its place, and nothing beside it.
-
-        Args:
-            held: Its job file, which may be an earlier gristmill's.
-            overwrite: What is lost does not matter.
-        """
-        self._make_home()
-        if held.get("layout", 1) < _LAYOUT or "key" not in held:
-            adopt_old_marks(self.folder, self.home)
-            held = {**self._sealed(held), "layout": _LAYOUT, "home": self.home}
-            write_job(self.folder, held, self._claim.owner)
-        if owner := self._claim.owner:  # no job file or mark of an earlier driver that comes late counts from here on
-            known = [*self._marks().paths(), *self._kept_marks().paths()]
-            self._claim.check()
-            held = {**held, "driver": owner, "marks": known}
-            write_job(self.folder, held, owner)
-        if "clearing" in held:  # it started afresh, and was killed as the old results went
-            self._clear(held)
-        there = self.folder.sizes()
-        committed = self._marks().read()
-        drafts, lost = find_unplaced(there, [*committed, *self._kept_marks().read()])
-        if lost and not overwrite:
-            raise self._has_lost(lost[0])
-        for mark in drafts:
-            put_in_place(self.folder, mark, self._claim.check)
-        places = {mark.place for mark in committed}
-        strangers = find_strangers(there, committed)
-        self._claim.check()
-        # `report` tells of whole increments that no mark names.
-        take_away(self.folder, (path for path in strangers if path.partition("/")[0] in places))
-
-    def _list_stale(self) -> list[str]:
-        """What killed runs have left: rows on their way, and the state of jobs that started afresh in vain."""
-        homes = [name for name in self.folder.entries(HOME) if name.startswith(_AFRESH)]
-        return [f"{HOME}/{name}" for name in homes] + [f"{_WRITING}/{name}" for name in self.folder.entries(_WRITING)]
-
-    def _take_over(self) -> None:
-        """Be the job whose output this is: one that started afresh has committed its first increment."""
-        before = find_job(self.folder) or {}
-        if before.get("home", HOME) == self.home:
-            return
-        held = self.folder.read_json(f"{self.home}/job.json")
-        rows = [path for path in self.folder.sizes() if path.startswith("increment=")]
-        state = [f"{before.get('home', HOME)}/{name}" for name in _STATE]
-        runs = [f"{RUNS}/{name}" for name in self.folder.entries(RUNS)]
-        self._claim.check()
-        held = {**held, "clearing": [*rows, *state, *runs]}
-        write_job(self.folder, held, self._claim.owner)
-        self._clear(held)
-
-    def _clear(self, held: dict[str, Any]) -> None:
-        """Throw away what the job before has left: what was listed as this one took over, and nothing else."""
-        rows = [path for path in held["clearing"] if path.startswith("increment=")]
-        take_away(self.folder, rows)
-        for path in held["clearing"][len(rows) :]:
-            self.folder.delete(path)
-        self._claim.check()
-        write_job(self.folder, {name: value for name, value in held.items() if name != "clearing"}, self._claim.owner)
-
-    def _marks(self) -> Marks:
-        return Marks(self.folder, f"{self.home}/marks", held=self._find_driver())
-
-    def _kept_marks(self) -> Marks:
-        kept = f"{self.home}/retries"
-        return Marks(self.folder, kept, parent=kept, held=self._find_driver())
-
-    def _find_driver(self) -> dict[str, Any] | None:
-        """The job file, where there may be more than one driver."""
-        return None if self.folder.is_disk else find_job(self.folder)
 
     def settle_last(self) -> None:
         """The job has ended, and is whose output this is: also where there was nothing to commit.
@@ -253,11 +154,38 @@ class Output:
         Raises:
             JobError: The old results cannot be thrown away; the next run does so.
         """
-        self._claim.check()
+        self._state.claim.check()
         try:
-            self._take_over()
+            self._state.take_over()
         except OSError as error:
             raise JobError(f"output.path {self.path} cannot be taken over from the job before: {error}") from error
+
+    def ranges(self) -> Ranges | None:
+        """What int8 vectors of this job go by; None where it is not measured yet."""
+        return self._job_file().get("ranges")
+
+    def keep_ranges(self, ranges: Ranges) -> None:
+        """Keep the ranges that all vectors of this job are to go by.
+
+        Raises:
+            BusyError: The output is another driver's by now.
+        """
+        self._claim.check()
+        held = {**self._job_file(), "ranges": ranges}
+        if self._is_draft():
+            self.folder.write_json(f"{self.home}/job.json", held)
+        else:
+            write_job(self.folder, held, self._claim.owner)
+
+    def _is_draft(self) -> bool:
+        """The job starts afresh, and the output is still the old one's."""
+        return bool((find_job(self.folder) or {}).get("home", HOME) != self.home)
+
+    def _job_file(self) -> dict[str, Any]:
+        """This job's own file."""
+        if self._is_draft():
+            return self.folder.find_json(f"{self.home}/job.json") or {}
+        return find_job(self.folder) or {}
 
     def schema(self) -> StructType | None:
         """The input's schema as the first run found it."""
@@ -282,11 +210,13 @@ class Output:
 
     def is_committed(self, number: int) -> bool:
         """An increment has its mark."""
-        return self._marks().is_there(name_of(number))
+        return self._state.marks().is_there(name_of(number))
 
     def marks(self) -> list[Mark]:
         """All that is committed, in order."""
-        return read_committed(self.folder, find_job(self.folder)) if self._home is None else self._marks().read()
+        if self._state.is_looked_up:
+            return read_committed(self.folder, find_job(self.folder))
+        return self._state.marks().read()
 
     def increments(self) -> list[Increment]:
         """All that is committed, in order."""
@@ -294,7 +224,7 @@ class Output:
 
     def retries(self) -> list[Mark]:
         """The retries whose rows are kept, in order; a kill may have hidden the last one from readers."""
-        return self._kept_marks().read()
+        return self._state.kept_marks().read()
 
     def kept_name(self, number: int) -> str:
         """The directory of all that a retry has scored, those rows among it that failed again."""
@@ -353,7 +283,7 @@ class Output:
 
     def draft_of(self, name: str, run_id: str) -> str:
         """Where rows are written that are to be at `name`."""
-        return f"{_WRITING}/{run_id}/{name}"
+        return f"{WRITING}/{run_id}/{name}"
 
     def write_rows(self, scored: DataFrame, name: str) -> None:
         """Write rows by Spark's committer, replacing what is there."""
@@ -382,7 +312,7 @@ class Output:
     def read_files(self) -> dict[str, ReadFile]:
         """The input's files in committed increments, by their URIs, as they were when they were read."""
         names = self.folder.entries(f"{self.home}/files")
-        committed = {f"{place}.json" for place in self._marks().places()}
+        committed = {f"{place}.json" for place in self._state.marks().places()}
         held = self.folder.read_all_json([f"{self.home}/files/{name}" for name in names if name in committed])
         return {file.uri: file for files in held for file in (ReadFile(*values) for values in files or [])}
 
@@ -417,22 +347,22 @@ class Output:
             BusyError: The output is another driver's by now.
             JobError: Something is committed there: no second look at it may find less than the first.
         """
-        self._claim.check()
+        self._state.claim.check()
         kept = name is not None
-        name, marks = name or name_of(made.number), self._kept_marks() if kept else self._marks()
+        name, marks = name or name_of(made.number), self._state.kept_marks() if kept else self._state.marks()
         if marks.is_there(name):
             raise JobError(f"{name} of output.path {self.path} is committed already, and nothing replaces it")
         rows = clean_draft(self.folder, draft)
         if kept:
             rows = keep_apart(self.folder, draft, rows)
         self.folder.sync(draft)
-        self._claim.check()
-        mark = marks.write(Mark(name, made, rows, draft), self._claim.owner)
-        self._claim.check()
-        if not marks.counts(name, self._claim.owner):
+        self._state.claim.check()
+        mark = marks.write(Mark(name, made, rows, draft), self._state.claim.owner)
+        self._state.claim.check()
+        if not marks.counts(name, self._state.claim.owner):
             raise BusyError(f"{name} of output.path {self.path} was committed by another driver too, whose rows count")
-        self._take_over()
-        put_in_place(self.folder, mark, self._claim.check)
+        self._state.take_over()
+        put_in_place(self.folder, mark, self._state.claim.check)
         return mark.made
 
     def ended_badly(self, run_id: str) -> bool:
@@ -445,7 +375,9 @@ class Output:
         """Keep that the failures of the last run are accepted; the output is this driver's."""
         scored = [increment.run_id for increment in self.increments() if not increment.is_retry]
         if scored:
-            write_job(self.folder, {**(find_job(self.folder) or {}), "accepted_run": scored[-1]}, self._claim.owner)
+            write_job(
+                self.folder, {**(find_job(self.folder) or {}), "accepted_run": scored[-1]}, self._state.claim.owner
+            )
 
     def write_report(self, run_id: str, report: dict[str, Any]) -> str:
         """Keep a run's report; returns its path.
@@ -459,56 +391,6 @@ class Output:
         except OSError as error:
             raise JobError(f"all is committed but the run's report, which cannot be written: {error}") from error
         return self.folder / name
-
-    def _check_ours(self) -> None:
-        entries = [entry for entry in self.folder.entries() if entry != HOME]
-        if entries and find_job(self.folder) is None:
-            self._check_no_increments()
-            raise OutputError(
-                f"output.path {self.path} holds {entries[0]} and no gristmill job; name an empty directory"
-            )
-
-    def _check_no_increments(self) -> None:
-        """What is committed is thrown away by `--overwrite` alone, whatever a file system says of the job file."""
-        state = [f"{HOME}/{name}/{e}" for name in _STATE for e in self.folder.entries(f"{HOME}/{name}")]
-        found = [*(entry for entry in self.folder.entries() if entry.startswith("increment=")), *state]
-        if found:
-            raise OutputError(
-                f"output.path {self.path} has {found[0]}, but its job file {HOME}/job.json is not there. Nothing was "
-                "changed: run again if the file system did not answer, put the file back, or name another directory"
-            )
-
-    def _check_whole(self, kind: Kind) -> None:
-        """Everything that the checkpoint takes for done is there: what was taken away would never be scored again.
-
-        So is the checkpoint: a new one plans old and new rows under the number of what is committed.
-        """
-        marks = self.marks()
-        if find_unplaced(self.folder.sizes(), marks)[1]:  # a store may have failed to find what is there
-            marks = self.marks()
-            if lost := find_unplaced(self.folder.sizes(), marks)[1]:
-                raise self._has_lost(lost[0])
-        first = [mark.made for mark in marks if not mark.made.is_retry]
-        there = {increment.number for increment in first}
-        by_span = max((i.number for i in first if i.input_span is not None), default=-1)
-        checkpoint = self.checkpoint()
-        last = max(checkpoint.last_committed(), by_span)
-        gone = sorted(set(range(last + 1)) - there)
-        if gone:
-            raise self._has_lost(name_of(gone[0]))
-        # A run that was killed right after it committed increment 0 leaves a checkpoint that is no more than begun.
-        is_lost = max(there, default=0) > 0 or (kind in ("files", "table") and not checkpoint.is_begun())
-        if there and last < 0 and is_lost:
-            raise OutputError(
-                f"output.path {self.path} has increments, but {self.home}/checkpoint is gone; put it back, or start "
-                "afresh with --overwrite"
-            )
-
-    def _has_lost(self, name: str) -> OutputError:
-        return OutputError(
-            f"output.path {self.path} has lost {name}, which had been committed, or it was changed; put it back, or "
-            "start afresh with --overwrite"
-        )
 
     def _check_types(self, frame: DataFrame) -> None:
         first = self.marks()[:1]

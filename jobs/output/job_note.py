@@ -12,6 +12,8 @@ from typing import Any
 from jobs.folder import Folder
 
 HOME = "_gristmill"
+RUNS = f"{HOME}/runs"
+STATE = ("marks", "files", "checkpoint", "retries")  # of a job
 _NAME = re.compile(r"job(\.[\w-]+)?\.json")
 
 

@@ -28,13 +28,15 @@ def telling_of_loss(then: str = "") -> Iterator[None]:
         yield
     except Interrupted:
         raise
-    except SparkGone as error:
-        raise SparkGone(error.then or then) from error
     except Exception as error:
-        if is_spark_gone(patience_s=_DYING_S if _is_of_connection(error) else 0):
+        # Whatever is put in order on the way out fails too, and hides who knew what stays.
+        known = next((cause for cause in _causes(error) if isinstance(cause, SparkGone)), None)
+        of_connection = any(isinstance(cause, LOST_ERRORS) for cause in _causes(error))
+        if known is None and not is_spark_gone(patience_s=_DYING_S if of_connection else 0):
+            raise
+        if known is None:
             time.sleep(_SETTLE_S)
-            raise SparkGone(then) from error
-        raise
+        raise SparkGone((known and known.then) or then) from error
 
 
 def is_spark_gone(*, patience_s: float = 0) -> bool:
@@ -67,10 +69,8 @@ def _listens() -> bool | None:
     return True
 
 
-def _is_of_connection(error: BaseException | None) -> bool:
-    """It, or what it was raised for, says that nothing answers."""
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """It, and what it was raised for or after."""
     while error is not None:
-        if isinstance(error, LOST_ERRORS):
-            return True
+        yield error
         error = error.__cause__ or error.__context__
-    return False

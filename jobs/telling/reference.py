@@ -63,10 +63,13 @@ def _tell_jobs() -> Iterator[str]:
 def _group(section: str, names: list[str]) -> Iterator[tuple[str, list[str]]]:
     """Keys of a section under headings: those of every task, then those of some tasks alone."""
     owners = {name: tasks for name, (_, tasks) in task_options().items()} if section == "score" else {}
-    asked = dict.fromkeys(("prompt", "messages", "variants", "variants_as", "schema"), ("text-generation",))
+    asked: dict[str, tuple[str, ...]] = dict.fromkeys(
+        ("messages", "variants", "variants_as", "schema"), ("text-generation",)
+    )
+    asked["prompt"] = ("feature-extraction", "text-generation")
     groups: dict[tuple[str, ...], list[str]] = {}
     for name in names:
-        groups.setdefault((asked | owners).get(name, ()) if owners else (), []).append(name)
+        groups.setdefault((owners | asked).get(name, ()) if owners else (), []).append(name)
     for tasks in sorted(groups, key=lambda tasks: (len(tasks) > 0, [list(KINDS).index(task) for task in tasks])):
         yield " and ".join([", ".join(tasks[:-1]), tasks[-1]] if len(tasks) > 1 else tasks), groups[tasks]
 

@@ -47,6 +47,8 @@ def _cell(value: Any) -> str:
     match value:
         case float():
             text = f"{value:.3f}"
+        case bytes() | bytearray():
+            text = f"{value[:_PARTS].hex(' ')}{' …' if len(value) > _PARTS else ''} ({len(value)} bytes)"
         case dict() if not all(isinstance(v, int | float) for v in value.values()):
             text = ", ".join(f"{name}: {_cell(v)}" for name, v in value.items())
         case dict():

@@ -18,8 +18,7 @@ from jobs.folder import Folder
 from jobs.input.files import name_some
 from jobs.output.adopting import read_committed
 from jobs.output.committed import Committed, Increment, add_up
-from jobs.output.directory import RUNS
-from jobs.output.job_note import find_job
+from jobs.output.job_note import RUNS, find_job
 from jobs.output.placing import find_strangers
 
 _LEAST_WIDTH = 100

@@ -247,20 +247,28 @@ def test_a_killed_java_ends_in_a_line_and_the_same_command_goes_on(
     (error,) = [line for line in told.splitlines() if not line.startswith("Spark's log is in")]
     assert "Spark's Java process has ended or was killed" in error
     assert "spark.driver.memory" in error
-    assert stays in error
+    assert stays in error, error
     until(lambda: not running_engines(job.temporary))
     job.run(command)
     job.check()
 
 
-def test_a_commit_that_hangs_does_not_keep_a_driver_from_ending(make_job: Callable[..., Job], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("step", "stays"),
+    [
+        ("after the write", "nothing of this run was committed"),
+        ("before it is put in its place", "committed: 1 increment with 60 rows"),
+    ],
+)
+def test_a_commit_that_hangs_does_not_keep_a_driver_from_ending(
+    step: str, stays: str, make_job: Callable[..., Job], tmp_path: Path
+) -> None:
     job, marker = make_job(files=1), tmp_path / "hangs"
-    step = {"step": "before it is put in its place", "way": "hang", "marker": str(marker)}
-    process = job.start(driver=step)
+    process = job.start(driver={"step": step, "way": "hang", "marker": str(marker)})
     until(marker.exists)
     process.terminate()
     told = process.communicate(timeout=60)[1]
-    assert (process.returncode, "error: interrupted; nothing of this run" in told) == (143, True), told
+    assert (process.returncode, f"error: interrupted; {stays}" in told) == (143, True), told
     assert [report["status"] for report in job.reports()] == ["interrupted"]
     job.run()
     job.check()

@@ -200,3 +200,33 @@ def test_variants_as_rows_are_a_column_of_the_input_the_output_and_the_key() -> 
 def test_what_does_not_fit_a_model_that_writes_is_told(score: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError, match=re.escape(told)):
         _writing(score)
+
+
+def test_what_an_embedding_is_asked_for_reaches_the_spec(job: Path) -> None:
+    asked = [
+        'score.prompt="query: "',
+        "score.dimensions=64",
+        "score.quantization=int8",
+        "score.ranges=[[0, -1], [1, 1]]",
+    ]
+    settings = load_settings(job, asked)
+    options = settings.spec().options
+    assert (options.prompt, options.dimensions, options.quantization) == ("query: ", 64, "int8")
+    assert options.ranges == ((0.0, -1.0), (1.0, 1.0))
+    assert settings.text_columns() == ("title",)
+    assert read_spec(settings.spec().for_engine()).options.prompt == "query: "
+    assert load_settings(job, ["score.prompt_name=query"]).spec().options.prompt_name == "query"
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        (["score.prompt=a", "score.prompt_name=b"], "give one"),
+        (["score.task=text-classification", "score.prompt=a"], "takes text, not text and prompt"),
+        (["score.task=text-classification", "score.dimensions=8"], "dimensions belong"),
+        (["score.quantization=int8", "score.ranges=[[1], [0]]"], "two lists"),
+    ],
+)
+def test_what_no_embedding_can_be_asked_for_is_told(job: Path, override: list[str], told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        load_settings(job, override)

@@ -21,6 +21,17 @@ from udfs.spec import ScoreSpec
 from udfs.tasks.registry import make_spec
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny products are faster so, the more the fuller the machine is."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return make_encoder(tmp_path_factory.mktemp("encoder"))

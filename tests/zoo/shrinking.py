@@ -112,7 +112,8 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "mamba2": {"head_dim": 16},
     "ministral": {"head_dim": HEAD_WIDTH},
     "mistral4": {"head_dim": 2 * HEAD_WIDTH},
-    "mistral_large4_text": {"kv_source_layers": None},
+    "mimo_v2_flash": {"head_dim": 12, "swa_head_dim": 12},
+    "mistral_large4_text": {"kv_source_layers": None, "index_topk": 32},
     "mobilebert": {"intra_bottleneck_size": WIDTH, "true_hidden_size": WIDTH},
     "nemotron": {"num_key_value_heads": HEADS, "head_dim": HEAD_WIDTH},
     "neomme": {"head_dim": 2 * HEAD_WIDTH},
@@ -124,6 +125,8 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "indexer_compress_ratio": 2,
     },
     "reformer": {"axial_pos_embds": False},
+    "switch_transformers": {"decoder_start_token_id": 0},
+    "t5": {"decoder_start_token_id": 0},
     "xlstm": {"mlstm_round_up_to_multiple_of": 8, "ffn_round_up_to_multiple_of": 8},
     "xmod": {"default_language": "en_XX"},
     "zamba": {

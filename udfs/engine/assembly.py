@@ -15,12 +15,14 @@ from udfs.engine.budget import Budget, measure_budget
 from udfs.engine.model import Model
 from udfs.engine.runner import Runner, Runs, plan_lanes
 from udfs.engine.scheduler import ROUND_BATCHES, Scheduler
+from udfs.engine.static import STATIC_TOKENS, StaticModel
 from udfs.engine.writing import WritingRunner
 from udfs.errors import EngineError, first_line
 from udfs.generation.encoder_decoder import EncoderDecoder
 from udfs.generation.loading import load_writer
 from udfs.generation.plain import PlainWriter
 from udfs.generation.vllm import VllmDecoder
+from udfs.model.files import ModelFiles, open_model
 from udfs.model.memory import free_forgotten, is_out_of_memory, is_shared, name_gpu
 from udfs.model.precision import plan_device
 from udfs.spec import ScoreSpec
@@ -97,6 +99,9 @@ def assemble(
     def load() -> Engine:
         if spec.options.writes:
             return _assemble_writer(spec, cores=cores, gpu=gpu, start_at=start_at, make_journal=make_journal)
+        files = open_model(spec.model, spec.revision)
+        if files.is_static:
+            return _assemble_static(spec, files, cores=cores, start_at=start_at, make_journal=make_journal)
         model = Model(spec, gpu=gpu)
         planned, threads = plan_lanes(on_cuda=model.on_cuda, cores=cores)
         many = lanes or planned
@@ -153,6 +158,14 @@ def _assemble_writer(
     journal = make_journal(len(writer))
     runner = WritingRunner(writer, shell, scheduler, budget, threads=threads, journal=journal)
     return Engine(shell.name, shell, budget, scheduler, runner, len(writer), _PARCEL_ITEMS_TOKENS)
+
+
+def _assemble_static(
+    spec: ScoreSpec, files: ModelFiles, *, cores: int, start_at: int, make_journal: MakeJournal
+) -> Engine:
+    many, threads = plan_lanes(on_cuda=False, cores=cores)
+    tokens = spec.max_batch_tokens or STATIC_TOKENS
+    return _run(StaticModel(spec, files), Budget(tokens, tokens), start_at, many, threads, make_journal)
 
 
 def _run(

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from udfs.engine.batch import Batch, BatchMaker
+from udfs.engine.batch import Batch, BatchMaker, Packed
 from udfs.engine.cutting import split_equal
-from udfs.engine.pooling import pool
+from udfs.engine.embedding import make_steps
 from udfs.errors import EngineError
 from udfs.model.attention import gather_for_head
 from udfs.model.files import ModelFiles
 from udfs.model.heads import find_last_token_head, skipped_token
+from udfs.model.layers import load_table
 from udfs.model.loading import load_transformer
-from udfs.tasks.feature_extraction import FeatureExtraction
+from udfs.tasks.feature_extraction import Embeds, FeatureExtraction
 from udfs.tasks.task import Task
 from udfs.tasks.text_classification import TextClassification
 from udfs.tasks.token_classification import TokenClassification
@@ -31,7 +32,7 @@ class Forward:
     """A loaded model with its task's last step.
 
     Args:
-        transformer: transformers' model.
+        transformer: transformers' model; None of a static one.
         run: From a micro-batch to outputs.
         counted: A token of which all items of a micro-batch need the same number: a head finds its place by it.
     """
@@ -67,14 +68,30 @@ def load_forward(task: Task, files: ModelFiles, *, device: str, precision: str, 
     raise EngineError(f"{type(task).__name__} has no micro-batches of vectors; the engine writes for it")
 
 
-def _embed(task: FeatureExtraction, files: ModelFiles, device: str, precision: str, make_batch: BatchMaker) -> Forward:
+def _embed(task: Embeds, files: ModelFiles, device: str, precision: str, make_batch: BatchMaker) -> Forward:
+    finish = make_steps(task, device=device)
+    if files.is_static:
+        return _look_up(load_table(files, device=device, precision=precision), finish)
     kind = "AutoModelForTextEncoding" if _has_encoder_alone(files) else "AutoModel"
     model = load_transformer(kind, files, device=device, precision=precision, packed=make_batch.packed)
 
     def forward(batch: Batch) -> Tensor:
-        return pool(model(**batch.inputs()).last_hidden_state, batch, pooling=task.pooling)
+        return finish(model(**batch.inputs()).last_hidden_state, batch)
 
     return Forward(model, forward)
+
+
+def _look_up(table: Tensor, finish: Callable[[Tensor, Batch], Tensor]) -> Forward:
+    """Means of tokens' vectors out of a table; micro-batches are packed."""
+    import torch
+
+    def forward(batch: Batch) -> Tensor:
+        if not isinstance(batch, Packed):
+            raise EngineError("a static model runs packed micro-batches alone")
+        means = torch.nn.functional.embedding_bag(batch.ids[0], table, batch.layout.starts.long(), mode="mean")
+        return finish(means, batch)
+
+    return Forward(None, forward)
 
 
 def _has_encoder_alone(files: ModelFiles) -> bool:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from udfs.errors import ModelError, UnsafeModelError, first_line
+from udfs.model.modules import STATIC, TRANSFORMER, read_modules
 
 if TYPE_CHECKING:
     from udfs.spec import ScoreSpec
@@ -42,8 +43,9 @@ class ModelFiles:
         root: The model's directory.
         transformer: Where its config.json and weights lie: `root`, or what modules.json says.
         modules: sentence-transformers' modules after the transformer, as (class name, directory).
-        config: The transformer's config.json.
+        config: The transformer's config.json; {} of a static model.
         commit: Of a hub's model.
+        is_static: There is no transformer: a table has a vector for each token.
     """
 
     name: str
@@ -52,6 +54,7 @@ class ModelFiles:
     modules: tuple[tuple[str, Path], ...] = ()
     config: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     commit: str | None = None
+    is_static: bool = False
 
     def read_json(self, path: str) -> dict[str, Any]:
         """A JSON file beside the weights, or else at the root; {} where there is none."""
@@ -59,6 +62,10 @@ class ModelFiles:
             if (folder / path).is_file():
                 return _load_object(folder / path)
         return {}
+
+    def read_module(self, folder: Path) -> dict[str, Any]:
+        """The config.json of one of its modules; {} where there is none."""
+        return _load_object(folder / "config.json") if (folder / "config.json").is_file() else {}
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of every file that decides an answer, by its path below the root."""
@@ -82,13 +89,14 @@ def open_model(name: str, revision: str | None = None) -> ModelFiles:
     root, boundary = find_model(name, revision)
     check_links(name, root, boundary)
     check_no_code(name, root)
-    transformer, modules = _read_modules(name, root)
+    (first, transformer), *modules = _read_modules(name, root)
     check_named_files(name, root, transformer)
-    if not (transformer / "config.json").is_file():
+    if first != STATIC and not (transformer / "config.json").is_file():
         raise ModelError(f"model {name!r} has no config.json in {transformer}; it is not a transformers model")
     check_weights(name, transformer)
+    config = {} if first == STATIC else _load_object(transformer / "config.json")
     commit = None if root == boundary else root.name
-    return ModelFiles(name, root, transformer, modules, _load_object(transformer / "config.json"), commit)
+    return ModelFiles(name, root, transformer, tuple(modules), config, commit, is_static=first == STATIC)
 
 
 def pin(spec: ScoreSpec) -> ScoreSpec:
@@ -211,27 +219,14 @@ def _fetch_from_hub(name: str, revision: str | None) -> tuple[Path, Path]:
     return root, root.parents[1]  # .../models--org--name holds snapshots/COMMIT and the blobs that it links to
 
 
-def _read_modules(name: str, root: Path) -> tuple[Path, tuple[tuple[str, Path], ...]]:
-    listing = root / "modules.json"
-    if not listing.is_file():
-        return root, ()
-    modules = []
-    listed = _load_json(listing)
-    for module in listed if isinstance(listed, list) else [listed]:
-        if not isinstance(module, dict) or not all(isinstance(module.get(key), str) for key in ("path", "type")):
-            raise ModelError(f"model {name!r}: modules.json is no list of modules, each with a path and a type")
-        path = (root / module["path"]).resolve()
-        if not path.is_relative_to(root.resolve()):
-            raise UnsafeModelError(
-                f"model {name!r}: modules.json names {module['path']!r}, outside the model's directory"
-            )
-        if not module["type"].startswith("sentence_transformers."):
-            raise UnsafeModelError(f"model {name!r}: modules.json asks to run the code of {module['type']!r}")
-        modules.append((module["type"].rsplit(".", 1)[-1], root / module["path"]))
-    if not modules or modules[0][0] != "Transformer":
-        first = modules[0][0] if modules else "nothing"
-        raise ModelError(f"model {name!r} begins with {first}; gristmill knows models that begin with a Transformer")
-    return modules[0][1], tuple(modules[1:])
+def _read_modules(name: str, root: Path) -> list[tuple[str, Path]]:
+    """What texts go through, the transformer or the table of a static model first."""
+    if (root / "modules.json").is_file():
+        return read_modules(name, root, _load_json(root / "modules.json"))
+    config = _load_object(root / "config.json") if (root / "config.json").is_file() else {}
+    if config.get("model_type") == "model2vec":
+        return [(STATIC, root), *([("Normalize", root / "1_Normalize")] if config.get("normalize") else [])]
+    return [(TRANSFORMER, root)]
 
 
 def _walk(root: Path) -> Iterator[Path]:

@@ -32,10 +32,15 @@ NO_LIMIT = 1_000_000  # transformers writes about 1e30 for "none"
 def resolve_max_tokens(files: ModelFiles, asked: int | None) -> int:
     """The longest item: what was asked for, or what the model's files say, never above its position table.
 
+    A static model reads texts of any length, unless its own tokenizer cuts them.
+
     Raises:
         ModelError: More was asked for than the model can read.
     """
     limit = position_limit(files)
+    if files.is_static and asked is None:
+        cut = files.read_json("tokenizer.json").get("truncation") or {}
+        return int(cut.get("max_length") or NO_LIMIT)
     if asked is not None:
         if asked > limit:
             raise ModelError(f"max_tokens is {asked}, but model {files.name!r} reads at most {limit} tokens")

@@ -12,8 +12,9 @@ import pyarrow as pa
 
 from udfs.errors import ModelError
 from udfs.model.files import ModelFiles
+from udfs.model.prompts import read_prompt
 from udfs.spec import ScoreSpec, option
-from udfs.tasks.feature_extraction import FeatureExtraction
+from udfs.tasks.feature_extraction import Embeds
 from udfs.tasks.scores import SCORE_FIELDS, ScoringOptions, pool_chunks, score_columns, softmax
 from udfs.tasks.text_classification import check_is_classifier, read_labels
 from udfs.text.tokenizing import Tokenized, Tokenizer, make_tokenizer
@@ -112,7 +113,7 @@ class ZeroShotByEntailment:
         return score_columns(by_label if alone else softmax(by_label), self._options.labels)
 
 
-class ZeroShotBySimilarity(FeatureExtraction):
+class ZeroShotBySimilarity(Embeds):
     """How near is the text's vector to the label's? One item a text, whatever the number of labels.
 
     Scores are the softmax of the scaled cosines; with `multi_label`, the cosine itself, not below 0.
@@ -121,7 +122,7 @@ class ZeroShotBySimilarity(FeatureExtraction):
     fields = SCORE_FIELDS
 
     def __init__(self, spec: ScoreSpec[ZeroShotOptions], files: ModelFiles) -> None:
-        super().__init__(spec, files)
+        super().__init__(spec, files, prompt=read_prompt(files))
         self._options = spec.options
 
     def label_items(self) -> Items:

@@ -104,7 +104,7 @@ class Tokenizer:
     ) -> None:
         self.max_tokens = resolve_max_tokens(files, max_tokens)
         self._overflow, self._chunk_overlap, self._files = overflow, chunk_overlap, files
-        self._before, self._lowercase, self._with_spans = before, lowercase, with_spans
+        self._before, self._lowercase, self._with_spans = before.lower() if lowercase else before, lowercase, with_spans
         self._splitters: dict[tuple[str, ...], Splitter] = {}
         self._direction = files.read_json("tokenizer_config.json").get("truncation_side") or "right"
         self._backend = load_backend(files)
@@ -137,6 +137,23 @@ class Tokenizer:
         """(N,) tokens of one text with each second text, nothing cut."""
         self._backend.no_truncation()
         return np.array([len(e.ids) for e in self._backend.encode_batch([(text, pair) for pair in pairs])])
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens it knows."""
+        return self._backend.get_vocab_size()
+
+    def count_prompt(self) -> int:
+        """Tokens with which an item begins because of what is put before each text, special ones included.
+
+        Source: sentence-transformers, `Transformer._get_prompt_length`.
+        """
+        if not self._before:
+            return 0
+        (encoding,) = self._encode([""], ())
+        special = {number for number, token in self._backend.get_added_tokens_decoder().items() if token.special}
+        ends = len(encoding) > 0 and (encoding.special_tokens_mask[-1] or encoding.ids[-1] in {*special, self._unknown})
+        return len(encoding) - int(ends)
 
     def _encode(self, texts: Sequence[str], pairs: Sequence[str]) -> list[Any]:
         """Encodings of each text, or of its pairs, text by text; what was cut off is their `overflowing`."""
@@ -234,10 +251,14 @@ def load_backend(files: ModelFiles) -> Any:
     """The model's fast tokenizer, as its own settings leave it."""
     os.environ.setdefault("RAYON_NUM_THREADS", str(task_cores()))
     from tokenizers import Tokenizer as Backend
+    from tokenizers.processors import TemplateProcessing
 
     for folder in (files.transformer, files.root):
         if (folder / "tokenizer.json").is_file():
-            return Backend.from_file(str(folder / "tokenizer.json"))
+            backend = Backend.from_file(str(folder / "tokenizer.json"))
+            if files.is_static:  # which has vectors of words alone
+                backend.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+            return backend
     return _convert_backend(files)
 
 

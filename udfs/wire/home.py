@@ -135,7 +135,9 @@ def find_home(engine: EngineId) -> Home:
     """The directory of an engine; it need not be there."""
     spec = engine.spec
     files = open_model(spec.model, spec.revision)
-    asked = json.dumps([spec.for_engine(), files.stamp(), engine.gpu, engine.executor.cores], sort_keys=True)
+    unread = spec.options.unread_by_engine(files)
+    told = {name: value for name, value in spec.for_engine().items() if name not in unread}
+    asked = json.dumps([told, files.stamp(), engine.gpu, engine.executor.cores], sort_keys=True)
     owner = f"{platform.node()} {_pid_namespace()} {engine.executor.pid}"
     return Home(_top() / _digest(owner) / _digest(asked))
 

@@ -62,20 +62,20 @@ def test_increments_of_a_stream_need_its_checkpoint_and_others_have_none(write_j
     output, kinds = Output(load_settings(write_job())), ("files", "table", "iceberg", "once")
     output.begin()
     for kind in kinds:
-        output._check_whole(kind)  # nothing is committed
+        output.check_whole(kind)  # nothing is committed
     output.folder.write_json("draft/rows.json", 0)
     output.commit("draft", 0, counts=Committed(rows=1), run_id="run", input_span=Span(None, 1))
-    output._check_whole("iceberg")
+    output.check_whole("iceberg")
     output.folder.delete("_gristmill/marks/increment=000000.json")
     output.folder.write_json("draft/rows.json", 0)
     output.commit("draft", 0, counts=Committed(rows=1), run_id="run")
-    output._check_whole("once")
+    output.check_whole("once")
     for kind in kinds[:2]:
         with pytest.raises(OutputError, match="checkpoint is gone"):
-            output._check_whole(kind)
+            output.check_whole(kind)
     output.folder.write_json("_gristmill/checkpoint/offsets/0", {})  # of a run that was killed as it had committed
     for kind in kinds[:2]:
-        output._check_whole(kind)
+        output.check_whole(kind)
 
 
 class _Forgetful:

@@ -77,7 +77,7 @@ def test_increments_are_committed_gone_on_with_and_replaced_on_s3(output: Output
             pass
     again = Output(output._settings)
     with again.lock():  # the lease was given back: it is free at once
-        again._check_whole("iceberg")
+        again.check_whole("iceberg")
         again.begin()
         assert [again.is_committed(number) for number in (0, 1)] == [True, False]
         _commit(again, 1)
@@ -104,7 +104,7 @@ def test_a_driver_that_wakes_up_beside_its_successor_changes_nothing_on_s3(outpu
     folder = output.folder
     assert find_strangers(folder.sizes(), read_committed(folder, find_job(folder))) == [stray]
     successor = Output(output._settings)
-    successor._check_whole("iceberg")
+    successor.check_whole("iceberg")
     successor.begin()
     assert _rows(output) == ["0 failed", "0 succeeded"]
 
@@ -116,7 +116,7 @@ def test_rows_that_are_gone_from_s3_are_told(output: Output) -> None:
     (name, *_) = [file.name for file in output.folder.walk() if file.name.endswith(".parquet")]
     output.folder.delete_files([name])
     with pytest.raises(OutputError, match=f"has lost {name}"):
-        output._check_whole("iceberg")
+        output.check_whole("iceberg")
 
 
 def test_leases_are_kept_renewed_and_taken_over_on_s3(bucket: str) -> None:

@@ -60,7 +60,7 @@ class Job:
                 output = Output(self.settings)
                 with output.lock():
                     if not overwrite and output.is_begun():
-                        output._check_whole("iceberg")
+                        output.check_whole("iceberg")
                     output.begin(overwrite=overwrite)
                     for number in range(increments):
                         if not output.is_committed(number):

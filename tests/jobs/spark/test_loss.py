@@ -57,6 +57,19 @@ def test_what_is_raised_while_java_listens_stays(error: Exception, java: socket.
     assert told.value is error
 
 
+def test_what_fails_on_the_way_out_hides_nothing(java: socket.socket) -> None:
+    java.close()
+
+    def put_in_order() -> None:
+        try:
+            _raise(Py4JNetworkError("Answer from Java side is empty"), "2 increments are committed")
+        finally:
+            raise ConnectionRefusedError(111, "Connection refused")
+
+    with pytest.raises(SparkGone, match=r"; 2 increments are committed$"), telling_of_loss("go on"):
+        put_in_order()
+
+
 def test_an_interrupt_stays_one(java: socket.socket) -> None:
     java.close()
     with pytest.raises(Interrupted):

@@ -15,6 +15,7 @@ from udfs.generation.graphs import Call
 
 on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 _BOUNDED = {"Gemma2"}  # products bounded by a tanh, which the kernel does not know
+_ON_THE_HOST = {"Phimoe"}  # makes its frequencies anew on the host in each call, which no graph records
 
 
 @pytest.fixture
@@ -100,7 +101,7 @@ def test_tokens_in_half_precision_are_the_likeliest_within_rounding(kind: str, d
     decoder = put_to_write(model, at_once=64, step_tokens=500, device=device, recorded=device == "cuda")
     found = write_all(decoder, prompts)
     if device == "cuda":
-        assert decoder._working_graphs() is (None if kind in _BOUNDED else decoder._graphs)
+        assert decoder._working_graphs() is (None if kind in _BOUNDED | _ON_THE_HOST else decoder._graphs)
     exact = make_writer(kind)
     parts = [_shortfall(exact, prompt, sequence.ids) for prompt, sequence in zip(prompts, found, strict=True)]
     assert np.concatenate(parts).mean() < 0.01
