@@ -36,7 +36,11 @@ _SIZES: list[tuple[str, int]] = [
         r"pooler_hidden_size|.*_output_dim|output_dim|out_hidden_size|adapter_out_dim|lang_embed_dim|prediction_head_size",
         WIDTH,
     ),
-    (r"mamba_(n|num)_heads|n_mamba_heads|linear_num_(key|value)_heads|linear_num_heads|index_n_heads", HEADS),
+    (r"mamba_(n|num)_heads|n_mamba_heads|linear_num_(key|value)_heads|linear_num_heads", HEADS),
+    (
+        r"index_n_heads",
+        32,
+    ),  # of fewer, tokens often have the same score of 0, and which of them are seen is left to chance
     (
         r"(.*_)?num_(key_value|query)_(heads|groups)|(.*_)?num_attention_heads|(.*_)?attention_heads|(n|num)_heads?",
         HEADS,
@@ -74,7 +78,6 @@ _PER_LAYER = re.compile(
 # What the names do not tell, by `model_type`, of a part of a model too.
 _BY_LAYER = {"rope_type": "default", "rope_theta": 10000.0}
 EXCEPTIONS: dict[str, dict[str, Any]] = {
-    "axk2": {"index_topk": 32},
     "bamba": {"mamba_n_heads": HEADS, "mamba_d_head": 16, "attn_layer_indices": [1]},
     "blt": {"encoder_hash_byte_group_vocab": 64},
     "chameleon": {"vocabulary_map": {"<image>": VOCABULARY - 1}},
@@ -113,7 +116,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "ministral": {"head_dim": HEAD_WIDTH},
     "mistral4": {"head_dim": 2 * HEAD_WIDTH},
     "mimo_v2_flash": {"head_dim": 12, "swa_head_dim": 12},
-    "mistral_large4_text": {"kv_source_layers": None, "index_topk": 32},
+    "mistral_large4_text": {"kv_source_layers": None},
     "mobilebert": {"intra_bottleneck_size": WIDTH, "true_hidden_size": WIDTH},
     "nemotron": {"num_key_value_heads": HEADS, "head_dim": HEAD_WIDTH},
     "neomme": {"head_dim": 2 * HEAD_WIDTH},
