@@ -14,17 +14,20 @@ from udfs.generation.ends import find_ends
 from udfs.generation.own_settings import tell_ignored
 from udfs.model.files import ModelFiles, open_model, pin
 from udfs.model.inputs import check_takes_text
+from udfs.spec import ScoreSpec
 from udfs.tasks.registry import make_task
+from udfs.tasks.text_classification import TextClassificationOptions, make_pair_tokenizer, reads_pairs
 from udfs.tasks.writing import Writing
 from udfs.tasks.writing_options import WritingOptions
 from udfs.text.chats import names_read
 from udfs.text.choices import check_choices
 from udfs.text.codec import load_codec
 from udfs.text.schemas import tell_schema
+from udfs.text.separators import find_separator
 
 
 def check_model(settings: Settings) -> Settings:
-    """Look at the model before Spark starts: there, safe, of the task's kind, with room for chunks where texts are cut.
+    """Look at the model before Spark starts: there, safe, of the task's kind, with room for chunks and pairs.
 
     Returns:
         The settings, with the commit that this machine has of a hub's model: all of the run takes that one.
@@ -36,7 +39,7 @@ def check_model(settings: Settings) -> Settings:
     files = open_model(spec.model, spec.revision)
     check_takes_text(files)
     task = make_task(spec, files)
-    if spec.overflow == "chunk":
+    if spec.overflow == "chunk" or reads_pairs(spec):
         task.tokenize([])
     if isinstance(task, Writing):
         check_choices(task.codec, spec.options.form.choices, max_new_tokens=spec.options.max_new_tokens)
@@ -45,15 +48,34 @@ def check_model(settings: Settings) -> Settings:
 
 
 def tell_ignored_settings(settings: Settings) -> list[str]:
-    """Warns of what the model's own generation settings, the schema and the chat's settings ask for in vain."""
+    """Warns of what the model's own settings, the schema, the chat's settings and a pair's texts ask for in vain."""
     spec = settings.spec()
     files = open_model(spec.model, spec.revision)
     own = tell_ignored(files, spec)
     told = [own] if own else []
+    if isinstance(spec.options, TextClassificationOptions):
+        told += _tell_pairs(files, spec)
     if isinstance(spec.options, WritingOptions):
         told += tell_schema(spec.options.form.json_schema) if spec.options.form.json_schema else []
         told += _tell_unread(files, spec.options.chat_template_kwargs or {})
     return told
+
+
+def _tell_pairs(files: ModelFiles, spec: ScoreSpec[TextClassificationOptions]) -> list[str]:
+    """Warns of two texts that the model does not read as the pair that they are."""
+    if reads_pairs(spec):
+        if make_pair_tokenizer(spec, files).parts_texts:
+            return []
+        return [
+            f"the tokenizer of model {files.name!r} puts nothing between score.text and score.text_pair; if its card "
+            "says how it wants the two to be written, write both into score.text"
+        ]
+    if spec.template and (sign := find_separator(files, spec.template)):
+        return [
+            f"score.text has {sign!r} in it: two texts that are joined by it are no pair to model {files.name!r}, and "
+            "may get other scores than it was trained to give; name the second as score.text_pair"
+        ]
+    return []
 
 
 def _tell_unread(files: ModelFiles, given: Mapping[str, Any]) -> list[str]:

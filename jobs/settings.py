@@ -18,6 +18,7 @@ from jobs.paths import lies_in
 from udfs.errors import SpecError
 from udfs.spec import ScoreSpec, thaw
 from udfs.tasks.registry import KINDS, SHARED, make_spec, task_options
+from udfs.tasks.text_classification import reads_pairs
 from udfs.tasks.text_generation import asks_questions, question_columns
 from udfs.text.templates import is_template, template_columns
 
@@ -88,6 +89,12 @@ def _of_spec(name: str) -> Any:
     return Field(SHARED[name].default, description=SHARED[name].metadata["doc"])
 
 
+def _of_task(name: str) -> Any:
+    """As `_of_spec`, of an option of a task's own."""
+    option, _ = task_options()[name]
+    return Field(option.default, description=option.metadata["doc"])
+
+
 class ScoreSection(_Section):
     """What is computed, by which model, of which text. Below are the keys that a job spells otherwise than a spec."""
 
@@ -99,6 +106,7 @@ class ScoreSection(_Section):
         description="What is read, for every task but text-generation: a column's name, or a Jinja2 template over "
         "columns, sandboxed; a null renders as nothing, and `col('first name')` reads a column of any name.",
     )
+    text_pair: str | None = _of_task("text_pair")
     prompt: str | None = Field(
         None,
         description="What is asked: a column's name, or a template over columns; or `messages`. Of feature-extraction: "
@@ -273,11 +281,12 @@ class Settings(_Section):
         """What goes to the executors; `deadline` in seconds since 1970."""
         score = self.score
         asked = score.text or score.prompt
+        is_made = asked and (is_template(asked) or score.text_pair is not None)
         budget = self.batching.max_batch_tokens
         name, variants = score.named_variants()
         return make_spec(
             **score.model_dump(exclude={"text", "prompt", "messages", "variants", "variants_as", "json_schema"}),
-            template=asked if asked and is_template(asked) else None,
+            template=asked if is_made else None,
             prompt=score.prompt if score.task == "feature-extraction" else None,
             messages=_as_chat(score.messages),
             variants=variants if score.variants_as == "map" else (),
@@ -304,8 +313,25 @@ class Settings(_Section):
         spec = self.spec()
         if asks_questions(spec):
             return question_columns(spec)
+        if reads_pairs(spec):
+            return tuple(sorted({column for columns in self._pair_columns().values() for column in columns}))
         asked = self.score.text or self.score.prompt or ""
         return template_columns(asked) if is_template(asked) else (asked,)
+
+    def columns_by_setting(self) -> dict[str, tuple[str, ...]]:
+        """The settings that say what is read, and the columns of the input that each names."""
+        if reads_pairs(self.spec()):
+            return self._pair_columns()
+        return {self.asked_by(): self.input_columns()}
+
+    def _pair_columns(self) -> dict[str, tuple[str, ...]]:
+        parts = {"text": self.score.text or "", "text_pair": self.score.text_pair or ""}
+        return {name: template_columns(part) if is_template(part) else (part,) for name, part in parts.items()}
+
+    def plain_columns(self) -> dict[str, str]:
+        """The settings that are a column's name by itself, and that column."""
+        told = {name: getattr(self.score, name) for name in ("text", "prompt", "text_pair")}
+        return {name: text for name, text in told.items() if text is not None and not is_template(text)}
 
     def input_columns(self) -> tuple[str, ...]:
         """Those of the text's columns that come from the input."""

@@ -9,9 +9,9 @@ Importing this package imports neither pyspark nor torch; its functions import p
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from udfs.factory import classify, embed, find_entities, generate, summarize, translate, zero_shot
+    from udfs.factory import classify, embed, find_entities, generate, rerank, summarize, translate, zero_shot
 
-__all__ = ["classify", "embed", "find_entities", "generate", "summarize", "translate", "zero_shot"]
+__all__ = ["classify", "embed", "find_entities", "generate", "rerank", "summarize", "translate", "zero_shot"]
 
 
 def __getattr__(name: str) -> Any:

@@ -28,11 +28,12 @@ from udfs.spec import Options, ScoreSpec
 from udfs.tasks.feature_extraction import FeatureExtractionOptions
 from udfs.tasks.registry import SHARED, make_spec
 from udfs.tasks.summarization import SummarizationOptions
-from udfs.tasks.text_classification import TextClassificationOptions
+from udfs.tasks.text_classification import TextClassificationOptions, check_ranks, name_texts
 from udfs.tasks.text_generation import TextGenerationOptions, make_asker
 from udfs.tasks.token_classification import TokenClassificationOptions
 from udfs.tasks.translation import TranslationOptions
 from udfs.tasks.zero_shot_classification import ZeroShotOptions
+from udfs.text.pairs import join_columns
 from udfs.text.templates import READ, pack_texts, read_texts
 from udfs.wire.home import EngineId
 from udfs.worker.process import reach_engine
@@ -105,7 +106,7 @@ def classify(model: str, *, text: str | None = None, **options: Any) -> Any:
     """A UDF that gives each text one of the labels that a classifier was trained on.
 
     Args:
-        model, text: As `embed`.
+        model, text: As `embed`; with `text_pair` a field's name too. Two names make a UDF on two columns as well.
         **options: OPTIONS
 
     Returns:
@@ -116,6 +117,30 @@ def classify(model: str, *, text: str | None = None, **options: Any) -> Any:
         The errors of `embed`.
     """
     return make_udf(make_spec(TextClassificationOptions.task, model, template=text, **options))
+
+
+@takes(TextClassificationOptions)
+def rerank(model: str, *, text: str = "query", text_pair: str = "document", **options: Any) -> Any:
+    """A UDF that says how well a document answers a query: `rerank(MODEL)("query", "document")`.
+
+    Args:
+        model: A cross-encoder with one label, named as in `embed`; one with several is for `classify`, which takes
+            pairs as well.
+        text: The query: a template over the fields of a struct, or the name of one. Without templates, call the UDF on
+            two columns.
+        text_pair: The document, likewise.
+        **options: OPTIONS
+
+    Returns:
+        A UDF from two strings or a struct to the struct of `classify`, whose `score` is that of sentence-transformers'
+        `CrossEncoder.predict`.
+
+    Raises:
+        The errors of `embed`; ModelError for a model of several labels.
+    """
+    spec = make_spec(TextClassificationOptions.task, model, template=text, text_pair=text_pair, **options)
+    check_ranks(spec)
+    return make_udf(spec)
 
 
 @takes(ZeroShotOptions)
@@ -231,7 +256,7 @@ def translate(
 
 
 def make_udf(spec: ScoreSpec[Any], *, arrow: bool | None = None) -> Any:
-    """A UDF that scores a column as a spec asks.
+    """A UDF that scores a column, or the two columns of pairs, as a spec asks.
 
     It is marked nondeterministic, so that Spark's optimizer never evaluates it a second time for a filter on its own
     result.
@@ -244,11 +269,11 @@ def make_udf(spec: ScoreSpec[Any], *, arrow: bool | None = None) -> Any:
         ModelError, SpecError: The model cannot do what is asked.
     """
     spec = pin(spec)
-    returns = from_arrow_type(output_type(spec))
+    returns, names = from_arrow_type(output_type(spec)), name_texts(spec)
     if arrow if arrow is not None else HAS_ARROW_UDF:
 
         def score_arrow(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
-            return score(batches, spec, **_whereabouts())
+            return score((join_columns(batch, names) for batch in batches), spec, **_whereabouts())
 
         return F.arrow_udf(score_arrow, returns).asNondeterministic()
     from udfs.worker.pandas_batches import make_pandas_function

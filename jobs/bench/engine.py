@@ -39,6 +39,7 @@ from udfs.tasks.feature_extraction import FeatureExtractionOptions
 from udfs.tasks.registry import make_task
 from udfs.tasks.scores import ScoringOptions
 from udfs.tasks.task import Task
+from udfs.tasks.text_classification import TextClassificationOptions
 from udfs.worker import scoring
 from udfs.worker.windows import cut_windows
 
@@ -146,10 +147,10 @@ def run_engine_bench(
         options = spec.options
         if isinstance(options, ScoringOptions):
             options = replace(options, chunk_pooling="mean")
-        if isinstance(
-            options, FeatureExtractionOptions
-        ):  # an int8 job measures its ranges; it is the model that counts
+        if isinstance(options, FeatureExtractionOptions):  # it is the model that counts
             options = replace(options, quantization="float32", ranges=None)
+        if isinstance(options, TextClassificationOptions):  # of pairs, the model on single texts
+            options = replace(options, text_pair=None, truncation="longest_first")
         spec = replace(spec, options=options, template=None, dedupe=False, overflow="truncate", chunk_overlap=0)
         if shape:
             path = make_shape(shape, open_model(spec.model, spec.revision), Path(folder))

@@ -21,6 +21,7 @@ from rich.table import Table
 from jobs.bench.contenders import Contender, pipeline, sentence_transformers
 from jobs.bench.floor import run_forward
 from jobs.bench.texts import take_texts
+from jobs.errors import UserError
 from jobs.increments.plan import Plan, score_frame
 from jobs.settings import Settings
 from jobs.spark.session import open_session
@@ -31,6 +32,7 @@ from udfs.spec import ScoreSpec
 from udfs.tasks.feature_extraction import FeatureExtractionOptions
 from udfs.tasks.registry import make_task
 from udfs.tasks.task import Task
+from udfs.tasks.text_classification import reads_pairs
 from udfs.wire.home import EngineId
 from udfs.worker.client import EngineClient
 from udfs.worker.scoring import prepare, score
@@ -71,6 +73,10 @@ def run_bench(
     Raises:
         UserError: There is nothing to score.
     """
+    if reads_pairs(settings.spec()):
+        raise UserError(
+            "bench compares nothing for pairs; `gristmill bench --engine` measures the model on single texts"
+        )
     spec = replace(settings.spec(), template=None, dedupe=False)  # duplicates would come on top
     if isinstance(
         spec.options, FeatureExtractionOptions

@@ -15,7 +15,9 @@ from jobs.spark.session import count_slots
 from udfs.factory import make_reader, make_udf
 from udfs.model.files import open_model
 from udfs.tasks.registry import make_task
+from udfs.tasks.text_classification import reads_pairs
 from udfs.tasks.writing import Writing
+from udfs.text.pairs import split_pair
 
 if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame
@@ -45,6 +47,7 @@ class Sample:
     error: str | None
     tokens: int
     truncated: bool
+    text_pair: str | None = None
 
 
 def make_plan(frame: DataFrame, settings: Settings) -> Plan:
@@ -111,7 +114,8 @@ def take_samples(frame: DataFrame, settings: Settings, count: int = 3) -> list[S
         tokenized = task.tokenize([text] if text else [])
         tokens, truncated = int(tokenized.items.lengths.sum()), bool(tokenized.truncated.any())
         shown = "\n\n".join(task.show(tokenized.items)) if isinstance(task, Writing) and text else text
-        samples.append(Sample(shown, error, tokens, truncated))
+        shown, text_pair = split_pair(text) if text and reads_pairs(spec) else (shown, None)
+        samples.append(Sample(shown, error, tokens, truncated, text_pair))
     return samples
 
 

@@ -41,18 +41,19 @@ def check_text_types(schema: StructType, settings: Settings) -> None:
     """
     import pyarrow as pa
 
-    setting, names = f"score.{settings.asked_by()}", settings.input_columns()
+    names = settings.input_columns()
     kinds = {name: as_arrow(schema[spelt(schema.names, name)].dataType) for name in names}
+    for setting, name in settings.plain_columns().items():
+        if is_nested(kind := kinds[name]):
+            told = schema[spelt(schema.names, name)].dataType.simpleString()
+            advice = advise_template(name if name.isidentifier() else f"col({name!r})", kind)
+            raise InputError(f"score.{setting} names {name}, which is {told[:200]} and no text by itself; {advice}")
     ask = make_asker(settings.spec())
     if ask is None:
-        if is_nested(kind := kinds[names[0]]):
-            told = schema[spelt(schema.names, names[0])].dataType.simpleString()
-            advice = advise_template(names[0] if names[0].isidentifier() else f"col({names[0]!r})", kind)
-            raise InputError(f"{setting} names {names[0]}, which is {told[:200]} and no text by itself; {advice}")
         return
     known = {name: kinds.get(name, pa.string()) for name in ask.columns}  # a variant is no column of the input
     if missing := ask.find_missing([pa.field(name, kind) for name, kind in known.items()]):
-        raise InputError(f"{setting}: {missing}")
+        raise InputError(f"score.{' and '.join(settings.columns_by_setting())}: {missing}")
 
 
 def as_arrow(kind: DataType) -> pa.DataType:

@@ -205,7 +205,7 @@ def check_columns(columns: list[str], settings: Settings, *, tells_case: bool = 
             f"the input has a column {own[0]!r}; names that begin with {OWN} are gristmill's, so rename it"
         )
     wanted = {
-        f"score.{settings.asked_by()}": settings.input_columns(),
+        **{f"score.{name}": columns for name, columns in settings.columns_by_setting().items()},
         "input.key": settings.input.key,
         "output.columns": settings.output.columns or [],
     }

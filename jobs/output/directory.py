@@ -170,12 +170,12 @@ class Output:
         Raises:
             BusyError: The output is another driver's by now.
         """
-        self._claim.check()
+        self._state.claim.check()
         held = {**self._job_file(), "ranges": ranges}
         if self._is_draft():
             self.folder.write_json(f"{self.home}/job.json", held)
         else:
-            write_job(self.folder, held, self._claim.owner)
+            write_job(self.folder, held, self._state.claim.owner)
 
     def _is_draft(self) -> bool:
         """The job starts afresh, and the output is still the old one's."""

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.errors import SPARK_ERRORS, OutputError, TooManyFailed, unreadable_input
-from jobs.increments.plan import make_plan, take_samples
+from jobs.increments.plan import Sample, make_plan, take_samples
 from jobs.increments.scoring import check_last_run
 from jobs.input.files import tell_malformed
 from jobs.input.reading import read_whole
@@ -58,13 +58,7 @@ def _show(settings: Settings, spark: SparkSession, output: Output, console: Cons
     plan = make_plan(frame, settings)
     columns = ", ".join(f"{field.name} {field.dataType.simpleString()}" for field in fields)
     console.print(f"[bold]columns[/]  {escape(columns)}", soft_wrap=True)
-    texts = Table("tokens", "text", title="the first rows", title_justify="left")
-    limit = _SHOWN_OF_PROMPTS if settings.spec().options.writes else _SHOWN
-    for sample in take_samples(frame.where(f"`{raw}` IS NULL") if raw else frame, settings):
-        shown = (sample.text or "")[:limit] + ("…" if len(sample.text or "") > limit else "")
-        cut = ", cut" if sample.truncated else ""
-        texts.add_row(f"{sample.tokens}{cut}", escape(shown) if sample.text else f"[red]{sample.error}[/]")
-    console.print(texts)
+    console.print(_make_table(take_samples(frame.where(f"`{raw}` IS NULL") if raw else frame, settings), settings))
     if settings.spec().options.writes:
         ends = ", ".join(name_ends(settings)) or "nothing that the model's files name: max_new_tokens alone"
         console.print(f"[bold]ends[/]     an answer ends with {escape(ends)}", soft_wrap=True)
@@ -78,6 +72,20 @@ def _show(settings: Settings, spark: SparkSession, output: Output, console: Cons
         f"to {escape(output.path)}",
         soft_wrap=True,
     )
+
+
+def _make_table(samples: list[Sample], settings: Settings) -> Table:
+    """Tokens and text of each sample; of pairs both texts."""
+    pairs = [] if settings.score.text_pair is None else ["text_pair"]
+    table = Table("tokens", "text", *pairs, title="the first rows", title_justify="left")
+    limit = _SHOWN_OF_PROMPTS if settings.spec().options.writes else _SHOWN
+    for sample in samples:
+        texts = [sample.text or "", *([sample.text_pair or ""] if pairs else [])]
+        shown = [escape(text[:limit] + ("…" if len(text) > limit else "")) for text in texts]
+        if not sample.text:
+            shown[0] = f"[red]{sample.error}[/]"
+        table.add_row(f"{sample.tokens}{', cut' if sample.truncated else ''}", *shown)
+    return table
 
 
 def _read_records(spark: SparkSession, settings: Settings, read: DataFrame, console: Console) -> DataFrame:

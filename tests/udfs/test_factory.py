@@ -13,8 +13,9 @@ import pytest
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+from tests.cross_encoders import make_cross_encoder
 from tests.random_writers import save_writer, write_alone
-from udfs import classify, embed, find_entities, generate, summarize, translate, zero_shot
+from udfs import classify, embed, find_entities, generate, rerank, summarize, translate, zero_shot
 from udfs.errors import SpecError
 from udfs.tasks.registry import KINDS
 
@@ -84,11 +85,37 @@ def test_translate_in_sql(spark: Any, posts: Any, t5: str) -> None:
     _check(rows, {i: _write_alone(AutoModelForSeq2SeqLM, t5, text) for i, text in texts.items()})
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("arrow", [True, False], ids=["arrow", "pandas"])
+def test_rerank_judges_two_columns_or_a_struct(
+    spark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arrow: bool
+) -> None:
+    from pyspark.sql import functions as F
+    from sentence_transformers import CrossEncoder
+
+    monkeypatch.setattr("udfs.factory.HAS_ARROW_UDF", arrow)
+    path = make_cross_encoder(tmp_path)
+    rows = [(1, "red tea", "a kettle"), (2, "red tea", None), (3, "soil", "the garden is red"), (4, None, "tea")]
+    found = spark.createDataFrame(rows, "id int, q string, d string").coalesce(1)
+    judge, by_struct = rerank(path, precision="float32"), rerank(path, text="q", text_pair="The {{ d }}!")
+    found.createOrReplaceTempView("found")
+    spark.udf.register("judge", judge)
+    told = found.select("id", judge("q", "d").alias("p"), by_struct(F.struct("q", "d")).alias("s")).collect()
+    in_sql = spark.sql("SELECT judge(q, d).score AS score FROM found").collect()
+    model = CrossEncoder(path, device="cpu")
+    expected = [model.predict((q, d)) if q and d else None for _, q, d in rows]
+    assert [row["p"]["score"] for row in told] == pytest.approx(expected, abs=1e-4)
+    assert [row["score"] for row in in_sql] == pytest.approx(expected, abs=1e-4)
+    assert [row["p"]["error"] and row["p"]["error"]["code"] for row in told] == [None, "empty_input"] * 2
+    assert told[0]["s"]["score"] == pytest.approx(model.predict(("red tea", "The a kettle!")), abs=0.02)
+
+
 @pytest.mark.parametrize(
     ("function", "task"),
     [
         (embed, "feature-extraction"),
         (classify, "text-classification"),
+        (rerank, "text-classification"),
         (zero_shot, "zero-shot-classification"),
         (find_entities, "token-classification"),
         (generate, "text-generation"),

@@ -196,7 +196,7 @@ def _judge(zone: Zone, rows: list[dict[str, Any]], wanted: list[Any], how: str) 
 
 def _distance(task: str, row: dict[str, Any], right: Any) -> float:
     if task in ("text-generation", "summarization"):
-        return float(row["text"] != right.strip())
+        return float(row["text"].strip() != right.strip())
     if task == "feature-extraction":
         return float(np.abs(np.array(row["embedding"]) - right).max() / np.abs(right).max())
     if task == "text-classification":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,20 +131,27 @@ def _classify(files: ModelFiles, device: str, precision: str, make_batch: BatchM
         return _classify_last(model, head)
     if make_batch.packed:
         gather_for_head(model)
+    as_read = _reader(model)
 
     def forward(batch: Batch) -> Tensor:
-        return model(**batch.inputs()).logits
+        return model(**as_read(batch).inputs()).logits
 
     # BART, T5 and their kin read the state of the last end token, and find it by their number
     end = getattr(model.config, "eos_token_id", None)
     return Forward(model, forward, counted=end if model.config.is_encoder_decoder and isinstance(end, int) else None)
 
 
+def _reader(model: Any) -> Callable[[Batch], Batch]:
+    """A micro-batch as a model takes it: some know no token types, though their tokenizers make them."""
+    reads_types = "token_type_ids" in inspect.signature(model.forward).parameters
+    return lambda batch: batch if reads_types else replace(batch, type_ids=None)
+
+
 def _classify_last(model: Any, head: Callable[[Tensor], Tensor]) -> Forward:
-    skipped = skipped_token(model)
+    skipped, as_read = skipped_token(model), _reader(model.base_model)
 
     def forward(batch: Batch) -> Tensor:
-        states = model.base_model(**batch.inputs()).last_hidden_state
+        states = model.base_model(**as_read(batch).inputs()).last_hidden_state
         return head(batch.last_tokens(states, skipped=skipped))
 
     return Forward(model, forward)

@@ -261,8 +261,9 @@ def _read_tokens(transformer: Any) -> tuple[int, int]:
     except NotImplementedError:
         table = None
     count = table.num_embeddings if isinstance(table, torch.nn.Embedding) else 0
-    known = isinstance(pad_id, int) and 0 <= pad_id < (count or pad_id + 1)
-    return (pad_id if known else 0), count
+    if isinstance(pad_id, int) and 0 <= pad_id < (count or pad_id + 1):
+        return pad_id, count
+    return 0, count
 
 
 def _fetch(outputs: Tensor, done: Any) -> np.ndarray:

@@ -1,18 +1,24 @@
-"""A text to one of the labels that a model was trained on."""
+"""A text, or a pair of texts, to one of the labels that a model was trained on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from udfs.errors import ModelError
-from udfs.model.files import ModelFiles
-from udfs.spec import ScoreSpec
-from udfs.tasks.scores import SCORE_FIELDS, ScoringOptions, pool_chunks, score_columns, sigmoid, softmax
+from udfs.model.files import ModelFiles, open_model
+from udfs.model.limits import read_sentence_config
+from udfs.spec import ScoreSpec, option
+from udfs.tasks.activations import Activation, choose_activation, read_cross_encoder
+from udfs.tasks.scores import SCORE_FIELDS, ScoringOptions, pool_chunks, score_columns
+from udfs.text.pair_tokenizing import PairTokenizer, Truncation
+from udfs.text.pairs import split_pairs
+from udfs.text.templates import is_template
 from udfs.text.tokenizing import Tokenized, Tokenizer, make_tokenizer
 
 
@@ -22,14 +28,39 @@ class TextClassificationOptions(ScoringOptions):
 
     task: ClassVar[str] = "text-classification"
 
+    text_pair: str | None = option(
+        None,
+        "The second text of a pair, of which `text` is the first: a column's name or a template. For cross-encoders, "
+        "rerankers (the query is the first) and NLI models (the premise is). A row fails as `empty_input` if either is "
+        "null or blank.",
+        for_engine=False,
+    )
+    truncation: Truncation = option(
+        "longest_first",
+        "Which text of a pair that is too long is cut, or read in chunks: `only_first`, `only_second`, or whichever is "
+        "longer (`longest_first`).",
+        for_engine=False,
+    )
+    activation: Activation | None = option(
+        None,
+        "What makes scores of logits: `none`, `sigmoid` or `softmax`. Without it, of a text what transformers' "
+        "pipeline takes; of a pair, as sentence-transformers' `CrossEncoder`, what the model's files name, else "
+        "`sigmoid` for one label and `none` for several.",
+        for_engine=False,
+    )
+
+    def find_problems(self, spec: ScoreSpec[Any]) -> Iterator[str]:
+        yield from super().find_problems(spec)
+        if self.text_pair is not None and not self.text_pair.strip():
+            yield "text_pair is blank; give a column's name or a template"
+        if self.text_pair is None and self.truncation != "longest_first":
+            yield "truncation says which text of a pair is cut; it needs a text_pair"
+
 
 class TextClassification:
-    """A sequence classifier; its config's `problem_type` decides what a logit means.
+    """A sequence classifier of texts, or of pairs of them.
 
-    Softmax over the labels; or a sigmoid each, for several labels at once and for a single one; or the bare value,
-    for a regression.
-
-    Source: transformers, `TextClassificationPipeline`.
+    Source: transformers, `TextClassificationPipeline`; of pairs sentence-transformers, `CrossEncoder`.
     """
 
     fields = SCORE_FIELDS
@@ -41,31 +72,86 @@ class TextClassification:
         check_is_classifier(files, spec.task)
         self._spec, self._files = spec, files
         self.labels = read_labels(files)
+        self._pairs = reads_pairs(spec)
+        if self._pairs:
+            check_modules(files)
+        asked = spec.options.activation
+        self._activate = choose_activation(files, labels=len(self.labels), pairs=self._pairs, asked=asked)
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
         return make_tokenizer(self._spec, self._files)
 
+    @cached_property
+    def pair_tokenizer(self) -> PairTokenizer:
+        return make_pair_tokenizer(self._spec, self._files)
+
     def tokenize(self, texts: list[str]) -> Tokenized:
-        return self.tokenizer(texts)
+        return self.pair_tokenizer(*split_pairs(texts)) if self._pairs else self.tokenizer(texts)
 
     def columns(self, outputs: np.ndarray, tokenized: Tokenized) -> list[pa.Array]:
-        return score_columns(pool_chunks(self._score(outputs), tokenized, self._spec.options), self.labels)
+        scores = self._activate(outputs)
+        return score_columns(pool_chunks(scores, tokenized, self._spec.options), self.labels)
 
-    def _score(self, logits: np.ndarray) -> np.ndarray:
-        kind = self._files.config.get("problem_type")
-        if kind == "regression":
-            return logits
-        return sigmoid(logits) if kind == "multi_label_classification" or len(self.labels) == 1 else softmax(logits)
+
+def reads_pairs(spec: ScoreSpec[Any]) -> bool:
+    """A row is two texts that the model reads together; as one string, as `udfs.text.pairs` writes it."""
+    return isinstance(spec.options, TextClassificationOptions) and spec.options.text_pair is not None
+
+
+def name_texts(spec: ScoreSpec[Any]) -> tuple[str, ...]:
+    """The two columns that are a pair's texts by themselves; none where a template makes one, or there are no pairs."""
+    names = (spec.template or "text", str(spec.options.text_pair)) if reads_pairs(spec) else ()
+    return () if any(map(is_template, names)) else names
+
+
+def make_pair_tokenizer(spec: ScoreSpec[TextClassificationOptions], files: ModelFiles) -> PairTokenizer:
+    """The tokenizer that a spec of pairs asks for, with the prompt that a `CrossEncoder` puts before first texts."""
+    told = read_cross_encoder(files)
+    return PairTokenizer(
+        files,
+        max_tokens=spec.max_tokens,
+        overflow=spec.overflow,
+        truncation=spec.options.truncation,
+        chunk_overlap=spec.chunk_overlap,
+        before=(told.get("prompts") or {}).get(told.get("default_prompt_name") or "") or "",
+        lowercase=bool(read_sentence_config(files).get("do_lower_case")),
+    )
+
+
+def check_modules(files: ModelFiles) -> None:
+    """Refuse a cross-encoder whose scores are made by more than its transformer: they would be others."""
+    if files.modules:
+        named = ", ".join(kind for kind, _ in files.modules)
+        raise ModelError(
+            f"model {files.name!r} is a cross-encoder with {named} after its transformer, which gristmill does not "
+            "run; use a …ForSequenceClassification without them"
+        )
+
+
+def check_ranks(spec: ScoreSpec[Any]) -> None:
+    """Refuse to rank by a model of several labels: which of them says that a document fits is not told.
+
+    Raises:
+        ModelError: It has.
+    """
+    labels = read_labels(open_model(spec.model, spec.revision))
+    if len(labels) > 1:
+        raise ModelError(
+            f"model {spec.model!r} gives {len(labels)} labels, {', '.join(labels[:3])}, …; to rank takes one. Use "
+            "`classify` with text_pair, and rank by the label that is meant"
+        )
 
 
 def check_is_classifier(files: ModelFiles, task: str) -> None:
     """Refuse a model without a classification head: transformers would give it a random one."""
     kinds = files.config.get("architectures") or ["an unnamed architecture"]
     if not any(kind.endswith("ForSequenceClassification") for kind in kinds):
+        writes = any(kind.endswith("ForCausalLM") for kind in kinds)
+        advice = " (it writes; take the version of it that classifies, or text-generation with choices)"
         raise ModelError(
             f"model {files.name!r} is {', '.join(kinds)}, which has no classification head; "
-            f"{task} needs a …ForSequenceClassification"
+            f"{task} needs a …ForSequenceClassification{advice if writes else ''}"
         )
 
 

@@ -15,8 +15,10 @@ from typing import Any, ClassVar
 from udfs.errors import SpecError
 from udfs.model.files import ModelFiles
 from udfs.spec import ScoreSpec, list_problems, option
+from udfs.tasks.text_classification import reads_pairs
 from udfs.tasks.writing import Writing
 from udfs.tasks.writing_options import Form, WritingOptions
+from udfs.text.pairs import make_pair_renderer
 from udfs.text.paths import EACH, values_at
 from udfs.text.questions import Question, ask
 from udfs.text.schemas import find_schema_problems
@@ -127,7 +129,9 @@ def question_columns(spec: ScoreSpec[TextGenerationOptions]) -> tuple[str, ...]:
 
 
 def make_asker(spec: ScoreSpec[Any]) -> Renderer | None:
-    """What makes a row's text, or its questions, of its columns; None where the input column is the text."""
+    """What makes a row's text, its pair or its questions of its columns; None where the input column is the text."""
+    if reads_pairs(spec):
+        return make_pair_renderer(spec.template or "text", spec.options.text_pair)
     if not asks_questions(spec):
         return make_renderer(spec.template) if spec.template is not None else None
     options: TextGenerationOptions = spec.options

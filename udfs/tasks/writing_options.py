@@ -13,8 +13,10 @@ from udfs.spec import Options, ScoreSpec, option
 from udfs.text.chats import has_chat
 
 # How the classes of transformers end that write.
-_WRITERS = ("ForCausalLM", "LMHeadModel", "ModelWithLMHead", "ForConditionalGeneration", "MTModel", "GenerationDecoder")
-_WRITERS += ("ForTextToText", "EncoderDecoderModel")
+_WRITERS = (
+    *("ForCausalLM", "LMHeadModel", "ModelWithLMHead", "GenerationDecoder"),
+    *("ForConditionalGeneration", "MTModel", "ForTextToText", "EncoderDecoderModel"),
+)
 
 
 _DEFAULT_TOKENS = 2048  # of a model without a table of positions

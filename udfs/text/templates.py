@@ -60,6 +60,14 @@ def template_reads(template: str) -> frozenset[Path]:
         raise SpecError(f"the template does not parse, line {error.lineno}: {error.message}") from error
 
 
+def template_literals(template: str) -> tuple[str, ...]:
+    """The texts that a template writes itself, or joins others by, in their order."""
+    from jinja2 import nodes
+
+    found = _environment().parse(template).find_all((nodes.TemplateData, nodes.Const))
+    return tuple(str(node.data if isinstance(node, nodes.TemplateData) else node.value) for node in found)
+
+
 def compile_template(template: str) -> Callable[[Mapping[str, Any]], str]:
     """A function from values to a text, in the sandbox."""
     compiled = _environment().from_string(template)
@@ -125,14 +133,15 @@ class Renderer:
 
         A row of which all that is read is null, empty or blank is empty, whatever the template adds.
         """
-        if self._is_empty(values):
+        if self.is_empty(values):
             return None, EMPTY_INPUT
         try:
             return self.write(values), None
         except Exception as error:  # noqa: BLE001 - a template can raise anything, and it is the row that fails
             return None, bad_template(error)
 
-    def _is_empty(self, values: dict[str, Any]) -> bool:
+    def is_empty(self, values: dict[str, Any]) -> bool:
+        """All that is read is null, empty or blank."""
         for name in self._whole:
             if not is_blank(values[name]):
                 return False

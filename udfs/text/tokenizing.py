@@ -14,6 +14,7 @@ from udfs.errors import ModelError, RowError
 from udfs.executor import task_cores
 from udfs.model.files import ModelFiles
 from udfs.model.limits import resolve_max_tokens
+from udfs.model.token_types import reads_types
 from udfs.model.tokenizer import load_tokenizer
 from udfs.spec import Overflow, ScoreSpec
 from udfs.text.splitting import Splitter
@@ -129,7 +130,7 @@ class Tokenizer:
         if splitter and long.any():
             kept = self._chunk(splitter, kept, long, texts, pairs)
         units = np.concatenate([[0], np.cumsum([len(k) for k in kept], dtype=np.int64)])
-        items = _make_items(kept, with_types=len(pairs) > 0)
+        items = _make_items(kept, with_types=len(pairs) > 0 and reads_types(self._files))
         spans = _make_spans(kept, items, units, texts) if self._with_spans else None
         return Tokenized(items, units, long, spans)
 

@@ -9,7 +9,9 @@ import pandas as pd
 import pyarrow as pa
 
 from udfs.spec import ScoreSpec
+from udfs.tasks.text_classification import name_texts
 from udfs.tasks.text_generation import make_asker
+from udfs.text.pairs import name_columns
 from udfs.text.templates import Renderer, pack_texts, read_objects
 from udfs.text.values import from_objects
 from udfs.worker.scoring import score
@@ -24,7 +26,7 @@ def make_pandas_function(spec: ScoreSpec, whereabouts: Callable[[], dict[str, An
     """
 
     def score_pandas(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
-        for result in score(_read(batches, make_asker(spec)), spec, **whereabouts()):
+        for result in score(_read(batches, make_asker(spec), name_texts(spec)), spec, **whereabouts()):
             yield pa.Table.from_struct_array(result).to_pandas(maps_as_pydicts="strict")
 
     return score_pandas
@@ -40,8 +42,15 @@ def make_pandas_reader(spec: ScoreSpec) -> Callable[[Any], Any]:
     return read_pandas
 
 
-def _read(batches: Iterator[pd.Series | pd.DataFrame], render: Renderer | None) -> Iterator[pa.StructArray]:
+def _read(
+    batches: Iterator[pd.Series | pd.DataFrame | tuple[pd.Series, ...]],
+    render: Renderer | None,
+    names: tuple[str, ...] = (),
+) -> Iterator[pa.StructArray]:
     for batch in batches:
         name = render.chat if render is not None and render.chat is not None else "text"
-        columns = dict(batch.items()) if isinstance(batch, pd.DataFrame) else {name: batch}
+        if isinstance(batch, tuple):
+            columns = name_columns(batch, names)
+        else:
+            columns = dict(batch.items()) if isinstance(batch, pd.DataFrame) else {name: batch}
         yield pack_texts(read_objects({name: from_objects(column) for name, column in columns.items()}, render))

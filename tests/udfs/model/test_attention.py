@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests import architectures
-from tests.models import PACKS, WORDS, make_classifier, make_encoder
+from tests.models import PACKS, WORDS, make_classifier, make_encoder, make_tagger
 from udfs.engine.batch import BatchMaker
 from udfs.engine.model import Model
 from udfs.local import LocalEngine
@@ -149,6 +149,10 @@ def test_a_decoder_sees_nothing_that_comes_after(tmp_path: Path) -> None:
 def test_a_packed_decoder_that_classifies_reads_each_items_own_last_token(tmp_path: Path, kind: str) -> None:
     path = make_classifier(tmp_path, ["bad", "good"], kind=kind, pad_token_id=None)
     _check(_spec(path, task="text-classification"), atol=1e-4)
+
+
+def test_a_packed_decoder_that_tags_answers_by_token(tmp_path: Path) -> None:
+    _check(_spec(make_tagger(tmp_path, ["O", "B-THING"], kind="Qwen2"), task="token-classification"), atol=1e-4)
 
 
 def test_attention_with_sinks_or_a_bias_is_not_packed() -> None:
