@@ -204,7 +204,7 @@ class Model:
             ModelError: The model does not run.
         """
         items = self.probes.mixed()
-        alone = self._find_alone(items, name)
+        alone = self._as_by_default(items, self._find_alone(items, name), precision)
         twice, wanted = np.tile(np.arange(len(items)), 2), np.concatenate([alone, alone])
         for grouping in _GROUPINGS[_GROUPINGS.index(self._grouping) :]:
             if grouping != self._grouping:
@@ -233,6 +233,25 @@ class Model:
             if is_out_of_memory(error):
                 raise
             raise ModelError(f"model {name!r} loads, but reads no text: {first_line(error)}; take another") from error
+
+    def _as_by_default(self, items: Items, alone: np.ndarray, precision: str) -> np.ndarray:
+        """The outputs of items alone by transformers' own choice of attention, which stays where they are others.
+
+        PaliGemma reads a text in both directions by plain attention, and in one by the fused one, which is the default.
+        """
+        transformer = self._forward.transformer
+        if transformer.config._attn_implementation != "eager":
+            return alone
+        try:
+            transformer.set_attn_implementation("sdpa")
+            usual = self._run_alone(items, replace(self._make_batch, pad_multiple=1))
+            if not _is_like(alone, usual, precision):
+                return usual
+        except _CANNOT as error:
+            if is_out_of_memory(error):
+                raise
+        transformer.set_attn_implementation("eager")
+        return alone
 
     def _run_alone(self, items: Items, make_batch: BatchMaker) -> np.ndarray:
         return np.concatenate([self._run(items, np.array([i]), make_batch)[0] for i in range(len(items))])
