@@ -112,6 +112,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "layoutlmv3": {"coordinate_size": 5, "shape_size": 6},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "lilt": {"hidden_size": 48},
+    "longt5": {"decoder_start_token_id": 0},
     "mamba2": {"head_dim": 16},
     "ministral": {"head_dim": HEAD_WIDTH},
     "mistral4": {"head_dim": 2 * HEAD_WIDTH},
