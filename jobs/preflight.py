@@ -13,6 +13,7 @@ from jobs.settings import Settings
 from udfs.generation.ends import find_ends
 from udfs.generation.own_settings import tell_ignored
 from udfs.model.files import ModelFiles, open_model, pin
+from udfs.model.inputs import check_takes_text
 from udfs.spec import ScoreSpec
 from udfs.tasks.registry import make_task
 from udfs.tasks.text_classification import TextClassificationOptions, make_pair_tokenizer, reads_pairs
@@ -35,7 +36,9 @@ def check_model(settings: Settings) -> Settings:
         ModelError, SpecError: It is not.
     """
     spec = settings.spec()
-    task = make_task(spec, open_model(spec.model, spec.revision))
+    files = open_model(spec.model, spec.revision)
+    check_takes_text(files)
+    task = make_task(spec, files)
     if spec.overflow == "chunk" or reads_pairs(spec):
         task.tokenize([])
     if isinstance(task, Writing):

@@ -20,6 +20,7 @@ from udfs.engine.writing import WritingRunner
 from udfs.errors import EngineError, first_line
 from udfs.generation.encoder_decoder import EncoderDecoder
 from udfs.generation.loading import load_writer
+from udfs.generation.plain import PlainWriter
 from udfs.generation.vllm import VllmDecoder
 from udfs.model.files import ModelFiles, open_model
 from udfs.model.memory import free_forgotten, is_out_of_memory, is_shared, name_gpu
@@ -142,7 +143,9 @@ def _assemble_writer(
     shown = f"cuda:{gpu}" if gpu is not None and on_cuda else plan.device
     name = f"{platform.node()}:{os.getpid()}:{shown}/{plan.precision}"
     lanes, threads = plan_lanes(on_cuda=on_cuda, cores=cores)
-    writer = load_writer(spec, plan, name=f"{name}/padded", lanes=1 if on_cuda else lanes, cores=cores)
+    writer = load_writer(spec, plan, name=name, lanes=1 if on_cuda else lanes, cores=cores)
+    if isinstance(writer, PlainWriter):
+        return _run(writer, Budget(1, 1), 0, 1, cores, make_journal, parcel_tokens=_PARCEL_ITEMS_TOKENS)
     if isinstance(writer, EncoderDecoder):
         tokens = spec.max_batch_tokens or _WRITING_TOKENS[on_cuda]
         return _run(writer, Budget(tokens, tokens // 4), start_at, lanes, threads, make_journal)
@@ -174,11 +177,12 @@ def _run(
     make_journal: MakeJournal,
     *,
     per_token: bool = False,
+    parcel_tokens: int | None = None,
 ) -> Engine:
     _start_at(budget, start_at)
     scheduler = Scheduler(budget, pad_multiple=model.pad_multiple, lanes=lanes, per_token=per_token)
     runner = Runner(model, scheduler, budget, lanes=lanes, threads=threads, journal=make_journal(lanes))
-    parcel_tokens = ROUND_BATCHES // 2 * budget.max_batch_tokens
+    parcel_tokens = parcel_tokens or ROUND_BATCHES // 2 * budget.max_batch_tokens
     return Engine(model.name, model, budget, scheduler, runner, lanes, parcel_tokens)
 
 

@@ -73,9 +73,7 @@ def _embed(task: Embeds, files: ModelFiles, device: str, precision: str, make_ba
     finish = make_steps(task, device=device)
     if files.is_static:
         return _look_up(load_table(files, device=device, precision=precision), finish)
-    # of T5 and its kin, the encoder alone
-    encoder = files.config.get("is_encoder_decoder") or "T5EncoderModel" in (files.config.get("architectures") or [])
-    kind = "AutoModelForTextEncoding" if encoder else "AutoModel"
+    kind = "AutoModelForTextEncoding" if _has_encoder_alone(files) else "AutoModel"
     model = load_transformer(kind, files, device=device, precision=precision, packed=make_batch.packed)
 
     def forward(batch: Batch) -> Tensor:
@@ -95,6 +93,15 @@ def _look_up(table: Tensor, finish: Callable[[Tensor, Batch], Tensor]) -> Forwar
         return finish(means, batch)
 
     return Forward(None, forward)
+
+
+def _has_encoder_alone(files: ModelFiles) -> bool:
+    """Of T5 and its kin the encoder embeds, alone; of others, as BART, the whole model, as in sentence-transformers."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
+
+    if files.config.get("is_encoder_decoder"):
+        return files.config.get("model_type") in MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
+    return "T5EncoderModel" in (files.config.get("architectures") or [])
 
 
 def _compare(
@@ -130,7 +137,7 @@ def _classify(files: ModelFiles, device: str, precision: str, make_batch: BatchM
         return model(**as_read(batch).inputs()).logits
 
     # BART, T5 and their kin read the state of the last end token, and find it by their number
-    end = model.config.eos_token_id
+    end = getattr(model.config, "eos_token_id", None)
     return Forward(model, forward, counted=end if model.config.is_encoder_decoder and isinstance(end, int) else None)
 
 

@@ -208,7 +208,7 @@ class Model:
             ModelError: The model does not run.
         """
         items = self.probes.mixed()
-        alone = self._find_alone(items, name)
+        alone = self._as_by_default(items, self._find_alone(items, name), precision)
         twice, wanted = np.tile(np.arange(len(items)), 2), np.concatenate([alone, alone])
         for grouping in _GROUPINGS[_GROUPINGS.index(self._grouping) :]:
             if grouping != self._grouping:
@@ -238,6 +238,25 @@ class Model:
                 raise
             raise ModelError(f"model {name!r} loads, but reads no text: {first_line(error)}; take another") from error
 
+    def _as_by_default(self, items: Items, alone: np.ndarray, precision: str) -> np.ndarray:
+        """The outputs of items alone by transformers' own choice of attention, which stays where they are others.
+
+        PaliGemma reads a text in both directions by plain attention, and in one by the fused one, which is the default.
+        """
+        transformer = self._forward.transformer
+        if transformer.config._attn_implementation != "eager":
+            return alone
+        try:
+            transformer.set_attn_implementation("sdpa")
+            usual = self._run_alone(items, replace(self._make_batch, pad_multiple=1))
+            if not _is_like(alone, usual, precision):
+                return usual
+        except _CANNOT as error:
+            if is_out_of_memory(error):
+                raise
+        transformer.set_attn_implementation("eager")
+        return alone
+
     def _run_alone(self, items: Items, make_batch: BatchMaker) -> np.ndarray:
         return np.concatenate([self._run(items, np.array([i]), make_batch)[0] for i in range(len(items))])
 
@@ -262,14 +281,15 @@ def _read_tokens(transformer: Any) -> tuple[int, int]:
     """The token that padding is made of, and how many tokens the model knows; 0 for any number."""
     import torch
 
-    pad_id = transformer.config.get_text_config().pad_token_id
+    pad_id = getattr(transformer.config.get_text_config(), "pad_token_id", None)
     try:
         table = transformer.get_input_embeddings()
     except NotImplementedError:
         table = None
     count = table.num_embeddings if isinstance(table, torch.nn.Embedding) else 0
-    known = isinstance(pad_id, int) and 0 <= pad_id < (count or pad_id + 1)
-    return (pad_id if known else 0), count
+    if isinstance(pad_id, int) and 0 <= pad_id < (count or pad_id + 1):
+        return pad_id, count
+    return 0, count
 
 
 def _fetch(outputs: Tensor, done: Any) -> np.ndarray:

@@ -39,9 +39,9 @@ class EncoderDecoder:
         self.name, self.pad_multiple = name, 8 if device.startswith("cuda") else 1
         self._model, self._picker, self._device = model, picker, device
         self._max_new_tokens, self._num_beams = max_new_tokens, num_beams
-        config = model.generation_config
-        self._start = _first_of(config.decoder_start_token_id, config.bos_token_id, model.config)
-        self._pad = config.pad_token_id if config.pad_token_id is not None else self._start
+        self._start = find_start(model)
+        padding = model.generation_config.pad_token_id
+        self._pad = padding if padding is not None else self._start
         self._cache = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
         self._processors = None if num_beams > 1 else _own_processors(model, self._start, max_new_tokens)
 
@@ -53,7 +53,7 @@ class EncoderDecoder:
         """
         import torch
 
-        sources, begun = zip(*(_split(items, i) for i in indices.tolist()), strict=True)
+        sources, begun = zip(*(split_forced(items, i) for i in indices.tolist()), strict=True)
         ids, real = _pad(sources, fill=self._pad, multiple=self.pad_multiple)
         answers: list[Written] = [Written(np.zeros(0, dtype=np.int32))] * len(indices)
         counts = np.array([len(tokens) for tokens in begun])
@@ -117,7 +117,7 @@ class EncoderDecoder:
         return [self._picker.cut(row[begun.shape[1] :].tolist()) for row in found]
 
 
-def _split(items: Items, index: int) -> tuple[np.ndarray, np.ndarray]:
+def split_forced(items: Items, index: int) -> tuple[np.ndarray, np.ndarray]:
     """The encoder's tokens of an item, and those that its answer begins with."""
     where = slice(*items.offsets[index : index + 2].tolist())
     ids = items.ids[where]
@@ -132,9 +132,12 @@ def _pad(rows: tuple[np.ndarray, ...], *, fill: int, multiple: int) -> tuple[np.
     return pad(np.concatenate(rows), offsets, np.arange(len(rows)), pad_multiple=multiple, fill=fill)
 
 
-def _first_of(start: int | None, bos: int | None, config: Any) -> int:
-    told = getattr(config, "decoder_start_token_id", None)
-    return next(int(token) for token in (start, told, bos, 0) if token is not None)
+def find_start(model: Any) -> int:
+    """The token that each answer of an encoder-decoder begins with."""
+    own = model.generation_config
+    told = getattr(model.config, "decoder_start_token_id", None)
+    found = own.decoder_start_token_id, told, own.bos_token_id, 0
+    return next(int(token) for token in found if token is not None)
 
 
 def _own_processors(model: Any, start: int, max_new_tokens: int) -> Any:

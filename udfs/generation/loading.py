@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from udfs.errors import ModelError
+from udfs.errors import ModelError, first_line
 from udfs.generation.attention import CACHED, goes_by_kernel, register_cached
 from udfs.generation.cache import Arena
 from udfs.generation.decoding import Decoder
@@ -16,7 +17,9 @@ from udfs.generation.ends import add_turn_end
 from udfs.generation.graphs import Graphs
 from udfs.generation.own_settings import read_obeyed, tell_ignored
 from udfs.generation.picking import Picker
+from udfs.generation.plain import PlainWriter
 from udfs.generation.room import Room
+from udfs.generation.trying import STEPS, is_alike, make_probe, watch
 from udfs.generation.vllm import VllmDecoder, load_vllm, takes_vllm
 from udfs.model.files import ModelFiles, open_model
 from udfs.model.loading import load_transformer
@@ -30,16 +33,13 @@ from udfs.tasks.writing_options import WritingOptions, resolve_prompt_tokens
 from udfs.text.choices import encode_choices
 from udfs.text.codec import load_codec
 from udfs.text.reasoning import find_marks
-from udfs.text.tokenizing import join_ids
 from udfs.wire.items import Items
 
 # What a CPU's matrix units, or a GPU's, are filled by; sequences of all lanes together.
 _CPU_SEQUENCES, _CUDA_SEQUENCES = 128, 256
 _CPU_STEP_TOKENS, _CUDA_STEP_TOKENS = 256, 4096
-_PROBES, _PROBE_TOKENS = ("The kettle boils within three minutes.", "Wir kommen um 12 Uhr an."), (9, 5)
-_LIKE_ALONE = 0.95  # correlation of logits; half precision alone has carried a plain run to 0.98
 
-Writer = list[Decoder] | list[VllmDecoder] | EncoderDecoder
+Writer = list[Decoder] | list[VllmDecoder] | EncoderDecoder | PlainWriter
 
 
 def load_writer(spec: ScoreSpec[WritingOptions], plan: DevicePlan, *, name: str, lanes: int, cores: int = 1) -> Writer:
@@ -48,12 +48,12 @@ def load_writer(spec: ScoreSpec[WritingOptions], plan: DevicePlan, *, name: str,
     Args:
         spec: Names the task, the model and how tokens are picked.
         plan: The device and the precision.
-        name: The engine's.
+        name: The engine's, but for its last part: how it writes.
         lanes: So many decoders share the weights; one encoder-decoder, or one vLLM, is enough for all lanes.
         cores: CPU cores, for vLLM on a CPU.
 
     Raises:
-        ModelError: The model does not load, or does not write, or not with attention over a cache.
+        ModelError: The model does not load, or does not write.
     """
     files = open_model(spec.model, spec.revision)
     if told := tell_ignored(files, spec):
@@ -68,12 +68,12 @@ def load_writer(spec: ScoreSpec[WritingOptions], plan: DevicePlan, *, name: str,
                 raise
             print(f"gristmill: {error.message}; transformers writes", file=sys.stderr)
         free_forgotten()
-    return _load_decoders(spec, files, plan, lanes)
+    return _load_decoders(spec, files, plan, name, lanes)
 
 
 def _load_encoder_decoder(
     spec: ScoreSpec[WritingOptions], files: ModelFiles, plan: DevicePlan, name: str
-) -> EncoderDecoder:
+) -> EncoderDecoder | PlainWriter:
     own = read_obeyed(files, num_beams=spec.options.num_beams)
     model = load_transformer(
         "AutoModelForSeq2SeqLM", files, device=plan.device, precision=plan.precision, generation=own
@@ -82,36 +82,68 @@ def _load_encoder_decoder(
     longest = spec.options.max_new_tokens
     if positions and longest >= positions:
         raise ModelError(f"max_new_tokens is {longest}, but model {files.name!r} writes at most {positions - 1} tokens")
-    return EncoderDecoder(
-        model,
-        _make_picker(spec.options, files, model, penalty=1.0),  # its own processors penalize
-        name=name,
-        device=plan.device,
-        max_new_tokens=longest,
-        num_beams=spec.options.num_beams,
-    )
+    picker = _make_picker(spec.options, files, model, penalty=1.0)  # its own processors penalize
+
+    def write_with(picker: Picker, *, max_new_tokens: int, num_beams: int = 1) -> EncoderDecoder:
+        return EncoderDecoder(
+            model, picker, name=f"{name}/padded", device=plan.device, max_new_tokens=max_new_tokens, num_beams=num_beams
+        )
+
+    items = make_probe(files, model)
+    wanted = _run_plainly(files, model, items)
+
+    def try_with(picker: Picker) -> None:
+        write_with(picker, max_new_tokens=STEPS).run(items, np.arange(len(items)))
+
+    if (reason := _why_not_in_batches(try_with, wanted, find_ends(model), plan)) and spec.options.num_beams == 1:
+        return _write_plainly(files, model, picker, spec, name=name, reason=reason)
+    if reason:
+        raise ModelError(
+            f"model {files.name!r} ({files.config.get('model_type')}) follows several answers of one text alone, "
+            f"since {reason}; leave num_beams out"
+        )
+    return write_with(picker, max_new_tokens=longest, num_beams=spec.options.num_beams)
 
 
-def _load_decoders(spec: ScoreSpec[WritingOptions], files: ModelFiles, plan: DevicePlan, lanes: int) -> list[Decoder]:
+def _why_not_in_batches(
+    write: Callable[[Picker], Any], wanted: np.ndarray, ends: frozenset[int], plan: DevicePlan
+) -> str:
+    """What keeps short texts, padded, from the logits that they have alone."""
+    try:
+        found = watch(write, ends=ends)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return f"in batches it does not run: {first_line(error)}"
+    return "" if is_alike(found, wanted, precision=plan.precision) else "in batches it is not the same as alone"
+
+
+def _load_decoders(
+    spec: ScoreSpec[WritingOptions], files: ModelFiles, plan: DevicePlan, name: str, lanes: int
+) -> list[Decoder] | PlainWriter:
     register_cached()
     model = load_transformer(
-        "AutoModelForCausalLM",
+        _class_of_decoders(files),
         files,
         device=plan.device,
         precision=plan.precision,
         attention="eager",
         generation=read_obeyed(files),
     )
-    probe = _make_probe(files, model)
-    wanted = _run_plainly(model, probe)
-    model.set_attn_implementation(CACHED)
+    items = make_probe(files, model)
+    wanted = _run_plainly(files, model, items)
+    try:
+        kinds = _check_cache(model, plan, items, wanted)
+    except _NoCacheError as error:
+        model.set_attn_implementation("eager")
+        picker = _make_picker(spec.options, files, model, penalty=1.0)  # as above
+        return _write_plainly(files, model, picker, spec, name=name, reason=str(error))
     if plan.precision == "bfloat16":
         prepack(model)
     on_cuda = plan.device.startswith("cuda")
     sequences = max(1, (_CUDA_SEQUENCES if on_cuda else _CPU_SEQUENCES) // lanes)
     longest = resolve_prompt_tokens(files, spec) + spec.options.max_new_tokens
     step_tokens = spec.max_batch_tokens or (_CUDA_STEP_TOKENS if on_cuda else _CPU_STEP_TOKENS)
-    kinds = _check_cache(files, model, plan, probe, wanted)
     rooms = [Room(Arena(0, dict(kinds)), sequences * (longest + 64), plan.device, lanes) for _ in range(lanes)]
     for room in rooms:
         room.fill()
@@ -137,6 +169,28 @@ def _load_decoders(spec: ScoreSpec[WritingOptions], files: ModelFiles, plan: Dev
     ]
 
 
+def _class_of_decoders(files: ModelFiles) -> str:
+    """transformers' class for a decoder: those that hear or see beside reading are in another of its lists."""
+    from transformers.models.auto import modeling_auto
+
+    kind = files.config.get("model_type")
+    others = (
+        ("AutoModelForSeq2SeqLM", modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES),
+        ("AutoModelForImageTextToText", modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES),
+    )
+    known = kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return (
+        "AutoModelForCausalLM" if known else next((n for n, names in others if kind in names), "AutoModelForCausalLM")
+    )
+
+
+def _write_plainly(
+    files: ModelFiles, model: Any, picker: Picker, spec: ScoreSpec[WritingOptions], *, name: str, reason: str
+) -> PlainWriter:
+    print(f"gristmill: {files.name} writes one text at a time, which is slow, since {reason}", file=sys.stderr)
+    return PlainWriter(model, picker, name=f"{name}/alone", max_new_tokens=spec.options.max_new_tokens)
+
+
 def _make_picker(options: WritingOptions, files: ModelFiles, model: Any, *, penalty: float) -> Picker:
     tokenizer = load_tokenizer(files) if options.stop or options.form.json_schema else None
     codec = load_codec(files)
@@ -152,7 +206,7 @@ def find_ends(model: Any) -> frozenset[int]:
     """Token ids that end an answer, as a model's own settings say."""
     told = model.generation_config.eos_token_id
     if told is None:
-        told = model.config.get_text_config().eos_token_id
+        told = getattr(model.config.get_text_config(), "eos_token_id", None)
     return frozenset([told] if isinstance(told, int) else told or ())
 
 
@@ -167,62 +221,56 @@ def _can_record(model: Any, plan: DevicePlan) -> bool:
     return not bounded and goes_by_kernel(plan.device, plan.precision, _head_width(config))
 
 
-def _make_probe(files: ModelFiles, model: Any) -> Items:
-    """Two short texts, as its tokenizer has them; tokens of its vocabulary where that makes nothing of them."""
-    known = model.get_input_embeddings().num_embeddings
-    parts = []
-    for ids, length in zip(load_codec(files).encode(_PROBES, special=True), _PROBE_TOKENS, strict=True):
-        parts.append([i for i in ids if i < known][:length] or [i % known for i in range(3, 3 + length)])
-    return Items(*join_ids(parts))
+def _run_plainly(files: ModelFiles, model: Any, items: Items) -> np.ndarray:
+    """(2, steps, V) logits after two short texts, each alone and written by transformers.
+
+    Raises:
+        ModelError: transformers itself does not write with the model.
+    """
+
+    def write(picker: Picker) -> None:
+        PlainWriter(model, picker, name="", max_new_tokens=STEPS).run(items, np.arange(len(items)))
+
+    try:
+        return watch(write, ends=find_ends(model))
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        told = f"model {files.name!r} ({files.config.get('model_type')})"
+        raise ModelError(f"{told} writes nothing to a text: {first_line(error)}; take another model") from error
 
 
-def _run_plainly(model: Any, items: Items) -> np.ndarray:
-    """(2, V) logits after two short texts, each alone."""
-    import torch
-
-    parts = [items.ids[a:b] for a, b in zip(items.offsets[:-1], items.offsets[1:], strict=True)]
-    with torch.inference_mode():
-        ids = [torch.from_numpy(part[None].astype(np.int64)).to(model.device) for part in parts]
-        found = [model(input_ids=one, use_cache=False).logits[0, -1].float().cpu() for one in ids]
-    return torch.stack(found).numpy()
+class _NoCacheError(Exception):
+    """An architecture does not keep its past where gristmill does."""
 
 
-def _check_cache(files: ModelFiles, model: Any, plan: DevicePlan, items: Items, wanted: np.ndarray) -> dict[int, Any]:
+def _check_cache(model: Any, plan: DevicePlan, items: Items, wanted: np.ndarray) -> dict[int, Any]:
     """Two short texts, in pieces and together, have the logits that they have alone.
 
     Returns:
         What each layer's keys and values are like, as `Arena.kinds`.
 
     Raises:
-        ModelError: The architecture does not keep its past where gristmill does.
+        _NoCacheError: They have others, or none.
     """
-    import torch
-
-    taken: list[Any] = []
-
-    class Watch(Picker):
-        def pick(self, logits: Any, sequences: list[Any]) -> None:
-            for row, sequence in zip(logits.float().cpu(), sequences, strict=True):
-                taken.append((sequence.owner, row))
-                sequence.finish = 0
-
-    watch = Watch(WritingOptions(max_new_tokens=1), ends=frozenset(), tokenizer=None)
     arena = Arena(256)
-    decoder = Decoder(model, watch, arena, device=plan.device, max_new_tokens=1, max_sequences=2, step_tokens=4)
-    for number in range(2):
-        decoder.add(number, items.ids[items.offsets[number] : items.offsets[number + 1]])
-    told = f"model {files.name!r} ({files.config.get('model_type')})"
-    try:
+
+    def write(picker: Picker) -> None:
+        decoder = Decoder(
+            model, picker, arena, device=plan.device, max_new_tokens=STEPS, max_sequences=2, step_tokens=4
+        )
+        for number in range(len(items)):
+            decoder.add(number, items.ids[items.offsets[number] : items.offsets[number + 1]])
         while len(decoder):
             decoder.step()
-    except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+
+    try:
+        model.set_attn_implementation(CACHED)
+        found = watch(write, ends=find_ends(model))
+    except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise ModelError(f"{told} does not write with a cache of slots: {error}; take another model") from error
-    found = torch.stack([row for _, row in sorted(taken, key=lambda pair: pair[0])]).numpy()
-    if min(np.corrcoef(a, b)[0, 1] for a, b in zip(found, wanted, strict=True)) < _LIKE_ALONE:
-        raise ModelError(
-            f"{told} keeps a past that is not in its attention alone, or an attention of its own; gristmill does not "
-            "write with it"
-        )
+        raise _NoCacheError(f"with a cache of slots it does not run: {first_line(error)}") from error
+    if not is_alike(found, wanted, precision=plan.precision):
+        raise _NoCacheError("it keeps a past that is not in its attention alone, or has an attention of its own")
     return arena.kinds

@@ -18,7 +18,6 @@ from udfs.model.quiet import quiet_transformers
 _PLAIN_ATTENTION_TOKENS = 512
 # What a model returns, whatever its config.json asks for.
 _OUTPUTS = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
-_CANNOT_RUN = {"nystromformer": "it reads lengths that are multiples of its landmarks alone, and mixes padding in"}
 
 
 def load_transformer(
@@ -46,11 +45,9 @@ def load_transformer(
         The module in evaluation mode.
 
     Raises:
-        ModelError: transformers does not know the architecture, or it cannot run items of any length, or the files
-            lack weights that it needs: it would fill them with random numbers.
+        ModelError: transformers does not know the architecture, or the files lack weights that it needs: it would fill
+            them with random numbers.
     """
-    if files.config.get("model_type") in _CANNOT_RUN:
-        raise ModelError(f"model {files.name!r}: {_CANNOT_RUN[files.config['model_type']]}; gristmill does not run it")
     quiet_transformers()
     register()
     import torch

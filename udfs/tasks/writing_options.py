@@ -12,7 +12,11 @@ from udfs.model.limits import NO_LIMIT, position_limit, resolve_max_tokens
 from udfs.spec import Options, ScoreSpec, option
 from udfs.text.chats import has_chat
 
-_WRITERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "MTModel")
+# How the classes of transformers end that write.
+_WRITERS = (
+    *("ForCausalLM", "LMHeadModel", "ModelWithLMHead", "GenerationDecoder"),
+    *("ForConditionalGeneration", "MTModel", "ForTextToText", "EncoderDecoderModel"),
+)
 
 
 _DEFAULT_TOKENS = 2048  # of a model without a table of positions
