@@ -68,13 +68,7 @@ def _modules(**module: str) -> Callable[[Path], None]:
     ("spoil", "told"),
     [
         (_pickle_only, "pickled weights alone"),
-        (_add("config.json", "auto_map", {"AutoModel": "evil.Model"}), "config.json has `auto_map`"),
-        (_add("config.json", "text_config", {"auto_map": {}}), "config.json has `auto_map`"),
-        (
-            _add("tokenizer_config.json", "auto_map", {"AutoTokenizer": ["evil.Tokenizer", None]}),
-            "tokenizer_config.json",
-        ),
-        (_add("1_Pooling/config.json", "nested", [{"auto_map": {}}]), "1_Pooling/config.json has `auto_map`"),
+        (_pickle_only, "`gristmill import "),
         (_link_a_file, "vocab.txt is a link out of the model's directory"),
         (_link_a_directory, "extra is a link out of the model's directory"),
         (_replace_weights_by_a_link, "model.safetensors is a link"),
@@ -106,12 +100,36 @@ def test_a_good_model_opens_with_its_modules(model: Path) -> None:
     assert files.config["model_type"] == "bert"
 
 
-def test_remote_code_is_not_run_and_not_even_asked_for(model: Path) -> None:
-    (model / "evil.py").write_text("raise SystemExit('the code of the model ran')")
-    _add("config.json", "model_type", "evil")(model)
-    _add("config.json", "auto_map", {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"})(model)
-    with pytest.raises(UnsafeModelError, match="asks to run Python code"):
+@pytest.mark.parametrize(
+    ("leave", "told"),
+    [
+        ("model.gguf", r"llama.cpp \(GGUF\); take the model that they were made of"),
+        ("tf_model.h5", "TensorFlow's weights"),
+        ("flax_model.msgpack", "Flax's weights"),
+        ("training_args.bin", "has no weights"),
+    ],
+)
+def test_weights_of_others_are_told_with_the_way_out(model: Path, leave: str, told: str) -> None:
+    (model / "model.safetensors").rename(model / leave)
+    with pytest.raises(ModelError, match=told):
         open_model(str(model))
+
+
+def test_a_directory_of_gguf_files_alone_is_told(tmp_path: Path) -> None:
+    (tmp_path / "model-q4.gguf").write_bytes(b"GGUF")
+    for name in (str(tmp_path), str(tmp_path / "model-q4.gguf")):
+        with pytest.raises(ModelError, match="GGUF"):
+            open_model(name)
+
+
+@pytest.mark.parametrize("kind", ["bert", "not-yet-known", None])
+def test_an_architecture_that_transformers_lacks_is_refused_at_once(model: Path, kind: str | None) -> None:
+    _add("config.json", "model_type", kind)(model)
+    if kind == "bert":
+        open_model(str(model))
+    else:
+        with pytest.raises(ModelError, match=f"no architecture '{kind}'" if kind else "names none"):
+            open_model(str(model))
 
 
 @pytest.mark.parametrize(
