@@ -83,7 +83,8 @@ class ScoreSpec(Generic[OptionsT_co]):
     revision: str | None = option(None, "Commit of a hub id; without one, the commit that the driver has.")
     base_model: str | None = option(
         None,
-        "Of a LoRA adapter, the model that it changes, named as `model`; without it, the one that the adapter names.",
+        "Of a LoRA adapter (`pip install 'gristmill[lora]'`), the model that it changes, named as `model`; without it, "
+        "the one that the adapter names.",
     )
     base_revision: str | None = option(None, "Commit of a `base_model` that is a hub id, as `revision`.")
     template: str | None = option(

@@ -34,6 +34,8 @@ KEPT = {".jinja", ".json", ".model", ".safetensors", ".spm", ".txt"}  # files th
 # transformers writes down where these were when the model was saved, and looks for them beside the others.
 _FILES_NOT_READ = {"special_tokens_map_file", "tokenizer_file"}
 RECORD = "gristmill_import.json"  # where an imported model came from; it decides no answer
+_PATTERNS = [f"*{suffix}" for suffix in sorted(KEPT)]
+_PICKLED_PATTERNS = ["*pytorch_model*.bin", "*adapter_model.bin"]
 _UNWANTED = ["onnx/*", "openvino/*", "coreml/*", "*/checkpoint-*/*"]
 
 
@@ -98,12 +100,12 @@ class ModelFiles:
     def hashes(self) -> dict[str, str]:
         """SHA-256 of every file that decides an answer, by its path below the root; a base's below `base/`."""
         files = (p for p in sorted(self.root.rglob("*")) if p.suffix in KEPT and p.is_file() and p.name != RECORD)
-        own = {str(p.relative_to(self.root)): _sha256(p) for p in files}
+        own = {str(p.relative_to(self.root)): hash_file(p) for p in files}
         return own | {f"base/{path}": told for path, told in (self.base.hashes() if self.base else {}).items()}
 
     def stamp(self) -> list[tuple[str, int, int]]:
         """Path, size and time of every file, looked up now: a model that was saved anew is another one."""
-        found = ((path, path.stat()) for path in sorted(_walk(self.root)) if path.is_file())
+        found = ((path, path.stat()) for path in walk_files(self.root))
         own = [(str(path.relative_to(self.root)), stat.st_size, stat.st_mtime_ns) for path, stat in found]
         return own + (self.base.stamp() if self.base else [])
 
@@ -165,13 +167,14 @@ def _open_adapter(
 
     Raises:
         ModelError: It names no model, or no LoRA.
-        UnsafeModelError: There is a whole model beside it, it is pickled, or came from elsewhere and names a directory of this machine.
+        UnsafeModelError: There is a whole model beside it, it is pickled, or it came from elsewhere and names a
+            directory of this machine.
     """
     name, folder = files.name, files.transformer
     if (folder / WEIGHTS).is_file() or (folder / INDEX).is_file():
         raise UnsafeModelError(
-            f"model {name!r} is a whole model and, by its {ADAPTER}, an adapter for another model; take that file away, or "
-            "name a directory of the adapter alone"
+            f"model {name!r} is a whole model and, by its {ADAPTER}, an adapter for another model; take that file "
+            "away, or name a directory of the adapter alone"
         )
     if not (folder / ADAPTER_WEIGHTS).is_file():
         refuse_other_weights(name, folder, revision=revision, on_hub=files.commit is not None)
@@ -209,11 +212,16 @@ def _find_base(files: ModelFiles, told: str) -> str:
     return next((str(place.resolve()) for place in places if place.is_dir()), told)
 
 
-def find_model(name: str, revision: str | None = None) -> tuple[Path, Path]:
+def find_model(name: str, revision: str | None = None, *, pickled: bool = False) -> tuple[Path, Path]:
     """The model's directory, and the directory that its links may not leave.
 
     A hub id is fetched into the hub's cache, one download a node however many workers ask; with `HF_HUB_OFFLINE=1`
     it must be there already.
+
+    Args:
+        name: A hub id, a directory, or `package:NAME/SUBDIR`.
+        revision: Of a hub id.
+        pickled: Fetch pickled weights too, where the hub has no others; nothing but `gristmill import` asks for them.
     """
     if name.startswith("package:"):
         root = _find_in_package(name)
@@ -225,7 +233,10 @@ def find_model(name: str, revision: str | None = None) -> tuple[Path, Path]:
         raise ModelError(f"model {name!r} is a file for llama.cpp (GGUF); take the model that it was made of")
     if name.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(name):
         raise ModelError(f"model {name!r} is not a directory on this machine ({platform.node()})")
-    return _fetch_from_hub(name, revision)
+    found = _fetch_from_hub(name, revision)
+    if pickled and not list(found[0].rglob("*.safetensors")):
+        return _fetch_from_hub(name, revision, [*_PATTERNS, *_PICKLED_PATTERNS])
+    return found
 
 
 def check_links(name: str, root: Path, boundary: Path) -> None:
@@ -275,12 +286,11 @@ def _find_in_package(name: str) -> Path:
     return root
 
 
-def _fetch_from_hub(name: str, revision: str | None) -> tuple[Path, Path]:
+def _fetch_from_hub(name: str, revision: str | None, wanted: list[str] = _PATTERNS) -> tuple[Path, Path]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        wanted = [f"*{suffix}" for suffix in sorted(KEPT)]
         root = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=_UNWANTED))
     except LocalEntryNotFoundError as error:
         raise ModelError(
@@ -305,12 +315,17 @@ def _read_modules(name: str, root: Path) -> list[tuple[str, Path]]:
     return [(TRANSFORMER, root)]
 
 
+def walk_files(root: Path) -> Iterator[Path]:
+    """Every file below root, in order, links to files among them."""
+    return (path for path in sorted(_walk(root)) if path.is_file())
+
+
 def _walk(root: Path) -> Iterator[Path]:
     """Every file and directory below root, links named but not followed."""
     for folder, dirs, files in os.walk(root, followlinks=False):
         yield from (Path(folder, entry) for entry in (*dirs, *files))
 
 
-def _sha256(path: Path) -> str:
+def hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -56,8 +56,8 @@ def tell_code_needed(files: ModelFiles, kind: str, unfit: set[str]) -> None:
     """
     if unfit:
         raise UnsafeModelError(
-            f"model {files.name!r} needs Python code that comes with it (`auto_map` in config.json), which gristmill never "
-            f"runs: transformers' own {kind} has {len(unfit)} weights that are not in its files ({min(unfit)}, …). "
+            f"model {files.name!r} needs Python code that comes with it (`auto_map` in config.json), which gristmill "
+            f"never runs: transformers' own {kind} has {len(unfit)} weights that its files have not ({min(unfit)}, …). "
             "Use a model whose architecture is part of transformers, such as a conversion of this one"
         )
 
@@ -66,8 +66,9 @@ def _find_class(files: ModelFiles, config: Any) -> Any:
     """The class that the model was saved from, where transformers has it; else that of its body."""
     import transformers
 
+    base = transformers.PreTrainedModel
     named = (getattr(transformers, kind, None) for kind in files.config.get("architectures") or [])
-    found = next((kind for kind in named if isinstance(kind, type)), None)
+    found = next((kind for kind in named if isinstance(kind, type) and issubclass(kind, base)), None)
     return found or transformers.AutoModel._model_mapping[type(config)]
 
 

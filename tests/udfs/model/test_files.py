@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,11 +14,14 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import torch
 from huggingface_hub.utils import filter_repo_objects
+from safetensors.torch import load_file
 
 from tests.models import make_encoder, write_json
 from udfs.errors import ModelError, UnsafeModelError
 from udfs.model.files import check_links, open_model, pin
+from udfs.model.importing import import_model
 from udfs.model.loading import load_transformer
 from udfs.tasks.registry import make_spec, make_task
 
@@ -236,6 +240,24 @@ def test_all_files_that_decide_an_answer_are_fetched_and_hashed(model: Path, hub
     names = {"chat_template.jinja", "source.spm", "spiece.model", "merges.txt", "1_Pooling/config.json"}
     assert names <= files.hashes().keys()
     assert not (files.root / "pytorch_model.bin").exists()
+
+
+def test_pickled_weights_of_the_hub_are_fetched_by_an_import_alone(hub: str, model: Path, tmp_path: Path) -> None:
+    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+    (model / "modeling_own.py").write_text("raise SystemExit('it ran')")
+    imported = import_model("org/model", tmp_path / "whole", revision=hub)
+    assert imported.tensors == 0
+    assert not list(tmp_path.glob("models--org--model/**/*.bin"))
+    shutil.rmtree(tmp_path / "models--org--model")
+    (model / "model.safetensors").unlink()
+    told = f"no safetensors on the hub.*`gristmill import org/model models/model --revision {hub}`"
+    with pytest.raises(ModelError, match=told):
+        open_model("org/model", hub)
+    imported = import_model("org/model", tmp_path / "made", revision=hub)
+    record = json.loads((imported.target / "gristmill_import.json").read_text())
+    assert (record["source"], record["commit"], imported.commit) == ("org/model", hub, hub)
+    assert imported.tensors > 0
+    assert not list(tmp_path.glob("models--org--model/**/*.py"))
 
 
 def test_the_commit_of_a_hubs_model_is_known_and_told_where_none_was_asked_for(
