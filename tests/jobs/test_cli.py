@@ -96,6 +96,7 @@ def test_a_wrong_call_exits_with_2_and_a_line(args: list[str], told: str) -> Non
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.long
 def test_a_pickled_model_is_brought_in_and_a_hostile_one_exits_with_2_and_a_line(tmp_path: Path) -> None:
     model = Path(make_encoder(tmp_path / "model"))
     torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")

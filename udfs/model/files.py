@@ -183,7 +183,11 @@ def _open_adapter(
         raise ModelError(f"model {name!r} is a LoRA adapter that names no model; say it as `base_model`")
     if base_model is None:
         wanted = _find_base(files, wanted)
-    base = open_model(wanted, base_revision or (None if base_model else adapter.revision))
+    try:
+        base = open_model(wanted, base_revision or (None if base_model else adapter.revision))
+    except ModelError as error:
+        hint = "" if base_model else "; `base_model` names another base"
+        raise type(error)(f"adapter {name!r} has a base that does not open: {error.message}{hint}") from error
     if base.base:
         raise ModelError(f"model {name!r} is an adapter of an adapter, {wanted!r}; merge that one, and save it whole")
     own = load_object(folder / "config.json") if (folder / "config.json").is_file() else {}

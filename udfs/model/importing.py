@@ -24,6 +24,7 @@ from typing import Any
 from udfs.errors import ModelError, UnsafeModelError
 from udfs.executor import python_path
 from udfs.model.adapters import ADAPTER, ADAPTER_WEIGHTS, PICKLED_ADAPTER
+from udfs.model.architectures import check_architecture
 from udfs.model.files import KEPT, RECORD, check_links, find_model, hash_file, open_model, walk_files
 from udfs.model.json_files import load_object
 from udfs.model.quiet import quiet_transformers
@@ -109,6 +110,8 @@ def import_model(name: str, target: Path, *, revision: str | None = None, bounds
 def _stage(name: str, root: Path, staged: Path, bounds: Bounds | None, *, source: dict[str, Any]) -> Imported:
     staged.mkdir()
     read = _copy_kept(root, staged)
+    if (staged / "config.json").is_file():
+        check_architecture(name, load_object(staged / "config.json"))
     tensors, network = 0, ""
     for folder, pickles in _find_folders(name, root):
         place = staged / folder.relative_to(root)

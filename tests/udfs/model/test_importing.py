@@ -89,6 +89,7 @@ def test_what_was_read_and_written_is_written_down(model: Path, tmp_path: Path) 
     assert {name for name in before if before[name] != hashes[name]} <= {"model.safetensors"}
 
 
+@pytest.mark.long
 def test_shards_are_read_one_after_the_other_and_indexed(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +152,7 @@ def test_a_translator_that_is_pickled_translates_as_transformers_does(tmp_path: 
     assert all(torch.equal(loaded.state_dict()[key], t) for key, t in made.state_dict().items())
 
 
+@pytest.mark.long
 def test_an_adapter_that_is_pickled_is_merged_as_before(tmp_path: Path) -> None:
     base = make_encoder(tmp_path / "base")
     adapter = tmp_path / "adapter"
@@ -245,9 +247,15 @@ def test_what_is_no_weights_is_told(model: Path, tmp_path: Path, spoil: Callable
 @pytest.mark.parametrize(
     ("bounds", "told"),
     [
-        (Bounds(memory_bytes=1 << 20, wall_s=100, file_bytes=1 << 30), "memory|exit code"),
+        pytest.param(
+            Bounds(memory_bytes=1 << 20, wall_s=100, file_bytes=1 << 30), "memory|exit code", marks=pytest.mark.long
+        ),
         (Bounds(memory_bytes=1 << 30, wall_s=0.2, file_bytes=1 << 30), "took more than 0 s"),
-        (Bounds(memory_bytes=1 << 30, wall_s=100, file_bytes=1000), "wrote more than weights are|File too large"),
+        pytest.param(
+            Bounds(memory_bytes=1 << 30, wall_s=100, file_bytes=1000),
+            "wrote more than weights are|File too large",
+            marks=pytest.mark.long,
+        ),
     ],
     ids=["memory", "time", "disk"],
 )
