@@ -128,7 +128,7 @@ def open_model(
     """
     root, boundary = find_model(name, revision)
     check_links(name, root, boundary)
-    (first, transformer), *modules = _read_modules(name, root)
+    (first, transformer), *modules = list_modules(name, root)
     check_named_files(name, root, transformer)
     commit = None if root == boundary else root.name
     found = ModelFiles(name, root, transformer, tuple(modules), commit=commit, is_static=first == STATIC)
@@ -309,7 +309,7 @@ def _fetch_from_hub(name: str, revision: str | None, wanted: list[str] = _PATTER
     return root, root.parents[1]  # .../models--org--name holds snapshots/COMMIT and the blobs that it links to
 
 
-def _read_modules(name: str, root: Path) -> list[tuple[str, Path]]:
+def list_modules(name: str, root: Path) -> list[tuple[str, Path]]:
     """What texts go through, the transformer or the table of a static model first."""
     if (root / "modules.json").is_file():
         return read_modules(name, root, load_json(root / "modules.json"))

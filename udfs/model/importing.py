@@ -25,8 +25,9 @@ from udfs.errors import ModelError, UnsafeModelError
 from udfs.executor import python_path
 from udfs.model.adapters import ADAPTER, ADAPTER_WEIGHTS, PICKLED_ADAPTER
 from udfs.model.architectures import check_architecture
-from udfs.model.files import KEPT, RECORD, check_links, find_model, hash_file, open_model, walk_files
+from udfs.model.files import KEPT, RECORD, check_links, find_model, hash_file, list_modules, open_model, walk_files
 from udfs.model.json_files import load_object
+from udfs.model.modules import STATIC
 from udfs.model.quiet import quiet_transformers
 from udfs.model.weights import find_pickled, is_beside, refuse_foreign
 
@@ -110,8 +111,9 @@ def import_model(name: str, target: Path, *, revision: str | None = None, bounds
 def _stage(name: str, root: Path, staged: Path, bounds: Bounds | None, *, source: dict[str, Any]) -> Imported:
     staged.mkdir()
     read = _copy_kept(root, staged)
-    if (staged / "config.json").is_file():
-        check_architecture(name, load_object(staged / "config.json"))
+    (first, transformer), *_ = list_modules(name, staged)
+    if first != STATIC and (transformer / "config.json").is_file():
+        check_architecture(name, load_object(transformer / "config.json"))
     tensors, network = 0, ""
     for folder, pickles in _find_folders(name, root):
         place = staged / folder.relative_to(root)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoModelForSeq2SeqLM
 
 from tests.adapters import save_adapter
@@ -150,6 +151,24 @@ def test_a_translator_that_is_pickled_translates_as_transformers_does(tmp_path: 
     assert all(row["error"] is None for row in found)
     loaded = AutoModelForSeq2SeqLM.from_pretrained(target)
     assert all(torch.equal(loaded.state_dict()[key], t) for key, t in made.state_dict().items())
+
+
+@pytest.mark.long
+def test_a_module_whose_weights_alone_are_pickled_is_brought_in(model: Path, tmp_path: Path) -> None:
+    """As LaBSE's 2_Dense."""
+    dense = {"linear.weight": torch.randn(8, 32), "linear.bias": torch.randn(8)}
+    told = {"in_features": 32, "out_features": 8, "bias": True, "activation_function": "torch.nn.Tanh"}
+    write_json(model / "2_Dense/config.json", told)
+    torch.save(dense, model / "2_Dense/pytorch_model.bin")
+    modules = json.loads((model / "modules.json").read_text())[:2]
+    modules.append({"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"})
+    write_json(model / "modules.json", modules)
+    with pytest.raises(UnsafeModelError, match="gristmill import"):
+        _vectors(model)
+    made = import_model(str(model), tmp_path / "out")
+    assert made.tensors == 2
+    wanted = SentenceTransformer(str(made.target), device="cpu").encode(TEXTS)
+    torch.testing.assert_close(torch.tensor(_vectors(made.target)), torch.tensor(wanted), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.long
