@@ -132,6 +132,28 @@ def doctor(
         raise typer.Exit(2)
 
 
+@app.command("import")
+def import_(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A hub id, or a directory.")],
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="Where it goes; a new directory.")],
+    revision: Annotated[str | None, typer.Option(metavar="COMMIT", help="Of a hub id.")] = None,
+) -> None:
+    """Bring a model in once whose weights are pickled: a directory of safetensors, to name as score.model.
+
+    The pickle is read by torch's restricted unpickler in a process without a network, with bounds on time and memory;
+    each tensor is compared with what was written. gristmill_import.json tells where all of it came from.
+    """
+    from udfs.model.importing import import_model
+
+    made = import_model(model, target, revision=revision)
+    console = Console(stderr=True)
+    if made.tensors:
+        told = f"{made.tensors} tensors written as safetensors and compared; unpickled with {made.network}"
+    else:
+        told = "its weights were safetensors; nothing had to be unpickled"
+    console.print(f"{told}\nwritten to {made.target}", soft_wrap=True, highlight=False, markup=False)
+
+
 @app.command()
 def bench(
     conf: Conf,

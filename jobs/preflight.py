@@ -12,8 +12,9 @@ from rich.markup import escape
 from jobs.settings import Settings
 from udfs.generation.ends import find_ends
 from udfs.generation.own_settings import tell_ignored
-from udfs.model.files import ModelFiles, open_model, pin
+from udfs.model.files import ModelFiles, open_model_of, pin
 from udfs.model.inputs import check_takes_text
+from udfs.model.own_code import check_code_not_needed
 from udfs.spec import ScoreSpec
 from udfs.tasks.registry import make_task
 from udfs.tasks.text_classification import TextClassificationOptions, make_pair_tokenizer, reads_pairs
@@ -36,21 +37,23 @@ def check_model(settings: Settings) -> Settings:
         ModelError, SpecError: It is not.
     """
     spec = settings.spec()
-    files = open_model(spec.model, spec.revision)
+    files = open_model_of(spec)
     check_takes_text(files)
     task = make_task(spec, files)
+    check_code_not_needed(files)
     if spec.overflow == "chunk" or reads_pairs(spec):
         task.tokenize([])
     if isinstance(task, Writing):
         check_choices(task.codec, spec.options.form.choices, max_new_tokens=spec.options.max_new_tokens)
-    pinned = settings.score.model_copy(update={"revision": pin(spec).revision})
+    held = pin(spec)
+    pinned = settings.score.model_copy(update={"revision": held.revision, "base_revision": held.base_revision})
     return settings.model_copy(update={"score": pinned})
 
 
 def tell_ignored_settings(settings: Settings) -> list[str]:
     """Warns of what the model's own settings, the schema, the chat's settings and a pair's texts ask for in vain."""
     spec = settings.spec()
-    files = open_model(spec.model, spec.revision)
+    files = open_model_of(spec)
     own = tell_ignored(files, spec)
     told = [own] if own else []
     if isinstance(spec.options, TextClassificationOptions):
@@ -86,7 +89,7 @@ def _tell_unread(files: ModelFiles, given: Mapping[str, Any]) -> list[str]:
 def name_ends(settings: Settings) -> list[str]:
     """The tokens that end an answer, as the model's files say them."""
     spec = settings.spec()
-    files = open_model(spec.model, spec.revision)
+    files = open_model_of(spec)
     codec = load_codec(files)
     return [f"{codec.show(np.array([end]))} ({end})" for end in sorted(find_ends(files))]
 

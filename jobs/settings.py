@@ -23,7 +23,7 @@ from udfs.tasks.text_generation import asks_questions, question_columns
 from udfs.text.templates import is_template, template_columns
 
 FILE_FORMATS = frozenset({"parquet", "json", "csv", "text", "orc", "avro", "xml", "binaryfile"})
-_SHARED_BY_SCORE = ("max_tokens", "overflow", "chunk_overlap", "precision")
+_SHARED_BY_SCORE = ("base_model", "base_revision", "max_tokens", "overflow", "chunk_overlap", "precision")
 
 
 class _Section(BaseModel):

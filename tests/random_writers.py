@@ -63,13 +63,13 @@ def make_writer(kind: str, **config: Any) -> Any:
     return model
 
 
-def save_writer(path: Path, kind: str = "Llama") -> str:
+def save_writer(path: Path, kind: str = "Llama", **config: Any) -> str:
     """A directory with such a model and a tokenizer whose tokens are characters; a decoder has a chat template."""
     if kind in DECODERS:
         make_decoder(path)
     else:
         make_encoder_decoder(path, kind.lower())
-    make_writer(kind, vocab_size=CHARACTERS).save_pretrained(path)
+    make_writer(kind, vocab_size=CHARACTERS, **config).save_pretrained(path)
     return str(path)
 
 

@@ -40,7 +40,7 @@ from udfs.worker.process import reach_engine
 from udfs.worker.scoring import output_type, score
 
 HAS_ARROW_UDF = hasattr(F, "arrow_udf")
-_SHARED = ("revision", "max_tokens", "overflow", "chunk_overlap", "precision")
+_SHARED = ("revision", "base_model", "base_revision", "max_tokens", "overflow", "chunk_overlap", "precision")
 _SPELT_OTHERWISE = {"json_schema": "schema"}  # options that a function takes under another name, and as another type
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 

@@ -81,6 +81,12 @@ class ScoreSpec(Generic[OptionsT_co]):
     options: OptionsT_co
     model: str
     revision: str | None = option(None, "Commit of a hub id; without one, the commit that the driver has.")
+    base_model: str | None = option(
+        None,
+        "Of a LoRA adapter (`pip install 'gristmill[lora]'`), the model that it changes, named as `model`; without it, "
+        "the one that the adapter names.",
+    )
+    base_revision: str | None = option(None, "Commit of a `base_model` that is a hub id, as `revision`.")
     template: str | None = option(
         None,
         "Jinja2 over the fields of the input struct; without it the input column is the text.",

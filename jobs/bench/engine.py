@@ -33,7 +33,7 @@ from jobs.settings import Settings
 from udfs.engine.runner import plan_lanes
 from udfs.executor import usable_cores
 from udfs.local import LocalEngine
-from udfs.model.files import open_model
+from udfs.model.files import open_model_of
 from udfs.spec import ScoreSpec
 from udfs.tasks.feature_extraction import FeatureExtractionOptions
 from udfs.tasks.registry import make_task
@@ -153,7 +153,7 @@ def run_engine_bench(
             options = replace(options, text_pair=None, truncation="longest_first")
         spec = replace(spec, options=options, template=None, dedupe=False, overflow="truncate", chunk_overlap=0)
         if shape:
-            path = make_shape(shape, open_model(spec.model, spec.revision), Path(folder))
+            path = make_shape(shape, open_model_of(spec), Path(folder))
             spec = replace(spec, options=FeatureExtractionOptions(), model=path)
         figures = _measure(spec, found, rounds=rounds, name=shape or spec.model, console=console)
     console.print(_make_table(figures))
@@ -163,7 +163,7 @@ def run_engine_bench(
 
 
 def _measure(spec: ScoreSpec, texts: list[str], *, rounds: int, name: str, console: Console) -> EngineFigures:
-    files = open_model(spec.model, spec.revision)
+    files = open_model_of(spec)
     if files.is_static:
         raise UserError(
             f"--engine measures products of matrices, and model {spec.model!r} is static, it has none: run "

@@ -61,7 +61,7 @@ def _count_linear(files: ModelFiles) -> float:
     from transformers import AutoConfig, AutoModel
 
     with torch.device("meta"):
-        model = AutoModel.from_config(AutoConfig.from_pretrained(files.transformer, local_files_only=True))
+        model = AutoModel.from_config(AutoConfig.from_pretrained(files.weights, local_files_only=True))
     layers = ((name, part) for name, part in model.named_modules() if isinstance(part, torch.nn.Linear))
     return float(sum(2 * part.weight.numel() for name, part in layers if "pooler" not in name))
 

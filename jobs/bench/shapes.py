@@ -46,7 +46,7 @@ def make_shape(name: str, files: ModelFiles, folder: Path) -> str:
     torch.manual_seed(0)
     BertModel(config).to(torch.bfloat16).save_pretrained(folder)
     for file in _TOKENIZER_FILES:
-        found = next((d / file for d in (files.transformer, files.root) if (d / file).is_file()), None)
+        found = next((d / file for d in files.folders if (d / file).is_file()), None)
         if found:
             shutil.copy(found, folder / file)
     kinds = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]

@@ -27,7 +27,7 @@ from jobs.settings import Settings
 from jobs.spark.session import open_session
 from udfs.executor import executor_of, usable_cores
 from udfs.local import LocalEngine
-from udfs.model.files import ModelFiles, open_model
+from udfs.model.files import ModelFiles, open_model_of
 from udfs.spec import ScoreSpec
 from udfs.tasks.feature_extraction import FeatureExtractionOptions
 from udfs.tasks.registry import make_task
@@ -83,7 +83,7 @@ def run_bench(
     ):  # an int8 job measures its ranges; it is the model that counts
         spec = replace(spec, options=replace(spec.options, quantization="float32", ranges=None))
     rows_of_text = take_texts(settings, texts, rows)
-    files = open_model(spec.model, spec.revision)
+    files = open_model_of(spec)
     task = make_task(spec, files)
     lengths = task.tokenize(rows_of_text).items.lengths
     console.print(

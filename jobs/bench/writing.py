@@ -25,7 +25,7 @@ from jobs.settings import Settings
 from udfs.executor import usable_cores
 from udfs.generation.loading import find_ends
 from udfs.local import LocalEngine
-from udfs.model.files import ModelFiles, open_model
+from udfs.model.files import ModelFiles, open_model_of
 from udfs.model.loading import load_transformer
 from udfs.spec import ScoreSpec
 from udfs.tasks.registry import make_task
@@ -76,7 +76,7 @@ def run_writing_bench(
     options: WritingOptions = spec.options
     if options.temperature or options.num_beams > 1 or options.form or options.stop:
         raise UserError("the benchmark compares greedy answers; leave temperature, num_beams, stop, schema and choices")
-    files = open_model(spec.model, spec.revision)
+    files = open_model_of(spec)
     items = make_task(spec, files).tokenize(_take_prompts(settings, texts, rows)).items
     shuffled = np.random.default_rng(0).permutation(len(items))  # the order in which rows arrive
     items = items.take(shuffled)

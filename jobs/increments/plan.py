@@ -13,7 +13,7 @@ from jobs.input.sources import OWN
 from jobs.settings import Settings
 from jobs.spark.session import count_slots
 from udfs.factory import make_reader, make_udf
-from udfs.model.files import open_model
+from udfs.model.files import open_model_of
 from udfs.tasks.registry import make_task
 from udfs.tasks.text_classification import reads_pairs
 from udfs.tasks.writing import Writing
@@ -108,7 +108,7 @@ def take_samples(frame: DataFrame, settings: Settings, count: int = 3) -> list[S
     """Read the first rows as the job reads them, and tokenize them on the driver, without the model's weights."""
     spec = settings.spec()
     rows = frame.limit(count).select(make_reader(spec)(text_of(frame, settings)).alias("read")).select("read.*")
-    task = make_task(spec, open_model(spec.model, spec.revision))
+    task = make_task(spec, open_model_of(spec))
     samples = []
     for text, error, _ in rows.collect():
         tokenized = task.tokenize([text] if text else [])

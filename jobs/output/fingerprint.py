@@ -9,7 +9,7 @@ from jobs.hiding import is_secret, seal, without_secrets
 from jobs.input.changes import decides_rows
 from jobs.paths import as_uri_has_it, is_here
 from jobs.settings import Settings
-from udfs.model.files import open_model
+from udfs.model.files import open_model_of
 from udfs.tasks.registry import option_defaults
 
 _MAJOR = 0  # gristmill's major version: another one may give other answers
@@ -67,7 +67,7 @@ def _seal_options(options: dict[str, Any], key: str) -> dict[str, str]:
 def fingerprint(settings: Settings) -> dict[str, Any]:
     """What decides a row's answer: the spec, the text and the model's very files."""
     spec = settings.spec()
-    hashes = open_model(spec.model, spec.revision).hashes()
+    hashes = open_model_of(spec).hashes()
     return {
         **spec.decides_answers(),
         "template": settings.score.text or settings.score.prompt,

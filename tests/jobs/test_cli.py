@@ -11,9 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from jobs import cli
 from tests.conftest import ROOT
+from tests.models import make_encoder
 
 WriteJob = Callable[..., Path]
 
@@ -91,6 +94,24 @@ def test_a_wrong_call_exits_with_2_and_a_line(args: list[str], told: str) -> Non
     assert done.returncode == 2
     assert told in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.long
+def test_a_pickled_model_is_brought_in_and_a_hostile_one_exits_with_2_and_a_line(tmp_path: Path) -> None:
+    model = Path(make_encoder(tmp_path / "model"))
+    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+    (model / "model.safetensors").unlink()
+    done = _gristmill("import", model, "here", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "39 tensors written as safetensors and compared; unpickled with" in done.stderr
+    assert (tmp_path / "here/gristmill_import.json").exists()
+    again = _gristmill("import", model, "here", cwd=tmp_path)
+    assert (again.returncode, len(again.stderr.splitlines())) == (2, 1)
+    torch.save({"w": torch.nn.Linear(1, 1)}, model / "pytorch_model.bin")
+    bad = _gristmill("import", model, "there", cwd=tmp_path)
+    assert (bad.returncode, len(bad.stderr.splitlines())) == (2, 1)
+    assert "pytorch_model.bin is not brought in: it asks for something that makes no tensors" in bad.stderr
+    assert not (tmp_path / "there").exists()
 
 
 def test_where_spark_does_not_start_its_log_is_named_and_kept(write_job: WriteJob) -> None:

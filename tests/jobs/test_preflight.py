@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ from jobs.job import open_job
 from jobs.job_file import load_settings
 from jobs.preflight import check_model, name_ends, tell_ignored_settings
 from jobs.settings import Settings
-from tests.models import write_json
+from tests.models import make_encoder, write_json
 from tests.writers import make_decoder
-from udfs.errors import SpecError
+from udfs.errors import ModelError, SpecError, UnsafeModelError
+from udfs.model.files import open_model
 
 WriteJob = Callable[..., Path]
 SETS = {"type": "object", "properties": {"tags": {"type": "array", "items": {"type": "string"}, "uniqueItems": True}}}
@@ -68,6 +71,35 @@ def test_what_cannot_be_meant_is_a_mistake_of_the_settings(
     with pytest.raises(SettingsError) as raised:
         write_settings(**score)
     assert told in str(raised.value)
+
+
+def test_a_model_that_needs_its_own_code_is_refused_before_spark_starts(
+    write_job: WriteJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(make_encoder(tmp_path / "encoder"))
+    config = json.loads((path / "config.json").read_text())
+    told = {"auto_map": {"AutoModel": "modeling_own.OwnModel"}, "architectures": ["OwnModel"]}
+    write_json(path / "config.json", config | told)
+    settings = load_settings(write_job(score={"model": str(path)}))
+    assert check_model(settings) == settings
+    write_json(path / "config.json", config | told | {"intermediate_size": 8})
+    open_model.cache_clear()
+    monkeypatch.setattr("jobs.job.open_session", lambda *_, **__: pytest.fail("Spark was asked for"))
+    with pytest.raises(UnsafeModelError, match="needs Python code"), open_job("score", settings, console=Console()):
+        pass
+
+
+def test_the_commit_of_an_adapters_base_is_the_runs(
+    write_job: WriteJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_encoder(tmp_path / "encoder")
+    settings = load_settings(write_job(score={"model": path, "base_model": "org/base", "base_revision": "c0ffee"}))
+    assert (settings.spec().base_model, settings.spec().base_revision) == ("org/base", "c0ffee")
+    with pytest.raises(ModelError, match="base_model is for LoRA adapters"):
+        check_model(settings)
+    monkeypatch.setattr("jobs.preflight.open_model_of", lambda _: open_model(path))
+    monkeypatch.setattr("jobs.preflight.pin", lambda spec: replace(spec, base_revision="decaf"))
+    assert check_model(settings).score.model_dump()["base_revision"] == "decaf"
 
 
 def test_choices_that_the_model_cannot_write_are_told(write_settings: Callable[..., Settings]) -> None:

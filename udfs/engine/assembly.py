@@ -22,7 +22,7 @@ from udfs.generation.encoder_decoder import EncoderDecoder
 from udfs.generation.loading import load_writer
 from udfs.generation.plain import PlainWriter
 from udfs.generation.vllm import VllmDecoder
-from udfs.model.files import ModelFiles, open_model
+from udfs.model.files import ModelFiles, open_model_of
 from udfs.model.memory import free_forgotten, is_out_of_memory, is_shared, name_gpu
 from udfs.model.precision import plan_device
 from udfs.spec import ScoreSpec
@@ -99,7 +99,7 @@ def assemble(
     def load() -> Engine:
         if spec.options.writes:
             return _assemble_writer(spec, cores=cores, gpu=gpu, start_at=start_at, make_journal=make_journal)
-        files = open_model(spec.model, spec.revision)
+        files = open_model_of(spec)
         if files.is_static:
             return _assemble_static(spec, files, cores=cores, start_at=start_at, make_journal=make_journal)
         model = Model(spec, gpu=gpu)

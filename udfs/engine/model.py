@@ -18,7 +18,7 @@ from udfs.engine.forward import load_forward
 from udfs.engine.probes import Probes
 from udfs.errors import EngineError, ModelError, first_line
 from udfs.model.attention import attends_plainly, can_pack
-from udfs.model.files import ModelFiles, open_model
+from udfs.model.files import ModelFiles, open_model_of
 from udfs.model.limits import first_position, resolve_max_tokens
 from udfs.model.loading import leave_masks_unread
 from udfs.model.memory import free_forgotten, is_out_of_memory
@@ -69,7 +69,7 @@ class Model:
     """
 
     def __init__(self, spec: ScoreSpec, *, gpu: str | None = None, packed: bool = True) -> None:
-        files = open_model(spec.model, spec.revision)
+        files = open_model_of(spec)
         plan = plan_device(spec.precision, gpu=gpu)
         self.device = plan.device
         self.max_tokens = resolve_max_tokens(files, spec.max_tokens)

@@ -21,7 +21,7 @@ from udfs.generation.plain import PlainWriter
 from udfs.generation.room import Room
 from udfs.generation.trying import STEPS, is_alike, make_probe, watch
 from udfs.generation.vllm import VllmDecoder, load_vllm, takes_vllm
-from udfs.model.files import ModelFiles, open_model
+from udfs.model.files import ModelFiles, open_model_of
 from udfs.model.loading import load_transformer
 from udfs.model.memory import free_forgotten, is_out_of_memory
 from udfs.model.positions import find_turn
@@ -55,7 +55,7 @@ def load_writer(spec: ScoreSpec[WritingOptions], plan: DevicePlan, *, name: str,
     Raises:
         ModelError: The model does not load, or does not write.
     """
-    files = open_model(spec.model, spec.revision)
+    files = open_model_of(spec)
     if told := tell_ignored(files, spec):
         print(f"gristmill: {told}", file=sys.stderr)
     if files.config.get("is_encoder_decoder"):

@@ -49,7 +49,7 @@ def takes_vllm(options: WritingOptions, files: ModelFiles, plan: DevicePlan) -> 
         return False
     if options.engine == "auto" and not plan.device.startswith("cuda"):
         return False
-    problem = _find_problem(options, plan)
+    problem = "it does not merge adapters" if files.adapter else _find_problem(options, plan)
     if problem and options.engine == "vllm":
         raise ModelError(f"engine is 'vllm', but {problem}; `engine: auto` does without")
     return problem is None

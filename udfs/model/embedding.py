@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from udfs.errors import ModelError
-from udfs.model.files import ModelFiles, check_weights
+from udfs.model.files import ModelFiles
 from udfs.model.limits import read_sentence_config
 from udfs.model.tensors import read_shapes
+from udfs.model.weights import check_weights
 
 TOKENS, VECTOR = "token_embeddings", "sentence_embedding"
 WEIGHTS = "model.safetensors"

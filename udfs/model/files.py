@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.util
-import json
 import os
 import platform
 import re
@@ -21,16 +20,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from udfs.errors import ModelError, UnsafeModelError, first_line
+from udfs.model.adapters import ADAPTER, ADAPTER_WEIGHTS, Adapter, read_adapter
+from udfs.model.architectures import check_architecture
+from udfs.model.json_files import load_json, load_object
 from udfs.model.modules import STATIC, TRANSFORMER, read_modules
+from udfs.model.weights import INDEX, WEIGHTS, check_weights, refuse_foreign, refuse_other_weights
 
 if TYPE_CHECKING:
     from udfs.spec import ScoreSpec
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack"}
-_KEPT = {".jinja", ".json", ".model", ".safetensors", ".spm", ".txt"}  # files that decide an answer
+KEPT = {".jinja", ".json", ".model", ".safetensors", ".spm", ".txt"}  # files that decide an answer
 # transformers writes down where these were when the model was saved, and looks for them beside the others.
 _FILES_NOT_READ = {"special_tokens_map_file", "tokenizer_file"}
+RECORD = "gristmill_import.json"  # where an imported model came from; it decides no answer
+_PATTERNS = [f"*{suffix}" for suffix in sorted(KEPT)]
+_PICKLED_PATTERNS = ["*pytorch_model*.bin", "*adapter_model.bin"]
 _UNWANTED = ["onnx/*", "openvino/*", "coreml/*", "*/checkpoint-*/*"]
 
 
@@ -46,6 +51,8 @@ class ModelFiles:
         config: The transformer's config.json; {} of a static model.
         commit: Of a hub's model.
         is_static: There is no transformer: a table has a vector for each token.
+        adapter: It is a LoRA adapter, and changes `base`.
+        base: The model that an adapter changes.
     """
 
     name: str
@@ -55,32 +62,65 @@ class ModelFiles:
     config: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     commit: str | None = None
     is_static: bool = False
+    adapter: Adapter | None = None
+    base: ModelFiles | None = None
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where files are looked for: beside the weights, at the root, then in an adapter's base."""
+        return (self.transformer, self.root, *(self.base.folders if self.base else ()))
+
+    @property
+    def weights(self) -> Path:
+        """Where the weights lie, of an adapter those of its base."""
+        return self.base.transformer if self.base else self.transformer
+
+    @property
+    def tokenizer(self) -> Path:
+        """Where the tokenizer's files lie: an adapter may have its own."""
+        named = (folder for folder in self.folders if self.base and list(folder.glob("tokenizer*")))
+        return next(named, self.weights)
+
+    @property
+    def names_code(self) -> bool:
+        """Its config.json names Python code, which is never run: transformers has the architecture itself."""
+        return "auto_map" in (self.base.config if self.base else self.config)
 
     def read_json(self, path: str) -> dict[str, Any]:
-        """A JSON file beside the weights, or else at the root; {} where there is none."""
-        for folder in (self.transformer, self.root):
+        """A JSON file beside the weights, or else at the root, or of an adapter's base; {} where there is none."""
+        for folder in self.folders:
             if (folder / path).is_file():
-                return _load_object(folder / path)
+                return load_object(folder / path)
         return {}
 
     def read_module(self, folder: Path) -> dict[str, Any]:
         """The config.json of one of its modules; {} where there is none."""
-        return _load_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+        return load_object(folder / "config.json") if (folder / "config.json").is_file() else {}
 
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of every file that decides an answer, by its path below the root."""
-        files = (p for p in sorted(self.root.rglob("*")) if p.suffix in _KEPT and p.is_file())
-        return {str(p.relative_to(self.root)): _sha256(p) for p in files}
+        """SHA-256 of every file that decides an answer, by its path below the root; a base's below `base/`."""
+        files = (p for p in sorted(self.root.rglob("*")) if p.suffix in KEPT and p.is_file() and p.name != RECORD)
+        own = {str(p.relative_to(self.root)): hash_file(p) for p in files}
+        return own | {f"base/{path}": told for path, told in (self.base.hashes() if self.base else {}).items()}
 
     def stamp(self) -> list[tuple[str, int, int]]:
         """Path, size and time of every file, looked up now: a model that was saved anew is another one."""
-        found = ((path, path.stat()) for path in sorted(_walk(self.root)) if path.is_file())
-        return [(str(path.relative_to(self.root)), stat.st_size, stat.st_mtime_ns) for path, stat in found]
+        found = ((path, path.stat()) for path in walk_files(self.root))
+        own = [(str(path.relative_to(self.root)), stat.st_size, stat.st_mtime_ns) for path, stat in found]
+        return own + (self.base.stamp() if self.base else [])
 
 
 @functools.lru_cache(maxsize=16)
-def open_model(name: str, revision: str | None = None) -> ModelFiles:
+def open_model(
+    name: str, revision: str | None = None, *, base_model: str | None = None, base_revision: str | None = None
+) -> ModelFiles:
     """Find a model, fetch it if it is a hub id, and check every file of it.
+
+    Args:
+        name: A hub id, a directory, or `package:NAME/SUBDIR`.
+        revision: Of a hub id.
+        base_model: Of a LoRA adapter, the model that it changes, in the place of the one that it names.
+        base_revision: Of a base that is a hub id.
 
     Raises:
         ModelError: It is not there, or has no weights.
@@ -88,28 +128,104 @@ def open_model(name: str, revision: str | None = None) -> ModelFiles:
     """
     root, boundary = find_model(name, revision)
     check_links(name, root, boundary)
-    check_no_code(name, root)
-    (first, transformer), *modules = _read_modules(name, root)
+    (first, transformer), *modules = list_modules(name, root)
     check_named_files(name, root, transformer)
-    if first != STATIC and not (transformer / "config.json").is_file():
-        raise ModelError(f"model {name!r} has no config.json in {transformer}; it is not a transformers model")
-    check_weights(name, transformer)
-    config = {} if first == STATIC else _load_object(transformer / "config.json")
     commit = None if root == boundary else root.name
-    return ModelFiles(name, root, transformer, tuple(modules), config, commit, is_static=first == STATIC)
+    found = ModelFiles(name, root, transformer, tuple(modules), commit=commit, is_static=first == STATIC)
+    if (transformer / ADAPTER).is_file():
+        return _open_adapter(found, revision, base_model, base_revision)
+    if base_model or base_revision:
+        raise ModelError(f"base_model is for LoRA adapters, and model {name!r} is none: it has no {ADAPTER}")
+    if found.is_static:
+        check_weights(name, transformer, revision=revision, on_hub=commit is not None)
+        return found
+    if not (transformer / "config.json").is_file():
+        refuse_foreign(name, transformer)
+        raise ModelError(f"model {name!r} has no config.json in {transformer}; it is not a transformers model")
+    config = load_object(transformer / "config.json")
+    check_architecture(name, config)
+    check_weights(name, transformer, revision=revision, on_hub=commit is not None)
+    return replace(found, config=config)
+
+
+def open_model_of(spec: ScoreSpec) -> ModelFiles:
+    """The model that a spec names, as `open_model` opens it."""
+    return open_model(spec.model, spec.revision, base_model=spec.base_model, base_revision=spec.base_revision)
 
 
 def pin(spec: ScoreSpec) -> ScoreSpec:
     """With the commit that this machine has of a hub's model: every node takes that, whatever the hub has by then."""
-    commit = open_model(spec.model, spec.revision).commit
-    return replace(spec, revision=commit) if commit else spec
+    files = open_model_of(spec)
+    spec = replace(spec, revision=files.commit) if files.commit else spec
+    return replace(spec, base_revision=files.base.commit) if files.base and files.base.commit else spec
 
 
-def find_model(name: str, revision: str | None = None) -> tuple[Path, Path]:
+def _open_adapter(
+    files: ModelFiles, revision: str | None, base_model: str | None, base_revision: str | None
+) -> ModelFiles:
+    """An adapter with the model that it changes, which is checked like any other.
+
+    Raises:
+        ModelError: It names no model, or no LoRA.
+        UnsafeModelError: There is a whole model beside it, it is pickled, or it came from elsewhere and names a
+            directory of this machine.
+    """
+    name, folder = files.name, files.transformer
+    if (folder / WEIGHTS).is_file() or (folder / INDEX).is_file():
+        raise UnsafeModelError(
+            f"model {name!r} is a whole model and, by its {ADAPTER}, an adapter for another model; take that file "
+            "away, or name a directory of the adapter alone"
+        )
+    if not (folder / ADAPTER_WEIGHTS).is_file():
+        refuse_other_weights(name, folder, revision=revision, on_hub=files.commit is not None)
+    adapter = read_adapter(name, folder)
+    if (wanted := base_model or adapter.base) is None:
+        raise ModelError(f"model {name!r} is a LoRA adapter that names no model; say it as `base_model`")
+    if base_model is None:
+        wanted = _find_base(files, wanted)
+    try:
+        base = open_model(wanted, base_revision or (None if base_model else adapter.revision))
+    except ModelError as error:
+        hint = "" if base_model else "; `base_model` names another base"
+        raise type(error)(f"adapter {name!r} has a base that does not open: {error.message}{hint}") from error
+    if base.base:
+        raise ModelError(f"model {name!r} is an adapter of an adapter, {wanted!r}; merge that one, and save it whole")
+    own = load_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+    return replace(
+        files,
+        modules=files.modules or base.modules,
+        config=adapter.change_config(base.config, own),
+        adapter=adapter,
+        base=base,
+    )
+
+
+def _find_base(files: ModelFiles, told: str) -> str:
+    """The base that an adapter names, as `open_model` takes it.
+
+    A directory is that of this machine by its path as it is, or from the adapter's own directory; only of an adapter
+    that is a directory itself. What others have published may name models of the hub alone.
+    """
+    if files.name.startswith("package:") or files.commit or told.startswith("package:"):
+        if not _HUB_ID.fullmatch(told) or told.startswith(".") or Path(told).is_dir():
+            raise UnsafeModelError(
+                f"model {files.name!r} is an adapter of {told!r}, which is no hub id; say which model as `base_model`"
+            )
+        return told
+    places = (Path(told).expanduser(), files.transformer / told)
+    return next((str(place.resolve()) for place in places if place.is_dir()), told)
+
+
+def find_model(name: str, revision: str | None = None, *, pickled: bool = False) -> tuple[Path, Path]:
     """The model's directory, and the directory that its links may not leave.
 
     A hub id is fetched into the hub's cache, one download a node however many workers ask; with `HF_HUB_OFFLINE=1`
     it must be there already.
+
+    Args:
+        name: A hub id, a directory, or `package:NAME/SUBDIR`.
+        revision: Of a hub id.
+        pickled: Fetch pickled weights too, where the hub has no others; nothing but `gristmill import` asks for them.
     """
     if name.startswith("package:"):
         root = _find_in_package(name)
@@ -117,9 +233,14 @@ def find_model(name: str, revision: str | None = None) -> tuple[Path, Path]:
     if Path(name).expanduser().is_dir():
         root = Path(name).expanduser().resolve()
         return root, root
+    if Path(name).suffix == ".gguf":
+        raise ModelError(f"model {name!r} is a file for llama.cpp (GGUF); take the model that it was made of")
     if name.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(name):
         raise ModelError(f"model {name!r} is not a directory on this machine ({platform.node()})")
-    return _fetch_from_hub(name, revision)
+    found = _fetch_from_hub(name, revision)
+    if pickled and not list(found[0].rglob("*.safetensors")):
+        return _fetch_from_hub(name, revision, [*_PATTERNS, *_PICKLED_PATTERNS])
+    return found
 
 
 def check_links(name: str, root: Path, boundary: Path) -> None:
@@ -133,18 +254,6 @@ def check_links(name: str, root: Path, boundary: Path) -> None:
             )
 
 
-def check_no_code(name: str, root: Path) -> None:
-    """Refuse a model that asks to run code of its own, or that is an adapter for another model."""
-    for path in _walk(root):
-        if path.name == "adapter_config.json":
-            raise UnsafeModelError(f"model {name!r} is an adapter for another model; merge it and save the whole model")
-        if path.suffix == ".json" and "config" in path.name and _has_key(_load_json(path), "auto_map"):
-            raise UnsafeModelError(
-                f"model {name!r}: {path.relative_to(root)} has `auto_map`, it asks to run Python code that comes with "
-                "the model; gristmill never does. Use a model whose architecture is part of transformers"
-            )
-
-
 def check_named_files(name: str, root: Path, transformer: Path) -> None:
     """Refuse a tokenizer that is made of files which its settings name outside of the model's directory.
 
@@ -154,7 +263,7 @@ def check_named_files(name: str, root: Path, transformer: Path) -> None:
         config = folder / "tokenizer_config.json"
         if not config.is_file() or (folder / "tokenizer.json").is_file():
             continue
-        told = _load_json(config)
+        told = load_json(config)
         for key, value in told.items() if isinstance(told, dict) else ():
             named = isinstance(value, str) and key.endswith("_file") and key not in _FILES_NOT_READ
             # links have been checked
@@ -163,24 +272,6 @@ def check_named_files(name: str, root: Path, transformer: Path) -> None:
                     f"model {name!r}: {config.relative_to(root)} names {value!r} as its {key}, outside of the model's "
                     "directory; copy the file there, and name it alone"
                 )
-
-
-def check_weights(name: str, folder: Path) -> None:
-    """Refuse a model without safetensors, and an index of shards that points elsewhere."""
-    suffixes = {path.suffix for path in folder.iterdir()}
-    if ".safetensors" not in suffixes:
-        if suffixes & _PICKLED:
-            raise UnsafeModelError(
-                f"model {name!r} has pickled weights alone, and loading a pickle can run code; "
-                "convert it once with `model.save_pretrained(DIR)`, which writes safetensors"
-            )
-        raise ModelError(f"model {name!r} has no weights (*.safetensors) in {folder}")
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = _load_object(index).get("weight_map", {})
-        for shard in set(shards.values()) if isinstance(shards, dict) else [shards]:
-            if not isinstance(shard, str) or Path(shard).name != shard or not (folder / shard).is_file():
-                raise UnsafeModelError(f"model {name!r}: {index.name} names {shard!r}, which is not a file beside it")
 
 
 def _find_in_package(name: str) -> Path:
@@ -199,12 +290,11 @@ def _find_in_package(name: str) -> Path:
     return root
 
 
-def _fetch_from_hub(name: str, revision: str | None) -> tuple[Path, Path]:
+def _fetch_from_hub(name: str, revision: str | None, wanted: list[str] = _PATTERNS) -> tuple[Path, Path]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        wanted = [f"*{suffix}" for suffix in sorted(_KEPT)]
         root = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=_UNWANTED))
     except LocalEntryNotFoundError as error:
         raise ModelError(
@@ -219,14 +309,19 @@ def _fetch_from_hub(name: str, revision: str | None) -> tuple[Path, Path]:
     return root, root.parents[1]  # .../models--org--name holds snapshots/COMMIT and the blobs that it links to
 
 
-def _read_modules(name: str, root: Path) -> list[tuple[str, Path]]:
+def list_modules(name: str, root: Path) -> list[tuple[str, Path]]:
     """What texts go through, the transformer or the table of a static model first."""
     if (root / "modules.json").is_file():
-        return read_modules(name, root, _load_json(root / "modules.json"))
-    config = _load_object(root / "config.json") if (root / "config.json").is_file() else {}
+        return read_modules(name, root, load_json(root / "modules.json"))
+    config = load_object(root / "config.json") if (root / "config.json").is_file() else {}
     if config.get("model_type") == "model2vec":
         return [(STATIC, root), *([("Normalize", root / "1_Normalize")] if config.get("normalize") else [])]
     return [(TRANSFORMER, root)]
+
+
+def walk_files(root: Path) -> Iterator[Path]:
+    """Every file below root, in order, links to files among them."""
+    return (path for path in sorted(_walk(root)) if path.is_file())
 
 
 def _walk(root: Path) -> Iterator[Path]:
@@ -235,26 +330,6 @@ def _walk(root: Path) -> Iterator[Path]:
         yield from (Path(folder, entry) for entry in (*dirs, *files))
 
 
-def _has_key(value: Any, key: str) -> bool:
-    if isinstance(value, dict):
-        return key in value or any(_has_key(v, key) for v in value.values())
-    return isinstance(value, list) and any(_has_key(v, key) for v in value)
-
-
-def _load_object(path: Path) -> dict[str, Any]:
-    found = _load_json(path)
-    if not isinstance(found, dict):
-        raise ModelError(f"{path} is JSON, but not an object")
-    return found
-
-
-def _load_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path} cannot be read as JSON: {error}") from error
-
-
-def _sha256(path: Path) -> str:
+def hash_file(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,8 +11,11 @@ from udfs.model.attention import PACKED, register
 from udfs.model.files import ModelFiles
 from udfs.model.limits import resolve_max_tokens
 from udfs.model.memory import is_out_of_memory
+from udfs.model.merging import held_by_adapter, merge_adapter
+from udfs.model.own_code import tell_code_needed
 from udfs.model.positions import settle_positions
 from udfs.model.prepacking import prepack
+from udfs.model.quantized import check_not_quantized
 from udfs.model.quiet import quiet_transformers
 
 _PLAIN_ATTENTION_TOKENS = 512
@@ -45,9 +48,11 @@ def load_transformer(
         The module in evaluation mode.
 
     Raises:
+        UnsafeModelError: Its weights are those of its own code's architecture.
         ModelError: transformers does not know the architecture, or the files lack weights that it needs: it would fill
             them with random numbers.
     """
+    check_not_quantized(files)
     quiet_transformers()
     register()
     import torch
@@ -61,6 +66,7 @@ def load_transformer(
         "local_files_only": True,
         "output_loading_info": True,
         **_OUTPUTS,
+        **_labels_of_adapter(files),
     }
     loader = getattr(transformers, auto_class)
     attention = attention or (PACKED if packed else choose_attention(files, device))
@@ -73,12 +79,18 @@ def load_transformer(
             raise
         raise ModelError(f"model {files.name!r} does not load as {auto_class}: {first_line(error)}") from error
     # A base model's pooler is not used, and may have been saved without.
-    missing = [key for key in sorted(info["missing_keys"]) if not key.startswith("pooler.")]
+    held = held_by_adapter(model, files)
+    lacking = {*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])} - held
+    missing = [key for key in sorted(lacking) if not key.startswith("pooler.")]
+    if files.names_code:
+        tell_code_needed(files, type(model).__name__, set(missing))
     if missing:
         raise ModelError(
             f"model {files.name!r} lacks {len(missing)} of the weights of {type(model).__name__} ({missing[0]}, …); "
             "it was saved for another task"
         )
+    if files.adapter:
+        model = merge_adapter(model, files, files.adapter)
     model = model.eval().requires_grad_(False).to(device)
     settle_positions(model)
     return prepack(model) if packed else model
@@ -134,10 +146,21 @@ def masks_as_usual() -> Iterator[None]:
             AttentionMaskInterface.register(name, make_mask)
 
 
+def _labels_of_adapter(files: ModelFiles) -> dict[str, Any]:
+    """What an adapter changes of its base's configuration: its labels; their head comes with the adapter."""
+    if files.base is None:
+        return {}
+    names = ("id2label", "label2id", "problem_type")
+    changed = {n: files.config[n] for n in names if files.config.get(n) != files.base.config.get(n)}
+    if "id2label" in changed:
+        changed["id2label"] = {int(key): label for key, label in changed["id2label"].items()}
+    return {"ignore_mismatched_sizes": True, **changed}
+
+
 def _load_with_attention(loader: Any, files: ModelFiles, attention: str, options: dict[str, Any]) -> Any:
     try:
-        return loader.from_pretrained(files.transformer, attn_implementation=attention, **options)
+        return loader.from_pretrained(files.weights, attn_implementation=attention, **options)
     except ValueError as error:
         if attention == "eager" or ("attention" not in str(error) and "sdpa" not in str(error)):
             raise
-        return loader.from_pretrained(files.transformer, attn_implementation="eager", **options)
+        return loader.from_pretrained(files.weights, attn_implementation="eager", **options)

@@ -19,6 +19,6 @@ def load_tokenizer(files: ModelFiles) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(files.transformer, local_files_only=True, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(files.tokenizer, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, ImportError, AttributeError, KeyError, TypeError) as error:
         raise ModelError(f"model {files.name!r}: its tokenizer does not load: {first_line(error)}") from error

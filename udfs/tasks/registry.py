@@ -8,6 +8,7 @@ from typing import Any
 
 from udfs.errors import SpecError
 from udfs.model.files import ModelFiles
+from udfs.model.quantized import check_not_quantized
 from udfs.spec import Options, ScoreSpec, freeze, thaw
 from udfs.tasks.feature_extraction import FeatureExtraction, FeatureExtractionOptions
 from udfs.tasks.summarization import Summarization, SummarizationOptions
@@ -48,8 +49,11 @@ def make_task(spec: ScoreSpec[Any], files: ModelFiles) -> Task:
     """The task that a spec names, for its model.
 
     Raises:
-        ModelError: The model is of another kind than the task needs.
+        ModelError: The model is of another kind than the task needs, or quantized, and vLLM was not asked for.
     """
+    decodes = spec.options.writes and not files.config.get("is_encoder_decoder")
+    if not decodes or getattr(spec.options, "engine", None) != "vllm":
+        check_not_quantized(files, may_vllm=decodes)
     return KINDS[spec.task].make(spec, files)
 
 

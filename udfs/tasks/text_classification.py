@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from udfs.errors import ModelError
-from udfs.model.files import ModelFiles, open_model
+from udfs.model.files import ModelFiles, open_model_of
 from udfs.model.limits import read_sentence_config
 from udfs.spec import ScoreSpec, option
 from udfs.tasks.activations import Activation, choose_activation, read_cross_encoder
@@ -135,7 +135,7 @@ def check_ranks(spec: ScoreSpec[Any]) -> None:
     Raises:
         ModelError: It has.
     """
-    labels = read_labels(open_model(spec.model, spec.revision))
+    labels = read_labels(open_model_of(spec))
     if len(labels) > 1:
         raise ModelError(
             f"model {spec.model!r} gives {len(labels)} labels, {', '.join(labels[:3])}, …; to rank takes one. Use "

@@ -180,7 +180,7 @@ def _end(process: Any) -> int:
 
 
 def _find_template(files: ModelFiles) -> str | None:
-    for folder in (files.transformer, files.root):
+    for folder in files.folders:
         if (folder / "chat_template.jinja").is_file():
             return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     told = files.read_json("chat_template.json").get("chat_template")

@@ -254,7 +254,7 @@ def load_backend(files: ModelFiles) -> Any:
     from tokenizers import Tokenizer as Backend
     from tokenizers.processors import TemplateProcessing
 
-    for folder in (files.transformer, files.root):
+    for folder in files.folders:
         if (folder / "tokenizer.json").is_file():
             backend = Backend.from_file(str(folder / "tokenizer.json"))
             if files.is_static:  # which has vectors of words alone
@@ -265,7 +265,7 @@ def load_backend(files: ModelFiles) -> Any:
 
 def _convert_backend(files: ModelFiles) -> Any:
     """An older model without tokenizer.json: transformers makes the fast tokenizer from its vocabulary."""
-    if not any((folder / name).is_file() for folder in (files.transformer, files.root) for name in _VOCABULARIES):
+    if not any((folder / name).is_file() for folder in files.folders for name in _VOCABULARIES):
         # transformers would make an empty one, to which every word is unknown
         raise ModelError(f"model {files.name!r} has no tokenizer: no tokenizer.json, no {', '.join(_VOCABULARIES)}")
     try:

@@ -30,7 +30,7 @@ from typing import Any
 
 from udfs.errors import EngineError
 from udfs.executor import Executor, is_running
-from udfs.model.files import open_model
+from udfs.model.files import open_model_of
 from udfs.spec import ScoreSpec
 
 RETIRE_S = 20.0  # without a client, an engine ends where somebody wants its memory
@@ -134,7 +134,7 @@ class Home:
 def find_home(engine: EngineId) -> Home:
     """The directory of an engine; it need not be there."""
     spec = engine.spec
-    files = open_model(spec.model, spec.revision)
+    files = open_model_of(spec)
     unread = spec.options.unread_by_engine(files)
     told = {name: value for name, value in spec.for_engine().items() if name not in unread}
     asked = json.dumps([told, files.stamp(), engine.gpu, engine.executor.cores], sort_keys=True)

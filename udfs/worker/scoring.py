@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from udfs.errors import EXPIRED, GristmillError, RowError, unreadable
 from udfs.executor import Executor, executor_of
-from udfs.model.files import open_model
+from udfs.model.files import open_model_of
 from udfs.results import join_result, result_type
 from udfs.spec import ScoreSpec
 from udfs.tasks.registry import make_task
@@ -94,7 +94,7 @@ def score(
 
 def score_with(client: Client, batches: Iterable[pa.Array], spec: ScoreSpec) -> Iterator[pa.StructArray]:
     """Score a stream of rows by an engine that is at hand; otherwise as `score`."""
-    task = make_task(spec, open_model(spec.model, spec.revision))
+    task = make_task(spec, open_model_of(spec))
     windows = cut_windows(batches, **window_limits(spec, task.units_per_text))
     in_flight: deque[tuple[Prepared, Ticket]] = deque()
     for prepared in run_ahead(lambda window: prepare(window, spec, task), windows):
@@ -133,7 +133,7 @@ def answer(client: Client, tokenized: Tokenized, ticket: Ticket, task: Task) -> 
 
 def output_type(spec: ScoreSpec) -> pa.StructType:
     """The type of the result column, the task's own fields first."""
-    return result_type(make_task(spec, open_model(spec.model, spec.revision)).fields)
+    return result_type(make_task(spec, open_model_of(spec)).fields)
 
 
 def run_ahead(work: Callable[[pa.Array], T], windows: Iterator[pa.Array]) -> Iterator[T]:

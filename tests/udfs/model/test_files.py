@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,11 +14,14 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+import torch
 from huggingface_hub.utils import filter_repo_objects
+from safetensors.torch import load_file
 
 from tests.models import make_encoder, write_json
 from udfs.errors import ModelError, UnsafeModelError
 from udfs.model.files import check_links, open_model, pin
+from udfs.model.importing import import_model
 from udfs.model.loading import load_transformer
 from udfs.tasks.registry import make_spec, make_task
 
@@ -68,13 +72,7 @@ def _modules(**module: str) -> Callable[[Path], None]:
     ("spoil", "told"),
     [
         (_pickle_only, "pickled weights alone"),
-        (_add("config.json", "auto_map", {"AutoModel": "evil.Model"}), "config.json has `auto_map`"),
-        (_add("config.json", "text_config", {"auto_map": {}}), "config.json has `auto_map`"),
-        (
-            _add("tokenizer_config.json", "auto_map", {"AutoTokenizer": ["evil.Tokenizer", None]}),
-            "tokenizer_config.json",
-        ),
-        (_add("1_Pooling/config.json", "nested", [{"auto_map": {}}]), "1_Pooling/config.json has `auto_map`"),
+        (_pickle_only, "`gristmill import "),
         (_link_a_file, "vocab.txt is a link out of the model's directory"),
         (_link_a_directory, "extra is a link out of the model's directory"),
         (_replace_weights_by_a_link, "model.safetensors is a link"),
@@ -106,12 +104,36 @@ def test_a_good_model_opens_with_its_modules(model: Path) -> None:
     assert files.config["model_type"] == "bert"
 
 
-def test_remote_code_is_not_run_and_not_even_asked_for(model: Path) -> None:
-    (model / "evil.py").write_text("raise SystemExit('the code of the model ran')")
-    _add("config.json", "model_type", "evil")(model)
-    _add("config.json", "auto_map", {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"})(model)
-    with pytest.raises(UnsafeModelError, match="asks to run Python code"):
+@pytest.mark.parametrize(
+    ("leave", "told"),
+    [
+        ("model.gguf", r"llama.cpp \(GGUF\); take the model that they were made of"),
+        ("tf_model.h5", "TensorFlow's weights"),
+        ("flax_model.msgpack", "Flax's weights"),
+        ("training_args.bin", "has no weights"),
+    ],
+)
+def test_weights_of_others_are_told_with_the_way_out(model: Path, leave: str, told: str) -> None:
+    (model / "model.safetensors").rename(model / leave)
+    with pytest.raises(ModelError, match=told):
         open_model(str(model))
+
+
+def test_a_directory_of_gguf_files_alone_is_told(tmp_path: Path) -> None:
+    (tmp_path / "model-q4.gguf").write_bytes(b"GGUF")
+    for name in (str(tmp_path), str(tmp_path / "model-q4.gguf")):
+        with pytest.raises(ModelError, match="GGUF"):
+            open_model(name)
+
+
+@pytest.mark.parametrize("kind", ["bert", "not-yet-known", None])
+def test_an_architecture_that_transformers_lacks_is_refused_at_once(model: Path, kind: str | None) -> None:
+    _add("config.json", "model_type", kind)(model)
+    if kind == "bert":
+        open_model(str(model))
+    else:
+        with pytest.raises(ModelError, match=f"no architecture '{kind}'" if kind else "names none"):
+            open_model(str(model))
 
 
 @pytest.mark.parametrize(
@@ -218,6 +240,24 @@ def test_all_files_that_decide_an_answer_are_fetched_and_hashed(model: Path, hub
     names = {"chat_template.jinja", "source.spm", "spiece.model", "merges.txt", "1_Pooling/config.json"}
     assert names <= files.hashes().keys()
     assert not (files.root / "pytorch_model.bin").exists()
+
+
+def test_pickled_weights_of_the_hub_are_fetched_by_an_import_alone(hub: str, model: Path, tmp_path: Path) -> None:
+    torch.save(load_file(model / "model.safetensors"), model / "pytorch_model.bin")
+    (model / "modeling_own.py").write_text("raise SystemExit('it ran')")
+    imported = import_model("org/model", tmp_path / "whole", revision=hub)
+    assert imported.tensors == 0
+    assert not list(tmp_path.glob("models--org--model/**/*.bin"))
+    shutil.rmtree(tmp_path / "models--org--model")
+    (model / "model.safetensors").unlink()
+    told = f"no safetensors on the hub.*`gristmill import org/model models/model --revision {hub}`"
+    with pytest.raises(ModelError, match=told):
+        open_model("org/model", hub)
+    imported = import_model("org/model", tmp_path / "made", revision=hub)
+    record = json.loads((imported.target / "gristmill_import.json").read_text())
+    assert (record["source"], record["commit"], imported.commit) == ("org/model", hub, hub)
+    assert imported.tensors > 0
+    assert not list(tmp_path.glob("models--org--model/**/*.py"))
 
 
 def test_the_commit_of_a_hubs_model_is_known_and_told_where_none_was_asked_for(
