@@ -132,6 +132,24 @@ def doctor(
         raise typer.Exit(2)
 
 
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A hub id, a directory, or package:NAME/SUBDIR.")],
+    revision: Annotated[str | None, typer.Option(metavar="COMMIT", help="Of a hub id.")] = None,
+    base_model: Annotated[str | None, typer.Option(metavar="MODEL", help="Of a LoRA adapter.")] = None,
+    base_revision: Annotated[str | None, typer.Option(metavar="COMMIT", help="Of its base.")] = None,
+    load: Annotated[bool, typer.Option(help="Load it and try it with texts, as an engine does.")] = False,
+) -> None:
+    """Look at a model: which tasks it can do, its longest text, precision, batches, end tokens, memory; without Spark.
+
+    What a job would be refused for is told, with what to do.
+    """
+    from jobs.telling.inspection import inspect_model, show_inspection
+
+    names = {"revision": revision, "base_model": base_model, "base_revision": base_revision}
+    show_inspection(inspect_model(model, load=load, **names), Console())
+
+
 @app.command("import")
 def import_(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A hub id, or a directory.")],

@@ -34,7 +34,7 @@ class LocalEngine:
     ) -> None:
         engine = assemble(spec, cores=usable_cores(), model=model, budget=budget, lanes=lanes)
         self.model, self.budget, self.runner = engine.model, engine.budget, engine.runner
-        self._name, self._scheduler = engine.name, engine.scheduler
+        self.name, self._scheduler = engine.name, engine.scheduler
         self._client, self._number = uuid.uuid4().hex, 0
         self._sent: dict[Ticket, int] = {}
         self._done: dict[int, Parcel] = {}
@@ -67,7 +67,7 @@ class LocalEngine:
                 self._done[parcel.number] = parcel
             parcel = self._done.pop(number)
             answer = make_answer(parcel, self.model.width, per_token=self._scheduler.per_token)
-            ticket.put(np.arange(len(ticket.items)), answer, self._name)
+            ticket.put(np.arange(len(ticket.items)), answer, self.name)
         return ticket.outputs()
 
     def forward(self, items: Items) -> Outputs:

@@ -87,7 +87,12 @@ class Layout:
 
 
 def can_pack(config: dict[str, Any], *, device: str, precision: str) -> bool:
-    """Whether a model of this architecture may run packed on this device; as it loads, it is tried.
+    """Whether a model of this architecture may run packed on this device; as it loads, it is tried."""
+    return not why_padded(config, device=device, precision=precision)
+
+
+def why_padded(config: dict[str, Any], *, device: str, precision: str) -> str:
+    """What keeps a model from running packed; "" where nothing that is known does.
 
     Args:
         config: The model's config.json.
@@ -96,13 +101,14 @@ def can_pack(config: dict[str, Any], *, device: str, precision: str) -> bool:
     """
     kind = config.get("model_type")
     if kind not in _BY_REGISTRY and (kind not in _PACKS or config.get("is_decoder")):
-        return False
+        return f"the attention of {kind} is not known to run packed"
     if not device.startswith("cuda"):
-        return True
+        return ""
     width = config.get("hidden_size") or config.get("dim") or config.get("n_embd") or 0
     heads = config.get("num_attention_heads") or config.get("n_heads") or config.get("n_head") or 1
     # where config.json tells no width of a head, the model is tried
-    return kernel_takes(precision, config.get("head_dim") or (width // heads if width else 64))
+    head = config.get("head_dim") or (width // heads if width else 64)
+    return "" if kernel_takes(precision, head) else f"this GPU has no kernel for heads of {head} in {precision}"
 
 
 @functools.cache
