@@ -87,10 +87,12 @@ def test_scores_of_pairs_equal_those_of_a_cross_encoder(
 def test_scores_of_pairs_on_a_gpu_are_near_those_of_a_cross_encoder(
     tmp_path: Path, kind: str, join: str, packed: bool
 ) -> None:
+    """A random model is rounded far: about as far as transformers' own is."""
     path = make_cross_encoder(tmp_path, NLI, kind=kind, join=join)
     logits = _predict(path, PAIRS)
+    rounded = _predict(path, PAIRS, model_kwargs={"dtype": torch.bfloat16})
     found = _scores(_score(PAIRS, model=path, packed=packed, precision="bfloat16"))
-    assert found == pytest.approx(logits, abs=0.05 * float(np.abs(logits).max()))
+    assert np.linalg.norm(found - logits) < 2 * np.linalg.norm(rounded - logits)
 
 
 @pytest.mark.parametrize(
