@@ -76,6 +76,7 @@ def test_a_model_that_ends_with_its_normalize_makes_units(tmp_path: Path) -> Non
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("mode", REDUCE)
 @pytest.mark.parametrize("skip", [0, 2])
 def test_pooling_on_a_gpu_is_that_of_the_cpu(mode: str, skip: int) -> None:

@@ -27,7 +27,6 @@ from udfs.generation.cache import Arena
 from udfs.generation.decoding import Decoder
 from udfs.generation.picking import Picker
 from udfs.generation.room import Room
-from udfs.model.files import open_model
 from udfs.model.precision import DevicePlan
 from udfs.tasks.registry import make_spec
 from udfs.wire.faults import FINE, TOO_LARGE
@@ -171,8 +170,10 @@ def test_the_memory_of_a_cache_is_taken_as_it_is_planned(tmp_path: Path, monkeyp
     token_bytes = 2 * 3 * 2 * 8 * 4  # keys and values, layers, heads, numbers of a head, bytes
     monkeypatch.setattr(room, "available_memory", lambda: 10_000 * token_bytes)
     plan = DevicePlan("cpu", "float32", "")
-    decoders = loading._load_decoders(spec, open_model(spec.model, None), plan, 2)
+    decoders = loading.load_writer(spec, plan, name="", lanes=2)
+    assert isinstance(decoders, list)
     for decoder in decoders:
+        assert isinstance(decoder, Decoder)
         arena = decoder._arena
         assert arena.tokens == room._CPU_SHARE * 10_000 / 2
         assert arena.token_bytes == token_bytes
@@ -184,7 +185,7 @@ def test_an_engine_without_room_for_any_text_says_so(tmp_path: Path, monkeypatch
     spec = make_spec(task="text-generation", model=save_writer(tmp_path), precision="float32", max_new_tokens=NEW)
     monkeypatch.setattr(room, "available_memory", lambda: 1000)
     with pytest.raises(MemoryError, match="out of memory: beside the weights there is room for"):
-        loading._load_decoders(spec, open_model(spec.model, None), DevicePlan("cpu", "float32", ""), 1)
+        loading.load_writer(spec, DevicePlan("cpu", "float32", ""), name="", lanes=1)
 
 
 @pytest.mark.long
