@@ -242,7 +242,7 @@ def _read_places(files: ModelFiles, kind: str, config: dict[str, Any]) -> tuple[
 def _check_tensors(files: ModelFiles, kind: str, folder: Path, needed: dict[str, tuple[int, ...]]) -> None:
     if not folder.is_dir():
         raise ModelError(f"model {files.name!r}: its {kind} module has no directory {folder.name!r}")
-    check_weights(files.name, folder)
+    check_weights(files.name, folder, revision=files.commit, on_hub=files.commit is not None)
     held = read_shapes(folder / WEIGHTS)
     for name, shape in needed.items():
         if held.get(name) != shape:
