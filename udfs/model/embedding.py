@@ -188,7 +188,7 @@ def _read_pool(files: ModelFiles, folder: Path) -> Pool:
     if not config:
         raise ModelError(f"model {files.name!r}: its Pooling module has no config.json in {folder.name!r}")
     asked = config.get("pooling_mode") or [mode for flag, mode in _FLAGS.items() if config.get(flag)] or ["mean"]
-    modes = (asked,) if isinstance(asked, str) else tuple(asked)
+    modes = tuple(asked) if isinstance(asked, list) else (asked,)
     if unknown := [str(mode) for mode in modes if mode not in _MODES]:
         raise ModelError(f"model {files.name!r} pools by {' + '.join(unknown)}; gristmill knows {', '.join(_MODES)}")
     width = config.get("embedding_dimension") or config.get("word_embedding_dimension")

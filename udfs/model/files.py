@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from udfs.errors import ModelError, UnsafeModelError, first_line
 from udfs.model.adapters import ADAPTER, ADAPTER_WEIGHTS, Adapter, read_adapter
 from udfs.model.architectures import check_architecture
+from udfs.model.configs import check_config
 from udfs.model.json_files import load_json, load_object
 from udfs.model.modules import STATIC, TRANSFORMER, WITH_WEIGHTS, read_modules
 from udfs.model.weights import INDEX, WEIGHTS, check_named_weights, check_weights, refuse_foreign, refuse_other_weights
@@ -144,6 +145,7 @@ def open_model(
         raise ModelError(f"model {name!r} has no config.json in {transformer}; it is not a transformers model")
     config = load_object(transformer / "config.json")
     check_architecture(name, config)
+    check_config(name, config)
     check_weights(name, transformer, revision=revision, on_hub=commit is not None)
     check_named_weights(name, config)
     return replace(found, config=config)
@@ -192,6 +194,7 @@ def _open_adapter(
     if base.base:
         raise ModelError(f"model {name!r} is an adapter of an adapter, {wanted!r}; merge that one, and save it whole")
     own = load_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+    check_config(name, own)
     return replace(
         files,
         modules=files.modules or base.modules,

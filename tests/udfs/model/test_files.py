@@ -199,6 +199,50 @@ def test_json_of_another_shape_is_told(model: Path, file: str, content: str) -> 
 
 
 @pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("architectures", "BertModel"),
+        ("architectures", [{}]),
+        ("id2label", ["a", "b"]),
+        ("num_labels", "x"),
+        ("num_labels", 10**9),
+        ("text_config", "x"),
+        ("text_config", {"max_position_embeddings": "x"}),
+        ("rope_scaling", "x"),
+        ("max_position_embeddings", "64"),
+        ("pad_token_id", [0]),
+    ],
+)
+def test_a_config_of_other_kinds_is_told_with_its_key(model: Path, key: str, value: Any) -> None:
+    _add("config.json", key, value)(model)
+    with pytest.raises(ModelError, match=f"config.json has {next(iter(value)) if 'max_pos' in str(value) else key} "):
+        open_model(str(model))
+
+
+@pytest.mark.parametrize(("key", "value"), [("hidden_size", "32"), ("num_attention_heads", 0), ("pad_token_id", 10**6)])
+def test_a_config_that_transformers_makes_nothing_of_is_told(model: Path, key: str, value: Any) -> None:
+    _add("config.json", key, value)(model)
+    with pytest.raises(ModelError, match="does not load as AutoModel"):
+        load_transformer("AutoModel", open_model(str(model)), device="cpu", precision="float32")
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "told"),
+    [
+        ("sentence_bert_config.json", "max_seq_length", "x", "reads 'x' tokens"),
+        ("sentence_bert_config.json", "max_seq_length", -5, "reads -5 tokens"),
+        ("config_sentence_transformers.json", "default_prompt_name", ["q"], "no texts by names"),
+        ("1_Pooling/config.json", "pooling_mode", 5, "pools by 5"),
+        ("tokenizer.json", "model", {}, "tokenizer.json that does not load"),
+    ],
+)
+def test_settings_of_other_kinds_are_told(model: Path, file: str, key: str, value: Any, told: str) -> None:
+    _add(file, key, value)(model)
+    with pytest.raises(ModelError, match=told):
+        make_task(make_spec(task="feature-extraction", model=str(model)), open_model(str(model))).tokenize(["tea"])
+
+
+@pytest.mark.parametrize(
     ("name", "told"),
     [
         ("package:no_such_package/model", "pip install no-such-package"),
