@@ -14,6 +14,7 @@ from udfs.generation.ends import find_ends
 from udfs.generation.own_settings import tell_ignored
 from udfs.model.files import ModelFiles, open_model_of, pin
 from udfs.model.inputs import check_takes_text
+from udfs.model.limits import check_answer_fits
 from udfs.model.own_code import check_code_not_needed
 from udfs.spec import ScoreSpec
 from udfs.tasks.registry import make_task
@@ -41,9 +42,10 @@ def check_model(settings: Settings) -> Settings:
     check_takes_text(files)
     task = make_task(spec, files)
     check_code_not_needed(files)
-    if spec.overflow == "chunk" or reads_pairs(spec):
+    if not isinstance(task, Writing):
         task.tokenize([])
-    if isinstance(task, Writing):
+    else:
+        check_answer_fits(files, spec.options.max_new_tokens)
         check_choices(task.codec, spec.options.form.choices, max_new_tokens=spec.options.max_new_tokens)
     held = pin(spec)
     pinned = settings.score.model_copy(update={"revision": held.revision, "base_revision": held.base_revision})

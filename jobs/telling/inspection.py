@@ -66,6 +66,7 @@ def inspect_model(name: str, *, load: bool = False, **options: str | None) -> In
     files = open_model_of(specs["feature-extraction"])
     check_takes_text(files)
     check_code_not_needed(files)
+    load_backend(files)
     tasks, refused = _find_tasks(files, specs | {"translation": make_spec("translation", name, **options)})
     if not tasks:
         raise ModelError(f"model {name!r} can do no task: it {'; it '.join(dict.fromkeys(refused.values()))}")
@@ -185,8 +186,8 @@ def _bytes_per_token(config: dict[str, Any]) -> int:
     """Numbers of keys and values that a decoder keeps of a token; 0 where its config.json does not tell."""
     layers, heads, width = (_first(config, keys) for keys in (_LAYERS, _HEADS, _WIDTHS))
     all_heads = _first(config, _HEADS[1:])
-    head = config.get("head_dim") or (width // all_heads if all_heads else 0)
-    return 2 * layers * heads * int(head)
+    head = _first(config, ("head_dim",)) or (width // all_heads if all_heads else 0)
+    return 2 * layers * heads * head
 
 
 def _first(config: dict[str, Any], keys: tuple[str, ...]) -> int:

@@ -17,6 +17,7 @@ from jobs.job_file import load_settings
 from jobs.preflight import check_model, name_ends, tell_ignored_settings
 from jobs.settings import Settings
 from tests.models import make_encoder, write_json
+from tests.random_writers import save_writer
 from tests.writers import make_decoder
 from udfs.errors import ModelError, SpecError, UnsafeModelError
 from udfs.model.files import open_model
@@ -35,6 +36,41 @@ def write_settings(write_job: WriteJob, tmp_path: Path) -> Callable[..., Setting
         return load_settings(write_job(score={**asked, **score}))
 
     return write
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda m: (m / "tokenizer.json").unlink(), "has no tokenizer"),
+        (lambda m: (m / "tokenizer.json").write_text("{"), "does not load"),
+        (lambda m: (m / "tokenizer_config.json").write_text("[]"), "not an object"),
+    ],
+)
+def test_a_tokenizer_that_does_not_load_is_told_before_spark_starts(
+    write_job: WriteJob, tmp_path: Path, spoil: Callable[[Path], Any], told: str
+) -> None:
+    model = make_encoder(tmp_path / "encoder")
+    settings = load_settings(write_job(score={"task": "feature-extraction", "model": model}))
+    check_model(settings)
+    spoil(tmp_path / "encoder")
+    open_model.cache_clear()
+    with pytest.raises(ModelError, match=told):
+        check_model(settings)
+
+
+def test_an_answer_that_is_too_long_for_its_model_is_told_before_spark_starts(
+    write_job: WriteJob, tmp_path: Path
+) -> None:
+    score = {"task": "summarization", "model": save_writer(tmp_path / "bart", "Bart")}
+    with pytest.raises(ModelError, match="writes at most 255 tokens"):
+        check_model(load_settings(write_job(score=score)))
+    check_model(load_settings(write_job(score={**score, "max_new_tokens": 100})))
+
+
+def test_end_tokens_that_are_none_are_told(write_settings: Callable[..., Settings], tmp_path: Path) -> None:
+    write_json(tmp_path / "model/generation_config.json", {"eos_token_id": ["x"]})
+    with pytest.raises(ModelError, match=r"names its end tokens \['x'\]"):
+        name_ends(write_settings())
 
 
 def test_what_the_grammar_does_not_hold_is_told_before_spark_starts(

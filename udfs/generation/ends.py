@@ -15,7 +15,10 @@ def find_ends(files: ModelFiles) -> frozenset[int]:
     config = files.config
     places = (files.read_json("generation_config.json"), config.get("text_config") or {}, config)
     told = next((place["eos_token_id"] for place in places if place.get("eos_token_id") is not None), ())
-    return add_turn_end(frozenset([told] if isinstance(told, int) else told), files)
+    ends = [told] if isinstance(told, int) else told
+    if not isinstance(ends, list | tuple) or not all(isinstance(end, int) for end in ends):
+        raise ModelError(f"model {files.name!r} names its end tokens {told!r:.100}, which are no numbers of tokens")
+    return add_turn_end(frozenset(ends), files)
 
 
 def add_turn_end(ends: frozenset[int], files: ModelFiles) -> frozenset[int]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from udfs.errors import ModelError, UnsafeModelError
 from udfs.model.json_files import load_object
+from udfs.model.tensors import check_whole
 
 ADAPTER, ADAPTER_WEIGHTS, PICKLED_ADAPTER = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."  # peft puts it before the name of each tensor
@@ -55,6 +56,10 @@ _STEM = re.compile(r"(\w+?)(For[A-Z]\w*|LMHeadModel|EncoderModel|Model)")
 _LABELS = re.compile(r"(.*\.)?(classifier|score|out_proj|out_layer)\.weight")
 # A vocabulary that has grown is saved once more, as peft's own parts call it.
 _TWIN = re.compile(r"\.(modules_to_save|original_module)\.")
+_FIRST = re.compile(r"\.lora_(embedding_)?A\b")
+_PLAIN_PATTERN = re.compile(r"[\w.*^$\\|()\[\]-]{1,200}")
+_PLAIN = "gristmill takes names of modules with numbers, with `.*` and `(a|b)` in them"
+_MOST_STARS, _MOST_RANK = 4, 4096
 _HEADER_BYTES = 100 << 20
 
 
@@ -126,9 +131,11 @@ def read_adapter(name: str, folder: Path) -> Adapter:
             )
     if importlib.util.find_spec("peft") is None:
         raise ModelError(f"model {name!r} is a LoRA adapter, which needs peft: `pip install 'gristmill[lora]'`")
+    shapes = _read_shapes(name, folder / ADAPTER_WEIGHTS)
+    _check_ranks(name, settings, shapes)
     texts = {key: told.get(key) for key in ("base_model_name_or_path", "revision")}
     base, revision = (value if isinstance(value, str) and value else None for value in texts.values())
-    return Adapter(base, revision, settings, _read_shapes(name, folder / ADAPTER_WEIGHTS), _find_head(told))
+    return Adapter(base, revision, settings, shapes, _find_head(told))
 
 
 def _check_mapping(name: str, mapping: Any) -> None:
@@ -153,6 +160,40 @@ def _check_beginning(name: str, told: Any) -> bool | str:
     )
 
 
+def _check_ranks(name: str, settings: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> None:
+    """Ranks are those that the tensors have: peft makes tensors of what is told, however large, before it reads them.
+
+    Patterns are regular expressions: those that could match for hours are not taken.
+    """
+    patterns = {key: settings.get(key) or {} for key in ("rank_pattern", "alpha_pattern")}
+    for key, pattern in patterns.items():
+        for part, value in pattern.items():
+            if not _is_plain(part) or not _is_number(value):
+                raise ModelError(f"model {name!r}: {ADAPTER} has the {key} {{{part!r:.100}: {value!r:.100}}}; {_PLAIN}")
+    ranks = {shape[0] for key, shape in shapes.items() if _FIRST.search(key) and shape}
+    told = {settings.get("r", 8), *patterns["rank_pattern"].values()}
+    fits = told <= ranks if not patterns["rank_pattern"] else all(type(r) is int and 0 < r <= _MOST_RANK for r in told)
+    if ranks and (not fits or any(isinstance(rank, bool) for rank in told)):
+        raise ModelError(
+            f"model {name!r}: {ADAPTER} tells of rank {', '.join(map(str, sorted(told)))}, and its tensors have "
+            f"{', '.join(map(str, sorted(ranks)))}"
+        )
+
+
+def _is_plain(pattern: str) -> bool:
+    """A regular expression that is soon done: a few stars, none of them of a group."""
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    few = pattern.count("*") <= _MOST_STARS and pattern.count("(") <= _MOST_STARS
+    return few and ")*" not in pattern and _PLAIN_PATTERN.fullmatch(pattern) is not None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _find_head(told: dict[str, Any]) -> str:
     mapping = told.get("auto_mapping")
     named = mapping.get("base_model_class") if isinstance(mapping, dict) else None
@@ -171,6 +212,7 @@ def _read_shapes(name: str, path: Path) -> dict[str, tuple[int, ...]]:
         told = {key: tuple(tensor["shape"]) for key, tensor in header.items() if key != "__metadata__"}
     except (OSError, ValueError, struct.error, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise ModelError(f"model {name!r}: {path.name} is not safetensors: {error}") from error
+    check_whole(path)
     if strange := [key for key in told if not key.startswith(PREFIX)]:
         raise ModelError(f"model {name!r}: {path.name} has a tensor {strange[0]!r}, whose name is none of peft's")
     return {key.removeprefix(PREFIX): shape for key, shape in told.items() if not _TWIN.search(key)}

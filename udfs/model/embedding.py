@@ -188,7 +188,7 @@ def _read_pool(files: ModelFiles, folder: Path) -> Pool:
     if not config:
         raise ModelError(f"model {files.name!r}: its Pooling module has no config.json in {folder.name!r}")
     asked = config.get("pooling_mode") or [mode for flag, mode in _FLAGS.items() if config.get(flag)] or ["mean"]
-    modes = (asked,) if isinstance(asked, str) else tuple(asked)
+    modes = tuple(asked) if isinstance(asked, list) else (asked,)
     if unknown := [str(mode) for mode in modes if mode not in _MODES]:
         raise ModelError(f"model {files.name!r} pools by {' + '.join(unknown)}; gristmill knows {', '.join(_MODES)}")
     width = config.get("embedding_dimension") or config.get("word_embedding_dimension")
@@ -242,7 +242,7 @@ def _read_places(files: ModelFiles, kind: str, config: dict[str, Any]) -> tuple[
 def _check_tensors(files: ModelFiles, kind: str, folder: Path, needed: dict[str, tuple[int, ...]]) -> None:
     if not folder.is_dir():
         raise ModelError(f"model {files.name!r}: its {kind} module has no directory {folder.name!r}")
-    check_weights(files.name, folder)
+    check_weights(files.name, folder, revision=files.commit, on_hub=files.commit is not None)
     held = read_shapes(folder / WEIGHTS)
     for name, shape in needed.items():
         if held.get(name) != shape:

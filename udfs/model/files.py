@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 from udfs.errors import ModelError, UnsafeModelError, first_line
 from udfs.model.adapters import ADAPTER, ADAPTER_WEIGHTS, Adapter, read_adapter
 from udfs.model.architectures import check_architecture
+from udfs.model.configs import check_config
 from udfs.model.json_files import load_json, load_object
-from udfs.model.modules import STATIC, TRANSFORMER, read_modules
-from udfs.model.weights import INDEX, WEIGHTS, check_weights, refuse_foreign, refuse_other_weights
+from udfs.model.modules import STATIC, TRANSFORMER, WITH_WEIGHTS, read_modules
+from udfs.model.weights import INDEX, WEIGHTS, check_named_weights, check_weights, refuse_foreign, refuse_other_weights
 
 if TYPE_CHECKING:
     from udfs.spec import ScoreSpec
@@ -144,7 +145,9 @@ def open_model(
         raise ModelError(f"model {name!r} has no config.json in {transformer}; it is not a transformers model")
     config = load_object(transformer / "config.json")
     check_architecture(name, config)
+    check_config(name, config)
     check_weights(name, transformer, revision=revision, on_hub=commit is not None)
+    check_named_weights(name, config)
     return replace(found, config=config)
 
 
@@ -191,6 +194,7 @@ def _open_adapter(
     if base.base:
         raise ModelError(f"model {name!r} is an adapter of an adapter, {wanted!r}; merge that one, and save it whole")
     own = load_object(folder / "config.json") if (folder / "config.json").is_file() else {}
+    check_config(name, own)
     return replace(
         files,
         modules=files.modules or base.modules,
@@ -238,9 +242,16 @@ def find_model(name: str, revision: str | None = None, *, pickled: bool = False)
     if name.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(name):
         raise ModelError(f"model {name!r} is not a directory on this machine ({platform.node()})")
     found = _fetch_from_hub(name, revision)
-    if pickled and not list(found[0].rglob("*.safetensors")):
+    if pickled and _lacks_weights(name, found[0]):
         return _fetch_from_hub(name, revision, [*_PATTERNS, *_PICKLED_PATTERNS])
     return found
+
+
+def _lacks_weights(name: str, root: Path) -> bool:
+    """The model, or a module of it that has weights, came without safetensors."""
+    (_, transformer), *modules = list_modules(name, root)
+    folders = [transformer, *(folder for kind, folder in modules if kind in WITH_WEIGHTS)]
+    return not all(list(folder.glob("*.safetensors")) for folder in folders)
 
 
 def check_links(name: str, root: Path, boundary: Path) -> None:

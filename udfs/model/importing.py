@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from udfs.errors import ModelError, UnsafeModelError
+from udfs.errors import ModelError, UnsafeModelError, first_line
 from udfs.executor import python_path
 from udfs.model.adapters import ADAPTER, ADAPTER_WEIGHTS, PICKLED_ADAPTER
 from udfs.model.architectures import check_architecture
@@ -29,7 +29,7 @@ from udfs.model.files import KEPT, RECORD, check_links, find_model, hash_file, l
 from udfs.model.json_files import load_object
 from udfs.model.modules import STATIC
 from udfs.model.quiet import quiet_transformers
-from udfs.model.weights import find_pickled, is_beside, refuse_foreign
+from udfs.model.weights import INDEX, WEIGHTS, find_pickled, is_beside, list_shards, refuse_foreign
 
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _SKIPPED = {"onnx", "openvino", "coreml"}  # the same model for other libraries
@@ -90,14 +90,17 @@ def import_model(name: str, target: Path, *, revision: str | None = None, bounds
         UnsafeModelError: It links out of its directory, needs code of its own, or its pickle does more than hold
             weights, or takes more than weights need.
     """
-    target = target.expanduser().absolute()
+    target = target.expanduser().resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ModelError(f"{target} is there already; import into a new directory")
     root, boundary = find_model(name, revision, pickled=True)
     check_links(name, root, boundary)
     if target.is_relative_to(root):
         raise ModelError(f"{target} lies in the model's own directory; import into another one")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ModelError(f"{target} cannot be made: {first_line(error)}") from error
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as folder:
         staged = Path(folder, "model")
         commit = None if root == boundary else root.name
@@ -111,7 +114,7 @@ def import_model(name: str, target: Path, *, revision: str | None = None, bounds
 def _stage(name: str, root: Path, staged: Path, bounds: Bounds | None, *, source: dict[str, Any]) -> Imported:
     staged.mkdir()
     read = _copy_kept(root, staged)
-    (first, transformer), *_ = list_modules(name, staged)
+    (first, transformer), *_ = list_modules(name, root)
     if first != STATIC and (transformer / "config.json").is_file():
         check_architecture(name, load_object(transformer / "config.json"))
     tensors, network = 0, ""
@@ -125,7 +128,7 @@ def _stage(name: str, root: Path, staged: Path, bounds: Bounds | None, *, source
         refuse_foreign(name, root)
         raise ModelError(f"model {name!r} has no weights in {root}")
     if not list(staged.rglob(ADAPTER)):  # its base may not be here
-        _check(name, staged)
+        _check(name, root, staged)
     written = {str(path.relative_to(staged)): hash_file(path) for path in walk_files(staged)}
     record = {
         **source,
@@ -159,20 +162,19 @@ def _copy_kept(root: Path, staged: Path) -> list[str]:
 def _find_folders(name: str, root: Path) -> Iterator[tuple[Path, list[Path]]]:
     """Directories of a model that have pickled weights alone, with the files that hold these."""
     for folder in sorted({path.parent for path in _wanted_files(root)}):
-        if list(folder.glob("*.safetensors")) or not list(find_pickled(folder)):
-            continue
-        yield folder, _choose_pickles(name, folder)
+        held = (ADAPTER_WEIGHTS,) if (folder / ADAPTER).is_file() else (WEIGHTS, INDEX)
+        if not any((folder / file).is_file() for file in held) and list(find_pickled(folder)):
+            yield folder, _choose_pickles(name, folder)
 
 
 def _choose_pickles(name: str, folder: Path) -> list[Path]:
     if (folder / PICKLED_INDEX).is_file():
-        named = load_object(folder / PICKLED_INDEX).get("weight_map")
-        shards: list[Any] = sorted(set(named.values()), key=str) if isinstance(named, dict) else [named]
+        shards = sorted(list_shards(folder, PICKLED_INDEX), key=str)
         if strange := [shard for shard in shards if not is_beside(folder, shard)]:
             raise UnsafeModelError(
                 f"model {name!r}: {PICKLED_INDEX} names {strange[0]!r}, which is not a file beside it"
             )
-        return [folder / shard for shard in shards]
+        return [folder / str(shard) for shard in shards]
     for usual in (PICKLED_ADAPTER if (folder / ADAPTER).is_file() else PICKLED, PICKLED):
         if (folder / usual).is_file():
             return [folder / usual]
@@ -280,7 +282,7 @@ def _find_tied(folder: Path) -> dict[str, str]:
         return {}
 
 
-def _check(name: str, staged: Path) -> None:
+def _check(name: str, root: Path, staged: Path) -> None:
     """What was made is a model that gristmill opens.
 
     Raises:
@@ -289,7 +291,8 @@ def _check(name: str, staged: Path) -> None:
     try:
         open_model.__wrapped__(str(staged))
     except ModelError as error:
-        raise type(error)(error.message.replace(repr(str(staged)), repr(name))) from error
+        told = error.message.replace(repr(str(staged)), repr(name))
+        raise type(error)(told.replace(str(staged), str(root))) from error
 
 
 def _wanted_files(root: Path) -> Iterator[Path]:

@@ -47,7 +47,22 @@ def resolve_max_tokens(files: ModelFiles, asked: int | None) -> int:
         return asked
     sentence = read_sentence_config(files).get("max_seq_length")
     told = sentence or files.read_json("tokenizer_config.json").get("model_max_length") or limit
+    if not isinstance(told, int | float) or not told >= 1:
+        raise ModelError(f"model {files.name!r}: its files say that it reads {told!r:.100} tokens; give max_tokens")
     return int(min(told, limit)) if min(told, limit) < NO_LIMIT else 512
+
+
+def check_answer_fits(files: ModelFiles, max_new_tokens: int) -> None:
+    """Refuse an answer that is longer than a model with an encoder has places for; its text has places of its own.
+
+    Raises:
+        ModelError: It is.
+    """
+    positions = files.config.get("max_position_embeddings")
+    if files.config.get("is_encoder_decoder") and positions and max_new_tokens >= positions:
+        raise ModelError(
+            f"max_new_tokens is {max_new_tokens}, but model {files.name!r} writes at most {positions - 1} tokens"
+        )
 
 
 def read_sentence_config(files: ModelFiles) -> dict[str, Any]:

@@ -19,6 +19,11 @@ from udfs.model.quantized import check_not_quantized
 from udfs.model.quiet import quiet_transformers
 
 _PLAIN_ATTENTION_TOKENS = 512
+# What transformers raises of a config.json that does not fit to what it makes of it.
+CANNOT_LOAD = (
+    *(ArithmeticError, AssertionError, AttributeError, ImportError),
+    *(LookupError, OSError, RuntimeError, TypeError, ValueError),
+)
 # What a model returns, whatever its config.json asks for.
 _OUTPUTS = {"return_dict": True, "output_attentions": False, "output_hidden_states": False}
 
@@ -57,6 +62,7 @@ def load_transformer(
     register()
     import torch
     import transformers
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
     options: dict[str, Any] = {
@@ -74,7 +80,7 @@ def load_transformer(
         if generation is not None:
             options["generation_config"] = transformers.GenerationConfig(**generation)
         model, info = _load_with_attention(loader, files, attention, options)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except (*CANNOT_LOAD, StrictDataclassError, SafetensorError) as error:
         if is_out_of_memory(error):
             raise
         raise ModelError(f"model {files.name!r} does not load as {auto_class}: {first_line(error)}") from error

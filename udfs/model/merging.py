@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -46,7 +47,7 @@ def merge_adapter(model: Any, files: ModelFiles, adapter: Adapter) -> Any:
         _part_shared(model, targets)
         with warnings.catch_warnings(action="ignore"):
             return _merge(model, adapter.settings, targets, tensors)
-    except (ValueError, RuntimeError, TypeError, KeyError, AttributeError, ImportError) as error:
+    except (ValueError, RuntimeError, TypeError, LookupError, AttributeError, ImportError, re.error) as error:
         if is_out_of_memory(error):
             raise
         raise ModelError(f"adapter {files.name!r} does not merge into its base: {first_line(error)}") from error

@@ -8,6 +8,7 @@ from typing import Any
 from udfs.errors import ModelError, UnsafeModelError
 
 TRANSFORMER, STATIC = "Transformer", "StaticEmbedding"
+WITH_WEIGHTS = frozenset({"Dense", "LayerNorm"})  # of those that come after
 _OTHERS = {
     "Asym": "which sends queries and documents through different models; save the one that is wanted by itself, as in "
     "`SentenceTransformer(modules=[*model[0].sub_modules['document'], *model[1:]]).save_pretrained(DIR)`",

@@ -23,7 +23,8 @@ def read_prompt(files: ModelFiles, *, name: str | None = None, prompt: str | Non
         return prompt
     config = files.read_json("config_sentence_transformers.json")
     held, default = config.get("prompts") or {}, config.get("default_prompt_name")
-    if not isinstance(held, dict) or any(not isinstance(text, str | None) for text in held.values()):
+    texts = [default, *(held.values() if isinstance(held, dict) else [held])]
+    if not isinstance(held, dict) or any(not isinstance(text, str | None) for text in texts):
         raise ModelError(f"model {files.name!r}: prompts of config_sentence_transformers.json are no texts by names")
     if name is None and default is None:
         return ""

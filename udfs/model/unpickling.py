@@ -15,6 +15,7 @@ import json
 import os
 import resource
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,6 +163,8 @@ def read(file: Path) -> dict[str, Tensor]:
 
     with file.open("rb") as opened:
         is_zip = opened.read(4) == b"PK\x03\x04"  # older files are read as a whole
+    if is_zip:
+        _check_plain(file)
     held = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
     if isinstance(held, dict) and isinstance(held.get("state_dict"), dict):
         held = held["state_dict"]
@@ -177,6 +180,13 @@ def read(file: Path) -> dict[str, Tensor]:
     if size > _MOST_OF_FILE * file.stat().st_size + _SPARE_BYTES:
         raise RefusedError(f"{file.name} unfolds into {size / 1e9:.1f} GB, more than its size explains")
     return {key: tensor.detach() for key, tensor in held.items()}
+
+
+def _check_plain(file: Path) -> None:
+    """Refuse a zip whose parts are squeezed: torch maps them as they lie there, and would take that for the numbers."""
+    with zipfile.ZipFile(file) as held:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in held.infolist()):
+            raise RefusedError(f"{file.name} was zipped anew, with compression; save it anew by a plain torch.save(…)")
 
 
 def explain(error: Exception) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 from pathlib import Path, PurePath
+from typing import Any
 
 from udfs.errors import ModelError, UnsafeModelError
 from udfs.model.json_files import load_object
+from udfs.model.tensors import check_whole
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
@@ -37,11 +39,33 @@ def check_weights(name: str, folder: Path, *, revision: str | None = None, on_hu
     """
     if not list(folder.glob("*.safetensors")):
         refuse_other_weights(name, folder, revision=revision, on_hub=on_hub)
-    if (folder / INDEX).is_file():
-        named = load_object(folder / INDEX).get("weight_map", {})
-        for shard in set(named.values()) if isinstance(named, dict) else [named]:
-            if not is_beside(folder, shard):
-                raise UnsafeModelError(f"model {name!r}: {INDEX} names {shard!r}, which is not a file beside it")
+    shards = list_shards(folder, INDEX) if (folder / INDEX).is_file() else []
+    for shard in shards:
+        if not is_beside(folder, shard):
+            raise UnsafeModelError(f"model {name!r}: {INDEX} names {shard!r}, which is not a file beside it")
+    if (folder / WEIGHTS).is_file():
+        shards = [WEIGHTS]
+    if not shards:
+        found = sorted(path.name for path in folder.glob("*.safetensors"))
+        raise ModelError(
+            f"model {name!r} has {', '.join(found[:3])} in {folder}, but neither {WEIGHTS} nor {INDEX}, which are what "
+            "is read; give the file of its weights that name"
+        )
+    for shard in shards:
+        check_whole(folder / str(shard))
+
+
+def check_named_weights(name: str, config: dict[str, Any]) -> None:
+    """Refuse a config.json that names another file of weights: its index may lead out of the model's directory.
+
+    Raises:
+        UnsafeModelError: It does.
+    """
+    if (named := config.get("transformers_weights")) not in (None, WEIGHTS, INDEX):
+        raise UnsafeModelError(
+            f"model {name!r}: config.json names {named!r} as its weights (transformers_weights), and gristmill reads "
+            f"{WEIGHTS} or {INDEX} alone; give the file that name"
+        )
 
 
 def refuse_other_weights(name: str, folder: Path, *, revision: str | None = None, on_hub: bool = False) -> None:
@@ -89,8 +113,15 @@ def _advise_import(name: str, revision: str | None) -> str:
 def find_pickled(folder: Path) -> Iterator[Path]:
     """Files of a directory that are pickled weights by their names, in order."""
     for path in sorted(folder.iterdir()):
-        if path.suffix in _PICKLED and not path.name.startswith(_NO_WEIGHTS):
+        if path.suffix in _PICKLED and path.is_file() and not path.name.startswith(_NO_WEIGHTS):
             yield path
+
+
+def list_shards(folder: Path, index: str) -> list[object]:
+    """The files that an index names, each once; they may be anything."""
+    named = load_object(folder / index).get("weight_map")
+    shards = list(named.values()) if isinstance(named, dict) and named else [named]
+    return list({repr(shard): shard for shard in shards}.values())
 
 
 def is_beside(folder: Path, name: object) -> bool:

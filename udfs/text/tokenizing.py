@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from udfs.errors import ModelError, RowError
+from udfs.errors import ModelError, RowError, first_line
 from udfs.executor import task_cores
 from udfs.model.files import ModelFiles
 from udfs.model.limits import resolve_max_tokens
@@ -256,7 +256,11 @@ def load_backend(files: ModelFiles) -> Any:
 
     for folder in files.folders:
         if (folder / "tokenizer.json").is_file():
-            backend = Backend.from_file(str(folder / "tokenizer.json"))
+            try:
+                backend = Backend.from_file(str(folder / "tokenizer.json"))
+            except Exception as error:
+                told = f"model {files.name!r} has a tokenizer.json that does not load: {first_line(error)}"
+                raise ModelError(told) from error
             if files.is_static:  # which has vectors of words alone
                 backend.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
             return backend

@@ -92,9 +92,38 @@ def test_a_hostile_model_is_refused(model: Path, spoil: Callable[[Path], None], 
 def test_a_config_that_names_weights_outside_the_model_is_refused(model: Path) -> None:
     elsewhere = Path(make_encoder(model.parent / "elsewhere"))
     assert (model / "../elsewhere/model.safetensors").samefile(elsewhere / "model.safetensors")
-    _add("config.json", "transformers_weights", "../elsewhere/model.safetensors")(model)
-    with pytest.raises(ModelError):
-        load_transformer("AutoModel", open_model(str(model)), device="cpu", precision="float32")
+    names = load_file(elsewhere / "model.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(names, "../elsewhere/model.safetensors")}
+    write_json(model / "own.safetensors.index.json", index)
+    for named in ("../elsewhere/model.safetensors", "own.safetensors.index.json", ["model.safetensors"]):
+        _add("config.json", "transformers_weights", named)(model)
+        with pytest.raises(UnsafeModelError, match="transformers_weights"):
+            open_model(str(model))
+    _add("config.json", "transformers_weights", "model.safetensors")(model)
+    load_transformer("AutoModel", open_model(str(model)), device="cpu", precision="float32")
+
+
+def _cut(model: Path) -> None:
+    (model / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (_cut, "its header tells of .* fetch it again"),
+        (lambda m: (m / "model.safetensors").write_bytes(b"version https://git-lfs"), "git lfs pull"),
+        (lambda m: (m / "model.safetensors").write_bytes(b""), "cannot be read as safetensors"),
+        (lambda m: (m / "model.safetensors").rename(m / "own.safetensors"), "neither model.safetensors nor"),
+        (lambda m: write_json(m / "model.safetensors.index.json", {"weight_map": {"w": ["x"]}}), "not a file beside"),
+        (lambda m: write_json(m / "model.safetensors.index.json", {"weight_map": {}}), "not a file beside"),
+    ],
+)
+def test_weights_that_would_not_load_are_told_before_they_are_loaded(
+    model: Path, spoil: Callable[[Path], Any], told: str
+) -> None:
+    spoil(model)
+    with pytest.raises(ModelError, match=told):
+        open_model(str(model))
 
 
 def test_a_good_model_opens_with_its_modules(model: Path) -> None:
@@ -166,6 +195,50 @@ def test_a_broken_model_is_told(model: Path, spoil: Callable[[Path], None], told
 def test_json_of_another_shape_is_told(model: Path, file: str, content: str) -> None:
     (model / file).write_text(content)
     with pytest.raises(ModelError):
+        make_task(make_spec(task="feature-extraction", model=str(model)), open_model(str(model))).tokenize(["tea"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("architectures", "BertModel"),
+        ("architectures", [{}]),
+        ("id2label", ["a", "b"]),
+        ("num_labels", "x"),
+        ("num_labels", 10**9),
+        ("text_config", "x"),
+        ("text_config", {"max_position_embeddings": "x"}),
+        ("rope_scaling", "x"),
+        ("max_position_embeddings", "64"),
+        ("pad_token_id", [0]),
+    ],
+)
+def test_a_config_of_other_kinds_is_told_with_its_key(model: Path, key: str, value: Any) -> None:
+    _add("config.json", key, value)(model)
+    with pytest.raises(ModelError, match=f"config.json has {next(iter(value)) if 'max_pos' in str(value) else key} "):
+        open_model(str(model))
+
+
+@pytest.mark.parametrize(("key", "value"), [("hidden_size", "32"), ("num_attention_heads", 0), ("pad_token_id", 10**6)])
+def test_a_config_that_transformers_makes_nothing_of_is_told(model: Path, key: str, value: Any) -> None:
+    _add("config.json", key, value)(model)
+    with pytest.raises(ModelError, match="does not load as AutoModel"):
+        load_transformer("AutoModel", open_model(str(model)), device="cpu", precision="float32")
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value", "told"),
+    [
+        ("sentence_bert_config.json", "max_seq_length", "x", "reads 'x' tokens"),
+        ("sentence_bert_config.json", "max_seq_length", -5, "reads -5 tokens"),
+        ("config_sentence_transformers.json", "default_prompt_name", ["q"], "no texts by names"),
+        ("1_Pooling/config.json", "pooling_mode", 5, "pools by 5"),
+        ("tokenizer.json", "model", {}, "tokenizer.json that does not load"),
+    ],
+)
+def test_settings_of_other_kinds_are_told(model: Path, file: str, key: str, value: Any, told: str) -> None:
+    _add(file, key, value)(model)
+    with pytest.raises(ModelError, match=told):
         make_task(make_spec(task="feature-extraction", model=str(model)), open_model(str(model))).tokenize(["tea"])
 
 
@@ -258,6 +331,22 @@ def test_pickled_weights_of_the_hub_are_fetched_by_an_import_alone(hub: str, mod
     assert (record["source"], record["commit"], imported.commit) == ("org/model", hub, hub)
     assert imported.tensors > 0
     assert not list(tmp_path.glob("models--org--model/**/*.py"))
+
+
+def test_a_module_of_the_hub_that_is_pickled_alone_is_fetched_too(hub: str, model: Path, tmp_path: Path) -> None:
+    dense = {"linear.weight": torch.randn(8, 32), "linear.bias": torch.randn(8)}
+    (model / "2_Dense").mkdir()
+    write_json(model / "2_Dense/config.json", {"in_features": 32, "out_features": 8})
+    torch.save(dense, model / "2_Dense/pytorch_model.bin")
+    listed = json.loads((model / "modules.json").read_text())[:2]
+    dense_module = {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+    write_json(model / "modules.json", [*listed, dense_module])
+    spec = make_spec(task="feature-extraction", model="org/model", revision=hub)
+    with pytest.raises(ModelError, match=f"`gristmill import org/model models/model --revision {hub}`"):
+        make_task(spec, open_model("org/model", hub))
+    made = import_model("org/model", tmp_path / "made", revision=hub)
+    assert made.tensors == 2
+    assert load_file(made.target / "2_Dense/model.safetensors").keys() == dense.keys()
 
 
 def test_the_commit_of_a_hubs_model_is_known_and_told_where_none_was_asked_for(

@@ -300,6 +300,9 @@ def test_a_process_that_takes_more_than_weights_need_is_ended(
             lambda m: (_pickle(m) / "pytorch_model.bin").rename(m / "a.pt") and shutil.copy(m / "a.pt", m / "b.pt"),
             "several",
         ),
+        (lambda m: write_json(_pickle(m) / "pytorch_model.bin.index.json", {"weight_map": {}}), "names {}"),
+        (lambda m: write_json(_pickle(m) / "pytorch_model.bin.index.json", {"weight_map": {"w": ["a"]}}), r"\['a'\]"),
+        (lambda m: ((m / "model.safetensors").unlink(), os.mkfifo(m / "pytorch_model.bin")), "has no weights"),
         (lambda m: (m / "extra").symlink_to("/etc"), "a link out of the model's directory"),
     ],
 )
@@ -310,6 +313,28 @@ def test_a_model_that_has_no_way_in_is_refused(
     with pytest.raises(ModelError, match=told):
         import_model(str(model), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_pickles_are_read_beside_safetensors_of_another_name(model: Path, tmp_path: Path) -> None:
+    held = load_file(model / "model.safetensors")
+    shutil.copy(model / "model.safetensors", model / "consolidated.safetensors")
+    _pickle(model)
+    assert import_model(str(model), tmp_path / "out").tensors == len(held)
+
+
+def test_a_target_that_is_a_link_is_what_it_leads_to(model: Path, tmp_path: Path) -> None:
+    for number, there in enumerate((True, False)):
+        real, link = tmp_path / f"real{number}", tmp_path / f"link{number}"
+        if there:
+            real.mkdir()
+        link.symlink_to(real)
+        assert import_model(str(model), link).target == real
+    (tmp_path / "inside").symlink_to(model)
+    with pytest.raises(ModelError, match="lies in the model's own directory"):
+        import_model(str(model), tmp_path / "inside/out")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ModelError, match="cannot be made"):
+        import_model(str(model), tmp_path / "file/out")
 
 
 def test_what_is_at_the_target_stays(model: Path, tmp_path: Path) -> None:
