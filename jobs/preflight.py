@@ -88,10 +88,8 @@ def _tell_unread(files: ModelFiles, given: Mapping[str, Any]) -> list[str]:
     return [f"the chat template of model {files.name!r} reads no {', '.join(unread)}"] if unread else []
 
 
-def name_ends(settings: Settings) -> list[str]:
+def name_ends(files: ModelFiles) -> list[str]:
     """The tokens that end an answer, as the model's files say them."""
-    spec = settings.spec()
-    files = open_model_of(spec)
     codec = load_codec(files)
     return [f"{codec.show(np.array([end]))} ({end})" for end in sorted(find_ends(files))]
 

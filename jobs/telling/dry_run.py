@@ -20,6 +20,7 @@ from jobs.preflight import check_model, name_ends, show_warning, tell_ignored_se
 from jobs.settings import Settings
 from jobs.spark.loss import telling_of_loss
 from jobs.spark.session import keep_noise, open_session
+from udfs.model.files import open_model_of
 from udfs.worker.scoring import output_type
 
 if TYPE_CHECKING:
@@ -60,7 +61,8 @@ def _show(settings: Settings, spark: SparkSession, output: Output, console: Cons
     console.print(f"[bold]columns[/]  {escape(columns)}", soft_wrap=True)
     console.print(_make_table(take_samples(frame.where(f"`{raw}` IS NULL") if raw else frame, settings), settings))
     if settings.spec().options.writes:
-        ends = ", ".join(name_ends(settings)) or "nothing that the model's files name: max_new_tokens alone"
+        files = open_model_of(settings.spec())
+        ends = ", ".join(name_ends(files)) or "nothing that the model's files name: max_new_tokens alone"
         console.print(f"[bold]ends[/]     an answer ends with {escape(ends)}", soft_wrap=True)
     answers = from_arrow_type(output_type(settings.spec())).simpleString()
     console.print(

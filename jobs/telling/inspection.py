@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
+from jobs.preflight import name_ends
 from udfs.errors import ModelError, SpecError
-from udfs.generation.ends import find_ends
 from udfs.local import LocalEngine
 from udfs.model.attention import why_padded
 from udfs.model.embedding import Pool, read_embedding
@@ -123,7 +123,7 @@ def _tell(
     yield "longest text", _tell_longest(files, spec)
     if spec.options.writes:
         yield "chat", "a chat template" if has_chat(files) else "no chat template: ask by a prompt"
-        yield "end tokens", _tell_ends(files)
+        yield "end tokens", ", ".join(name_ends(files)) or "none: answers have full length"
     yield "precision", f"{plan.precision} on {plan.device}: {plan.reason}"
     yield "batches", _tell_batches(files, spec, plan)
     yield "memory", _tell_memory(files, text_config, spec, plan, count)
@@ -152,13 +152,6 @@ def _tell_longest(files: ModelFiles, spec: ScoreSpec[Any]) -> str:
     if spec.options.writes:
         return f"{most}, of the prompt and the answer together"
     return f"{'any' if told >= NO_LIMIT else f'{told:,} tokens'}, as its files say; {most}"
-
-
-def _tell_ends(files: ModelFiles) -> str:
-    backend = load_backend(files)
-    return (
-        ", ".join(f"{backend.id_to_token(end)} ({end})" for end in sorted(find_ends(files))) or "none: answers are cut"
-    )
 
 
 def _tell_batches(files: ModelFiles, spec: ScoreSpec[Any], plan: DevicePlan) -> str:

@@ -20,7 +20,7 @@ from tests.models import make_encoder, write_json
 from tests.random_writers import save_writer
 from tests.writers import make_decoder
 from udfs.errors import ModelError, SpecError, UnsafeModelError
-from udfs.model.files import open_model
+from udfs.model.files import open_model, open_model_of
 
 WriteJob = Callable[..., Path]
 SETS = {"type": "object", "properties": {"tags": {"type": "array", "items": {"type": "string"}, "uniqueItems": True}}}
@@ -70,7 +70,7 @@ def test_an_answer_that_is_too_long_for_its_model_is_told_before_spark_starts(
 def test_end_tokens_that_are_none_are_told(write_settings: Callable[..., Settings], tmp_path: Path) -> None:
     write_json(tmp_path / "model/generation_config.json", {"eos_token_id": ["x"]})
     with pytest.raises(ModelError, match=r"names its end tokens \['x'\]"):
-        name_ends(write_settings())
+        name_ends(open_model_of(write_settings().spec()))
 
 
 def test_what_the_grammar_does_not_hold_is_told_before_spark_starts(
@@ -154,4 +154,4 @@ def test_settings_that_the_chat_template_does_not_read_are_told(write_settings: 
 
 
 def test_the_tokens_that_end_an_answer_have_names(write_settings: Callable[..., Settings]) -> None:
-    assert name_ends(write_settings()) == ["</s> (257)"]
+    assert name_ends(open_model_of(write_settings().spec())) == ["</s> (257)"]
