@@ -6,7 +6,7 @@ import contextlib
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -33,34 +33,58 @@ if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
 
-class Job:
-    """A run whose output is its own.
+@dataclass(frozen=True)
+class Start:
+    """A run before there is a session.
 
     Args:
         command: What was called.
-        settings: What is asked.
-        spark: The session.
+        settings: What is asked; its model is looked at, and pinned.
         run: This run.
-        output: Locked.
+        output: Where to; it is not this driver's yet.
         console: Where progress and warnings are shown.
         stop: Ends the run from outside.
         warnings: For the report; they have been shown.
     """
 
-    def __init__(
-        self,
-        command: Command,
-        settings: Settings,
-        spark: SparkSession,
-        run: Run,
-        output: Output,
-        console: Console,
-        stop: Stop,
-        warnings: Sequence[str] = (),
-    ) -> None:
-        self.settings, self.spark, self.run, self.output = settings, spark, run, output
-        self.console, self.stop = console, stop
-        self._command, self._warnings = command, [*warnings]
+    command: Command
+    settings: Settings
+    run: Run
+    output: Output
+    console: Console
+    stop: Stop
+    warnings: tuple[str, ...] = ()
+
+    def report_nothing(self, warnings: Sequence[str]) -> RunReport:
+        """Show warnings, and keep the report of a run that had nothing to do."""
+        for warning in warnings:
+            show_warning(self.console, warning)
+        report = make_report(
+            self.settings,
+            [],
+            run_id=self.run.run_id,
+            started_at=self.run.started_at,
+            status="completed",
+            command=self.command,
+            warnings=[*self.warnings, *warnings],
+        )
+        self.output.write_report(self.run.run_id, report.as_dict())
+        return report
+
+
+class Job:
+    """A run whose output is its own.
+
+    Args:
+        start: How it began.
+        spark: The session.
+        run: This run, with its claim on the output.
+    """
+
+    def __init__(self, start: Start, spark: SparkSession, run: Run) -> None:
+        self.settings, self.spark, self.run, self.output = start.settings, spark, run, start.output
+        self.console, self.stop = start.console, start.stop
+        self._command, self._warnings = start.command, [*start.warnings]
 
     def carry_out(self, work: Callable[[], None], *, left: Callable[[], dict[str, int]] = dict) -> RunReport:
         """Do the work, and keep a report.
@@ -155,28 +179,33 @@ class Job:
         return report
 
 
+def start_run(
+    command: Command, settings: Settings, *, console: Console | None = None, stop: Stop | None = None
+) -> Start:
+    """A run that begins now: its model is looked at, and what is wrong with the settings is said.
+
+    Raises:
+        UserError, ModelError, SpecError: The model or the output cannot be had.
+    """
+    console, stop = console or Console(file=sys.stderr), stop or Stop()
+    started_at = datetime.now(UTC)
+    run_id = f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
+    run = Run(run_id, started_at, deadline_at(settings.limits.deadline, started_at))
+    settings = check_model(settings)
+    warnings = tell_ignored_settings(settings)
+    for warning in warnings:  # at once, since Spark takes its time
+        show_warning(console, warning)
+    return Start(command, settings, run, Output(settings), console, stop, tuple(warnings))
+
+
 @contextlib.contextmanager
-def open_job(
-    command: Command,
-    settings: Settings,
-    *,
-    overwrite: bool = False,
-    spark_log: str | None = None,
-    console: Console | None = None,
-    stop: Stop | None = None,
-) -> Iterator[Job]:
+def open_job(start: Start, *, overwrite: bool = False, spark_log: str | None = None) -> Iterator[Job]:
     """A session, and a run on an output that is this driver's while the body runs; engines start meanwhile.
 
     Raises:
         The errors of `jobs.run.score` that come before anything is written.
     """
-    console, stop = console or Console(file=sys.stderr), stop or Stop()
-    run = _start_run(settings)
-    settings = check_model(settings)
-    warnings = tell_ignored_settings(settings)
-    for warning in warnings:  # at once, since Spark takes its time
-        show_warning(console, warning)
-    output = Output(settings)
+    settings, output, stop = start.settings, start.output, start.stop
     with contextlib.ExitStack() as stack:
         stack.enter_context(telling_of_loss("run the same command again"))
         with start_beside_spark(settings):
@@ -187,14 +216,7 @@ def open_job(
         claim = stack.enter_context(output.lock(on_lost=stop.cancel))
         output.check(spark, overwrite=overwrite)
         start_engines(spark, settings)
-        yield Job(command, settings, spark, replace(run, claim=claim), output, console, stop, warnings=warnings)
-
-
-def _start_run(settings: Settings) -> Run:
-    """A run that begins now."""
-    started_at = datetime.now(UTC)
-    run_id = f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
-    return Run(run_id, started_at, deadline_at(settings.limits.deadline, started_at))
+        yield Job(start, spark, replace(start.run, claim=claim))
 
 
 def _count_expired(increments: list[Increment]) -> int:

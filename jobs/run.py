@@ -20,13 +20,14 @@ from jobs.input.changes import tell_skipped
 from jobs.input.drift import tell_drift
 from jobs.input.iceberg import read_lineage
 from jobs.input.sources import Kind, find_kind, read_input
-from jobs.job import Job, open_job
+from jobs.job import Job, open_job, start_run
 from jobs.output.committed import add_up
 from jobs.output.directory import Output
 from jobs.settings import Settings
 from jobs.spark.interrupts import Stop
 from jobs.telling.progress import ProgressBar
 from jobs.telling.report import RunReport
+from jobs.unchanged import LastLook
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -62,27 +63,37 @@ def score(
         TooManyFailed: They did in the last run, and nobody has accepted it; nothing was scored.
         JobError: Spark gave up. Here as above, what was committed before stays, and the next run goes on from there.
     """
-    with (
-        hiding(settings),
-        open_job("score", settings, overwrite=overwrite, spark_log=spark_log, console=console, stop=stop) as job,
-    ):
-        settings, output = job.settings, job.output
-        frame = read_input(job.spark, settings, None if overwrite else output.schema())
-        kind = find_kind(job.spark, settings.input)
-        if not overwrite:
-            output.check_input(frame, kind)
-        job.begin(frame.schema if kind == "files" else None, overwrite=overwrite)
-        publish_retries(job.spark, settings, job.run)
-        if accept_failures:
-            output.accept_failures()
-        check_last_run(output, settings)
-        unscored = Unscored(settings, output, kind, frame)
-        for warning in (*tell_skipped(settings.input.options), *unscored.warnings()):
+    with hiding(settings):
+        start = start_run("score", settings, console=console, stop=stop)
+        look = LastLook(start.settings, start.output)
+        if not (overwrite or accept_failures) and (told := look.find_warnings()) is not None:
+            return start.report_nothing(told)
+        with open_job(start, overwrite=overwrite, spark_log=spark_log) as job:
+            return _score(job, look, overwrite=overwrite, accept_failures=accept_failures)
+
+
+def _score(job: Job, look: LastLook, *, overwrite: bool, accept_failures: bool) -> RunReport:
+    settings, output = job.settings, job.output
+    schema = None if overwrite else output.schema()
+    frame = read_input(job.spark, settings, schema)
+    kind = find_kind(job.spark, settings.input)
+    if not overwrite:
+        output.check_input(frame, kind)
+    job.begin(frame.schema if kind == "files" else None, overwrite=overwrite)
+    publish_retries(job.spark, settings, job.run)
+    if accept_failures:
+        output.accept_failures()
+    check_last_run(output, settings)
+    unscored = Unscored(settings, output, kind, frame)
+    for warning in (*tell_skipped(settings.input.options), *unscored.warnings()):
+        job.warn(warning)
+    if kind == "files":
+        for warning in tell_drift(job.spark, settings, frame, unscored.files(), is_first=schema is None):
             job.warn(warning)
-        if kind == "files":
-            for warning in tell_drift(job.spark, settings, frame, unscored.files()):
-                job.warn(warning)
-        return job.carry_out(lambda: _score_new(job, kind, frame, unscored), left=unscored.as_counts)
+    report = job.carry_out(lambda: _score_new(job, kind, frame, unscored), left=unscored.as_counts)
+    if unscored.input_files and report.status == "completed" and not report.left:
+        look.keep(unscored.input_files, [*tell_skipped(settings.input.options), *unscored.warnings()])
+    return report
 
 
 def retry(
@@ -107,7 +118,10 @@ def retry(
     """
     if not Output(settings).is_begun():
         raise OutputError(f"output.path {settings.output.path} holds no results yet; `gristmill score` comes first")
-    with hiding(settings), open_job("retry", settings, spark_log=spark_log, console=console, stop=stop) as job:
+    with (
+        hiding(settings),
+        open_job(start_run("retry", settings, console=console, stop=stop), spark_log=spark_log) as job,
+    ):
         job.begin()
         publish_retries(job.spark, settings, job.run)
         return job.carry_out(lambda: _retry_failed(job, only, again=again))

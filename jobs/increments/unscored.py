@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from jobs.input.changes import takes_all
-from jobs.input.files import list_input, tell_back, tell_replaced, tell_unread
+from jobs.input.files import InputFiles, list_input, tell_back, tell_replaced, tell_unread
 from jobs.input.reading import count_rows
 from jobs.input.sources import Kind
 from jobs.output.committed import Increment
@@ -36,6 +36,11 @@ class Unscored:
     @property
     def is_of_files(self) -> bool:
         return self._files is not None
+
+    @property
+    def input_files(self) -> InputFiles | None:
+        """What lay at the path of an input of files as the run began."""
+        return self._files
 
     def files(self) -> dict[str, int]:
         """Sizes of the files in no committed increment."""

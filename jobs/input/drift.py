@@ -24,7 +24,9 @@ _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _INFERENCE = "spark.sql.sources.partitionColumnTypeInference.enabled"
 
 
-def tell_drift(spark: SparkSession, settings: Settings, frame: DataFrame, left: Collection[str]) -> list[str]:
+def tell_drift(
+    spark: SparkSession, settings: Settings, frame: DataFrame, left: Collection[str], *, is_first: bool = False
+) -> list[str]:
     """Warnings about columns that files which are not scored yet add or lack; CSV with headers tells as it is read.
 
     Args:
@@ -32,19 +34,21 @@ def tell_drift(spark: SparkSession, settings: Settings, frame: DataFrame, left: 
         settings: The job.
         frame: The whole input, by the schema of the first run.
         left: Paths of the files that are not scored yet.
+        is_first: It is the first run, whose schema of JSON and XML was made of all the files.
 
     Raises:
         InputError: One lacks a column that is needed; a directory has a value that its column does not hold.
     """
     source, uris = settings.input, sorted(uri for uri in frame.inputFiles() if path_of(uri) in left)
     told = tell_partitions(frame.schema, uris)
-    if has_headers(source):
+    by_record = source.format.lower() in ("json", "xml")
+    if has_headers(source) or (is_first and by_record):
         return told
     directories = {name.lower() for uri in uris for name, _ in _directories(uri)}
     raw = raw_column(source)
     held = {name.lower(): name for name in frame.columns if name != raw and name.lower() not in directories}
     # A field that JSON leaves out is null; in other formats a file without the column is another table's.
-    needed = [] if source.format.lower() in ("json", "xml") else settings.input_columns()
+    needed = [] if by_record else settings.input_columns()
     options = {name: value for name, value in record_options(source).items() if name.lower() != "basepath"}
     for uri in uris[:_LOOKED_INTO]:
         try:

@@ -92,10 +92,14 @@ def list_input(path: str, uris: Iterable[str]) -> InputFiles:
         path: Of the settings, wildcards and all.
         uris: The files that Spark reads there.
     """
+    return InputFiles(*find_files(path), frozenset(path_of(uri) for uri in uris))
+
+
+def find_files(path: str) -> tuple[str, dict[str, FileInfo]]:
+    """The part of an input's path that stands before its first wildcard, and every file below it."""
     fixed = fixed_part(path)
     root = _absolute(fixed)
-    found = {f"{root.rstrip('/')}/{info.name}".rstrip("/"): info for info in Folder(fixed).walk()}
-    return InputFiles(root, found, frozenset(path_of(uri) for uri in uris))
+    return root, {f"{root.rstrip('/')}/{info.name}".rstrip("/"): info for info in Folder(fixed).walk()}
 
 
 def find_gone(path: str, planned: Iterable[SeenFile]) -> list[SeenFile]:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from udfs.tasks.quantizing import Ranges
 
 _LOCK = f"{HOME}/lock"
+_NOTHING_LEFT = f"{HOME}/nothing-left.json"
+_NO_STATE = (_LOCK, _NOTHING_LEFT, f"{RUNS}/")  # what comes and goes while nothing is scored
 # Rows of a task reach Python in Arrow batches of this size; a window is put together from several.
 _ARROW_ROWS = 1024
 _WRITE_CONF = {
@@ -54,6 +56,7 @@ class Output:
             retries/        the rows of each retry, those that failed again among them, and their marks
             writing/        increments on their way, by run
             runs/           a report of each run that ended
+            nothing-left.json   what the last run saw, if it has left nothing of it
 
     A job that starts afresh keeps its state in `_gristmill/job-<id>/` instead. Until it commits its first increment
     that is a draft, and the output is still the old job's.
@@ -364,6 +367,25 @@ class Output:
         self._state.take_over()
         put_in_place(self.folder, mark, self._state.claim.check)
         return mark.made
+
+    def key(self) -> str:
+        """By which what is kept of the settings is sealed; empty where nothing is begun."""
+        return str((find_job(self.folder) or {}).get("key", ""))
+
+    def nothing_left(self) -> dict[str, Any] | None:
+        """What the last run has kept with `keep_nothing_left`."""
+        held: dict[str, Any] | None = self.folder.find_json(_NOTHING_LEFT)
+        return held
+
+    def keep_nothing_left(self, about: dict[str, Any]) -> None:
+        """Keep what the next run can tell by that there is nothing to do. It may be lost: the next run looks itself."""
+        with contextlib.suppress(OSError):
+            self.folder.write_json(_NOTHING_LEFT, about)
+
+    def state_files(self) -> list[files.FileInfo]:
+        """All files of the output that tell what is scored: results, marks, the checkpoint, in order."""
+        found = (file for file in self.folder.walk() if not file.name.startswith(_NO_STATE))
+        return sorted(found, key=lambda file: file.name)
 
     def ended_badly(self, run_id: str) -> bool:
         """A run has ended since too many rows failed, and nobody has accepted that."""

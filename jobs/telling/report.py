@@ -125,7 +125,7 @@ def make_report(
         batches=_joined(kind.split("/")[2] for kind in kinds),
         model=settings.score.model,
         revision=settings.score.revision,
-        versions=_versions(),
+        versions=find_versions(),
         usd=None if price is None else round(price * wall_s / 3600 * max(1, len(hosts)), 4),
         error=error and hide(error, settings),
         too_many_failed=too_many_failed,
@@ -190,7 +190,8 @@ def _joined(values: Any) -> str | None:
     return ", ".join(sorted({str(v) for v in values})) or None
 
 
-def _versions() -> dict[str, str]:
+def find_versions() -> dict[str, str]:
+    """Of Python and of the packages that decide answers."""
     found = {"python": platform.python_version()}
     for name in ("gristmill", "pyspark", "torch", "transformers", "tokenizers", "pyarrow"):
         try:

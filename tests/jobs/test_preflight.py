@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from jobs.errors import SettingsError
-from jobs.job import open_job
+from jobs.job import open_job, start_run
 from jobs.job_file import load_settings
 from jobs.preflight import check_model, name_ends, tell_ignored_settings
 from jobs.settings import Settings
@@ -84,7 +84,7 @@ def test_what_the_grammar_does_not_hold_is_told_before_spark_starts(
 
     monkeypatch.setattr("jobs.job.open_session", start)
     settings = write_settings(schema=SETS)
-    with pytest.raises(Started), open_job("score", settings, console=Console(stderr=True, width=1000)):
+    with pytest.raises(Started), open_job(start_run("score", settings, console=Console(stderr=True, width=1000))):
         pass
     assert (
         "score.schema has uniqueItems at properties.tags, to which the grammar does not hold" in capsys.readouterr().err
@@ -121,7 +121,10 @@ def test_a_model_that_needs_its_own_code_is_refused_before_spark_starts(
     write_json(path / "config.json", config | told | {"intermediate_size": 8})
     open_model.cache_clear()
     monkeypatch.setattr("jobs.job.open_session", lambda *_, **__: pytest.fail("Spark was asked for"))
-    with pytest.raises(UnsafeModelError, match="needs Python code"), open_job("score", settings, console=Console()):
+    with (
+        pytest.raises(UnsafeModelError, match="needs Python code"),
+        open_job(start_run("score", settings, console=Console())),
+    ):
         pass
 
 
