@@ -36,6 +36,7 @@ from udfs.tasks.zero_shot_classification import ZeroShotOptions
 from udfs.text.pairs import join_columns
 from udfs.text.templates import READ, pack_texts, read_texts
 from udfs.wire.home import EngineId
+from udfs.worker.parts import PARTS, Target, write_parts
 from udfs.worker.process import reach_engine
 from udfs.worker.scoring import output_type, score
 
@@ -295,6 +296,21 @@ def make_reader(spec: ScoreSpec[Any], *, arrow: bool | None = None) -> Any:
     from udfs.worker.pandas_batches import make_pandas_reader
 
     return F.pandas_udf(make_pandas_reader(spec), returns)
+
+
+def make_writer(spec: ScoreSpec[Any], target: Target) -> tuple[Callable[..., Iterator[pa.RecordBatch]], Any]:
+    """A function for `DataFrame.mapInArrow` that scores rows and writes them itself, and the type of what it tells.
+
+    Its rows have the columns that are kept and `TEXT`, of which the text is made.
+    """
+    spec = pin(spec)
+    names = name_texts(spec)
+
+    def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        about = _whereabouts()
+        return write_parts(batches, lambda texts: score(texts, spec, **about), target, names)
+
+    return write, from_arrow_type(pa.struct(PARTS))
 
 
 def make_starter(spec: ScoreSpec[Any]) -> Any:

@@ -72,8 +72,6 @@ def score_frame(
 ) -> DataFrame:
     """The input with the result column and its outcome; lazy.
 
-    Rows are spread by the hash of their text, so that identical texts meet in one task and are scored once.
-
     Args:
         frame: The rows.
         settings: The job.
@@ -84,13 +82,17 @@ def score_frame(
     from pyspark.sql import functions as F
 
     name, kept = settings.output.name, kept_columns(frame, settings)
-    spread = frame.repartition(plan.partitions, *_hashed(frame, settings))
-    scored = spread.select(
+    scored = spread_rows(frame, settings, plan).select(
         *(column(c) for c in (*kept, *keep)),
         make_udf(settings.spec(deadline=deadline))(text_of(frame, settings)).alias(name),
     )
     outcome = F.when(column(name)["error"].isNull(), "succeeded").otherwise("failed")
     return scored.withColumn("outcome", outcome)
+
+
+def spread_rows(frame: DataFrame, settings: Settings, plan: Plan) -> DataFrame:
+    """Rows spread by the hash of their text, so that identical texts meet in one task and are scored once."""
+    return frame.repartition(plan.partitions, *_hashed(frame, settings))
 
 
 def kept_columns(frame: DataFrame, settings: Settings) -> list[str]:

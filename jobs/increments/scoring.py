@@ -29,6 +29,7 @@ from jobs.errors import (
 from jobs.increments.calibrating import settle_ranges
 from jobs.increments.listener import Listener
 from jobs.increments.malformed import score_readable
+from jobs.increments.parts import make_parts
 from jobs.increments.plan import Plan, plan_partitions
 from jobs.increments.sizing import bytes_per_s, choose_bytes, is_off, take_for_full
 from jobs.input.changes import explain_change, is_bounded
@@ -182,6 +183,7 @@ class ScoreIncrement:
             made = output.write(
                 score_readable(read, settings, plan, deadline=deadline),
                 number,
+                by_workers=make_parts(read, settings, plan, deadline=deadline),
                 run_id=self._run.run_id,
                 rows=None if self._kind == "once" else plan.rows,
                 began=began,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -137,7 +137,12 @@ def count_outcomes(results: DataFrame, name: str) -> Committed:
         F.count_if(usage["input_tokens"] > 0).alias("scored_rows"),
         *(F.sum(usage[t]).alias(t) for t in tokens),
     )
-    found = groups.collect()
+    return sum_groups(groups.collect())
+
+
+def sum_groups(found: Iterable[Mapping[str, Any]]) -> Committed:
+    """Sum up groups of rows, each with its outcome, error code, engine, and sums."""
+    found = list(found)
     outcomes, codes, engines = Counter[str](), Counter[str](), Counter[str]()
     for row in found:
         outcomes[row["outcome"]] += row["rows"]
@@ -151,6 +156,6 @@ def count_outcomes(results: DataFrame, name: str) -> Committed:
         failed=outcomes["failed"],
         failed_by_code=dict(sorted(codes.items())),
         scored_rows=sum(row["scored_rows"] for row in found),
-        **{token: sum(row[token] or 0 for row in found) for token in tokens},
+        **{token: sum(row[token] or 0 for row in found) for token in USAGE},
         engines=dict(sorted(engines.items())),
     )

@@ -20,6 +20,7 @@ from jobs.output.fingerprint import describe, differences, make_key
 from jobs.output.job_note import HOME, RUNS, find_job, write_job
 from jobs.output.lock import Claim, hold_lock
 from jobs.output.marks import Mark
+from jobs.output.parts import write_parts
 from jobs.output.placing import clean_draft, keep_apart, put_in_place
 from jobs.output.state import WRITING, JobState, sealed
 from jobs.settings import Settings
@@ -247,6 +248,7 @@ class Output:
         number: int = 0,
         *,
         run_id: str = "run",
+        by_workers: Callable[[str], DataFrame] | None = None,
         rows: int | None = None,
         read: Sequence[ReadFile] | None = None,
         **about: Any,
@@ -260,6 +262,7 @@ class Output:
             number: Its number; what is there under it, uncommitted, is replaced.
             read: The input's files as they were read, where they are told.
             run_id: Who writes.
+            by_workers: Has the workers write the same rows below a directory that they share with the driver.
             rows: How many there must be; None where the input may change while it is read.
             about: More of what `Increment` holds; `began` (of time.monotonic) instead of `seconds`.
 
@@ -269,8 +272,12 @@ class Output:
         """
         draft = self.draft_of(name_of(number), run_id)
         try:
-            self.write_rows(scored, draft)
-            counts = count_outcomes(self.read(scored.sparkSession, draft), self._settings.output.name)
+            if by_workers is not None and self.folder.is_disk:
+                with spark_conf(scored.sparkSession, _WRITE_CONF):
+                    counts = write_parts(self.folder, draft, by_workers)
+            else:
+                self.write_rows(scored, draft)
+                counts = count_outcomes(self.read(scored.sparkSession, draft), self._settings.output.name)
             if rows is not None and counts.rows != rows:
                 raise JobError(
                     f"increment {number} was read as {rows:,} rows and written as {counts.rows:,}, and is not "
