@@ -35,7 +35,7 @@ from jobs.increments.sizing import bytes_per_s, choose_bytes, is_off, take_for_f
 from jobs.input.changes import explain_change, is_bounded
 from jobs.input.files import ReadFile
 from jobs.input.iceberg import Snapshot, next_span, read_span
-from jobs.input.reading import Readable, read_frame, read_planned
+from jobs.input.reading import Readable, let_go, read_frame, read_planned
 from jobs.input.sources import Kind, explode_variants, read_stream, select_needed
 from jobs.input.spans import Span
 from jobs.output.committed import Committed, Increment, add_up
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 LEAST_ROWS = 100  # before so many, a share of failed rows says nothing
 RESIZE = "[gristmill resize]"
 _POLL_S = 0.2
+_SMALL_BYTES, _HELD_BYTES = 64 << 10, 256 << 20  # files of so many on average; their rows are held by Spark
 _STOP = "5s"  # for a query to stop: its increment's commit may hang in a store that does not answer
 # Spark Connect gives the Python that commits increments ten seconds to start; a busy server takes longer now and then.
 _SLOW_START = "Timed out while waiting for the Python worker to connect back"
@@ -173,9 +174,11 @@ class ScoreIncrement:
         self._run.claim.check()
         began = time.monotonic()
         slots = count_slots(frame.sparkSession)
-        with spark_conf(frame.sparkSession, {"spark.sql.shuffle.partitions": str(min(slots, 200))}):
-            checkpoint = output.checkpoint()
-            read = self._read(frame, output, number)
+        checkpoint = output.checkpoint()
+        with (
+            spark_conf(frame.sparkSession, {"spark.sql.shuffle.partitions": str(min(slots, 200))}),
+            self._reading(frame, output, number) as read,
+        ):
             plan = Plan(read.counts.rows, plan_partitions(read.counts.rows, slots, self._settings))
             self._listener.begins(number, plan)
             deadline = self._run.deadline.timestamp() if self._run.deadline else None
@@ -202,13 +205,25 @@ class ScoreIncrement:
         self._listener.commits(made)
         self._go_on(made)
 
+    @contextlib.contextmanager
+    def _reading(self, frame: DataFrame, output: Output, number: int) -> Iterator[Readable]:
+        """The increment, read through once; what Spark holds of it is let go in the end."""
+        read = self._read(frame, output, number)
+        try:
+            yield read
+        finally:
+            with contextlib.suppress(*SPARK_ERRORS):
+                let_go(read)
+
     def _read(self, frame: DataFrame, output: Output, number: int) -> Readable:
         if self._kind != "files" or self._schema is None:
             return read_frame(frame)
         if self._known is None:
             self._known = list(output.read_files().values())
         planned = output.checkpoint().files_of(number)
-        read = read_planned(frame.sparkSession, self._settings, self._schema, planned, self._known)
+        # Thousands of small files take longer to open than their rows to score.
+        hold = self._size is not None and self._size <= min(_HELD_BYTES, _SMALL_BYTES * len(planned))
+        read = read_planned(frame.sparkSession, self._settings, self._schema, planned, self._known, hold=hold)
         self._known += read.counts.read or ()
         return read
 

@@ -87,6 +87,8 @@ def read_planned(
     schema: StructType,
     planned: Sequence[SeenFile],
     known: Sequence[ReadFile] = (),
+    *,
+    hold: bool = False,
 ) -> Readable:
     """Read an increment's files, leaving some out as a whole until the rest can be read.
 
@@ -98,6 +100,7 @@ def read_planned(
         schema: Of the input.
         planned: The files.
         known: Files of earlier increments.
+        hold: Spark is to keep the rows, so that they are not read again to be scored; whoever asks has them let go.
 
     Raises:
         InputError: A file is there and cannot be read, and is not to be ignored; or nothing of the input is there.
@@ -105,17 +108,20 @@ def read_planned(
     left, ignored, gone = {file.path: file for file in planned}, list[SeenFile](), list[SeenFile]()
     repeated: dict[str, str] = {}
     while True:
-        read = _try_to_read(spark, settings, schema, [file.uri for file in left.values()])
+        read = _try_to_read(spark, settings, schema, [file.uri for file in left.values()], hold=hold)
         # Files without rows are not counted, nor is one that went away between Spark's first look at it and its second.
         whole = isinstance(read, Readable) and (read.counts.files or 0) == len(left)
         if out := [] if whole else find_gone(str(settings.input.path), left.values()):
             gone += out
+            if isinstance(read, Readable):
+                let_go(read)
         elif isinstance(read, Readable):
             found = find_repeated(read.counts.read or (), known)
             repeated |= found
             if not (out := _to_leave_out(found, left) if settings.input.dedupe_files else []):
                 out_uris, gone_uris = (tuple(file.uri for file in files) for files in (ignored, gone))
                 return replace(read, ignored=out_uris, gone=gone_uris, repeated=repeated)
+            let_go(read)
         else:
             out = [_to_ignore(read, settings, left)]
             ignored += out
@@ -166,15 +172,28 @@ def count_rows(frame: DataFrame) -> int:
         raise unreadable_input(error) from error
 
 
-def _try_to_read(spark: SparkSession, settings: Settings, schema: StructType, uris: list[str]) -> Readable | Exception:
+def let_go(read: Readable) -> None:
+    """Have Spark hold an increment's rows no more, if it does."""
+    read.frame.unpersist()
+
+
+def _try_to_read(
+    spark: SparkSession, settings: Settings, schema: StructType, uris: list[str], *, hold: bool
+) -> Readable | Exception:
     try:
-        return read_whole(spark, settings, schema, uris)
+        return read_whole(spark, settings, schema, uris, hold=hold)
     except SPARK_ERRORS as error:
         return error
 
 
-def read_whole(spark: SparkSession, settings: Settings, schema: StructType, uris: list[str]) -> Readable:
+def read_whole(
+    spark: SparkSession, settings: Settings, schema: StructType, uris: list[str], *, hold: bool = False
+) -> Readable:
     """Read files through; CSV files by their own headers, where these are not all the same as the first one's.
+
+    Args:
+        spark, settings, schema, hold: As `read_planned`.
+        uris: The files.
 
     Raises:
         InputError: A file lacks a column that is needed.
@@ -182,21 +201,27 @@ def read_whole(spark: SparkSession, settings: Settings, schema: StructType, uris
     """
     source = settings.input
     try:
-        return _read_through(spark, settings, schema, uris, {})
+        return _read_through(spark, settings, schema, uris, {}, hold=hold)
     except SPARK_ERRORS as error:
         if not (has_headers(source) and unreadable_file(error)):
             raise
     headers = read_headers(spark, source, uris)
     told = tell_headers(headers, schema, source, settings.input_columns())
-    read = _read_through(spark, settings, schema, uris, headers)
+    read = _read_through(spark, settings, schema, uris, headers, hold=hold)
     return replace(read, told=(*told, *read.told))
 
 
 def _read_through(
-    spark: SparkSession, settings: Settings, schema: StructType, uris: list[str], headers: Headers
+    spark: SparkSession, settings: Settings, schema: StructType, uris: list[str], headers: Headers, *, hold: bool
 ) -> Readable:
     frame, source = read_files(spark, settings, schema, uris, headers), settings.input
-    counts = count(frame, raw_column(source), is_swallowed(schema, source, uris, frame.columns))
+    if hold:
+        frame = frame.persist()
+    try:
+        counts = count(frame, raw_column(source), is_swallowed(schema, source, uris, frame.columns))
+    except SPARK_ERRORS:
+        frame.unpersist()
+        raise
     whole = [path_of(file.uri) for file in counts.read or () if file.malformed and file.malformed == file.rows]
     lines = [f"no record fits in {name_some(whole)}{many_lines(source)}"] if whole and many_lines(source) else []
     return Readable(frame, counts, told=(*lines, *tell_swallowing(counts.swallowing)))

@@ -16,6 +16,7 @@ import pytest
 
 from jobs.errors import BusyError, InputError, JobError, OutputError, TooManyFailed, UserError
 from jobs.folder import Folder
+from jobs.increments import parts
 from jobs.increments import retrying as retrying
 from jobs.increments import scoring as increments
 from jobs.increments.listener import Listener
@@ -201,6 +202,25 @@ def test_a_file_that_is_taken_away_before_it_is_scored_is_told_and_the_others_ar
     again = score(settings)
     assert again.rows == 0
     assert "1.jsonl; give them new names" in again.warnings[0]
+
+
+def test_many_small_files_are_held_while_they_are_scored_and_no_longer(
+    spark: Any, nightly: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(20):
+        _write(tmp_path / f"in/{n}.jsonl", (n, f"text {n}"))
+    (tmp_path / "in/torn.jsonl.gz").write_bytes(b"no gzip")
+    held = []
+
+    def make_parts(*args: Any, **about: Any) -> Any:
+        held.append(len(spark._jsc.getPersistentRDDs()))
+        return parts.make_parts(*args, **about)
+
+    monkeypatch.setattr(increments, "make_parts", make_parts)
+    report = score(nightly(input={"increment_bytes": "auto", "ignore_corrupt": True}))
+    assert (report.rows, report.succeeded, len(report.ignored_files)) == (20, 20, 1)
+    assert held == [1]
+    assert not spark._jsc.getPersistentRDDs()
 
 
 @pytest.mark.long
