@@ -31,7 +31,7 @@ from jobs.increments.listener import Listener
 from jobs.increments.malformed import score_readable
 from jobs.increments.parts import make_parts
 from jobs.increments.plan import Plan, plan_partitions
-from jobs.increments.sizing import bytes_per_s, choose_bytes, is_off, take_for_full
+from jobs.increments.sizing import bytes_per_s, choose_bytes, is_off, sample_bytes, take_for_full
 from jobs.input.changes import explain_change, is_bounded
 from jobs.input.files import ReadFile
 from jobs.input.iceberg import Snapshot, next_span, read_span
@@ -43,7 +43,8 @@ from jobs.output.directory import Output
 from jobs.output.lock import Claim
 from jobs.settings import Settings
 from jobs.spark.interrupts import Stop
-from jobs.spark.session import count_slots, spark_conf
+from jobs.spark.session import count_slots, has_gpu, spark_conf
+from udfs.tasks.writing_options import WritingOptions
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -317,11 +318,12 @@ def score_stream(
     output = run.output(settings)
     fixed = settings.input.increment_bytes
     sizes_itself = fixed == "auto" and not is_bounded(settings.input.options)
+    sample = sample_bytes(on_gpu=has_gpu(spark), writes=isinstance(settings.spec().options, WritingOptions))
     slow_starts = 0
     while True:
         known = [i for i in output.increments() if not i.is_retry]
         rate = bytes_per_s(take_for_full(known), run.run_id)
-        chosen = choose_bytes(rate, left_s=run.left_s(), of_table=kind != "files")
+        chosen = choose_bytes(rate, left_s=run.left_s(), of_table=kind != "files", sample=sample)
         size = chosen if fixed == "auto" else int(fixed)
         own = [i for i in known if i.run_id == run.run_id]
         work = ScoreIncrement(

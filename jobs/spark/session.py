@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
+
 import udfs
 from jobs.errors import SPARK_ERRORS, SessionError, explain
 from jobs.settings import SparkSettings
@@ -28,9 +30,12 @@ _LOCAL = {
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
 }
-# There the JVM only moves bytes while Python computes: it starts 2 s sooner and leaves the cores alone with the light
-# compiler and collector.
-_LOCAL_JVM = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"
+# There the JVM only moves bytes while Python computes. On a few cores it starts 2 s sooner and leaves them alone with
+# the light compiler and collector; with more of them it has to keep up with a faster device.
+_FEW_CORES, _FEW_JVM, _MANY_JVM = 4, "-XX:+UseSerialGC -XX:TieredStopAtLevel=1", "-XX:+UseParallelGC"
+_SPARKS_OWN = {"SPARK_DRIVER_MEMORY", "SPARK_CONF_DIR", "SPARK_HOME"}  # somebody has set Spark up, its heap perhaps too
+_HEAP_PART, _LEAST_HEAP, _MOST_HEAP = 8, 1 << 30, 8 << 30  # of the machine's memory
+_JAVA = "spark.driver.extraJavaOptions"
 # Where Spark and its workers write what they would else print; kept when a job fails.
 LOG_FILE = Path(tempfile.gettempdir()) / f"gristmill-spark-{os.getpid()}.log"
 
@@ -57,8 +62,9 @@ def open_session(settings: SparkSettings, *, spark_log: str | None = None) -> Sp
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)  # workers run in this virtual environment
         builder, hidden = builder.master(settings.master), spark_log is None
         local = is_local(settings)
-        java = f"{_log_options(spark_log or 'warn')} {_LOCAL_JVM if local else ''}"
-        conf = _NEW | (_LOCAL if local else {}) | {"spark.driver.extraJavaOptions": java}
+        conf = _NEW | (fit_machine() if local else {})
+        java = f"{_log_options(spark_log or 'warn')} {conf.get(_JAVA, '')}"
+        conf |= {_JAVA: java}
     for key, value in {**conf, **settings.conf}.items():
         builder = builder.config(key, str(value).lower() if isinstance(value, bool) else str(value))
     try:
@@ -68,6 +74,25 @@ def open_session(settings: SparkSettings, *, spark_log: str | None = None) -> Sp
         raise SessionError(f"Spark does not start on {settings.master}: {explain(error)}") from error
     ship_code(session)
     return session
+
+
+def fit_machine() -> dict[str, str]:
+    """Conf of a Java virtual machine that is driver and executor on this machine: heap, compiler and collector."""
+    java = _FEW_JVM if (os.cpu_count() or 1) < _FEW_CORES else _MANY_JVM
+    conf = {**_LOCAL, _JAVA: java}
+    if _SPARKS_OWN & os.environ.keys():
+        return conf
+    heap = min(_MOST_HEAP, max(_LEAST_HEAP, psutil.virtual_memory().total // _HEAP_PART))
+    return {**conf, "spark.driver.memory": f"{heap >> 20}m"}
+
+
+def has_gpu(spark: SparkSession) -> bool:
+    """Executors have GPUs, as far as the driver can tell: by Spark's own setting, or as they are this machine."""
+    if int(spark.conf.get("spark.executor.resource.gpu.amount", "0") or 0):
+        return True
+    is_here = str(spark.conf.get("spark.master", "")).startswith("local[")
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1")
+    return is_here and not hidden and any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 def is_local(settings: SparkSettings) -> bool:

@@ -2,7 +2,15 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from jobs.increments.sizing import SAMPLE_BYTES, bytes_per_s, choose_bytes, forecast, is_off, take_for_full
+from jobs.increments.sizing import (
+    SAMPLE_BYTES,
+    bytes_per_s,
+    choose_bytes,
+    forecast,
+    is_off,
+    sample_bytes,
+    take_for_full,
+)
 from jobs.output.committed import Committed, Increment
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -60,3 +68,11 @@ def test_a_forecast_says_whether_the_deadline_is_kept() -> None:
     in_time, line = forecast("6 rows", 60, now=NOW, deadline=NOW + timedelta(seconds=30))
     assert not in_time
     assert "about 50% of it" in line
+
+
+def test_the_first_increment_is_what_a_device_does_in_seconds() -> None:
+    on_cpu, writer = sample_bytes(on_gpu=False, writes=False), sample_bytes(on_gpu=True, writes=True)
+    encoder = sample_bytes(on_gpu=True, writes=False)
+    assert SAMPLE_BYTES == on_cpu == sample_bytes(on_gpu=False, writes=True) < writer < encoder
+    assert choose_bytes(None, left_s=None, sample=encoder) == encoder
+    assert choose_bytes(10.0, left_s=None, sample=encoder) == choose_bytes(10.0, left_s=None)
