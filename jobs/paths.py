@@ -40,6 +40,11 @@ def is_here(path: str) -> bool:
     return scheme == "file" and (path.startswith("file:") or os.path.exists(fixed_part(rest)))
 
 
+def scheme_of(path: str) -> str:
+    """The scheme that a path is written with; `file` where it has none, whatever that is to Spark."""
+    return _split(path)[0]
+
+
 def fixed_part(path: str) -> str:
     """What of a path stands before its first wildcard."""
     glob = GLOB.search(path)

@@ -6,6 +6,7 @@ settings, the model's files. Where the next one finds all of it as it was, Spark
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 
@@ -14,6 +15,7 @@ from jobs.folder import FileInfo
 from jobs.hiding import is_secret, seal
 from jobs.input.files import InputFiles, find_files
 from jobs.output.directory import Output
+from jobs.paths import scheme_of
 from jobs.settings import Settings
 from jobs.telling.report import find_versions
 from udfs.model.files import open_model_of
@@ -47,14 +49,16 @@ class LastLook:
                 path without a scheme may mean HDFS), keep it from being known.
             warnings: Of these files; the next run repeats them.
         """
-        if self._found and files.taken and files.taken <= self._found.keys():
-            self._output.keep_nothing_left({"seen": self._seal(), "warnings": [*warnings]})
+        is_here = files.schemes == {scheme_of(str(self._settings.input.path))}
+        if self._found and is_here and files.taken and files.taken <= self._found.keys():
+            with contextlib.suppress(JobError, OSError):  # without it, the next run looks with Spark
+                self._output.keep_nothing_left({"seen": self._seal(), "warnings": [*warnings]})
 
     def _seal(self) -> str:
         """A keyed hash of all that decides whether there is something to do."""
         asked = self._settings.model_dump(mode="json")
-        asked["input"]["options"] = {n: v for n, v in asked["input"]["options"].items() if not is_secret(n)}
-        del asked["spark"]
+        for section, name in (("input", "options"), ("spark", "conf")):  # Spark's may say where a path leads
+            asked[section][name] = {n: v for n, v in asked[section][name].items() if not is_secret(n)}
         model = open_model_of(self._settings.spec()).stamp()
         found = [(path, info.size, info.changed_ns) for path, info in sorted((self._found or {}).items())]
         held = [(info.name, info.size, info.changed_ns) for info in self._output.state_files()]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from jobs.errors import InputError
 from jobs.folder import FileInfo, Folder
 from jobs.input.checkpoint import SeenFile, path_of
-from jobs.paths import GLOB, fixed_part
+from jobs.paths import GLOB, fixed_part, scheme_of
 
 _SHOWN = 5
 # What writers leave beside their data.
@@ -27,11 +27,13 @@ class InputFiles:
         root: The input's path, or what of it stands before its first wildcard.
         found: Every file below.
         taken: Those that Spark reads.
+        schemes: Of their URIs.
     """
 
     root: str
     found: dict[str, FileInfo]
     taken: frozenset[str]
+    schemes: frozenset[str] = frozenset()
 
     def left(self, seen: Iterable[SeenFile]) -> dict[str, int]:
         """Files that Spark reads and that are in no increment yet, with their sizes."""
@@ -92,7 +94,8 @@ def list_input(path: str, uris: Iterable[str]) -> InputFiles:
         path: Of the settings, wildcards and all.
         uris: The files that Spark reads there.
     """
-    return InputFiles(*find_files(path), frozenset(path_of(uri) for uri in uris))
+    uris = list(uris)
+    return InputFiles(*find_files(path), frozenset(map(path_of, uris)), frozenset(map(scheme_of, uris)))
 
 
 def find_files(path: str) -> tuple[str, dict[str, FileInfo]]:

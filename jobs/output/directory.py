@@ -385,9 +385,12 @@ class Output:
         return held
 
     def keep_nothing_left(self, about: dict[str, Any]) -> None:
-        """Keep what the next run can tell by that there is nothing to do. It may be lost: the next run looks itself."""
-        with contextlib.suppress(OSError):
-            self.folder.write_json(_NOTHING_LEFT, about)
+        """Keep what the next run can tell by that there is nothing to do. It may be lost: the next run looks itself.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        self.folder.write_json(_NOTHING_LEFT, about)
 
     def state_files(self) -> list[files.FileInfo]:
         """All files of the output that tell what is scored: results, marks, the checkpoint, in order."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
+from jobs.errors import SPARK_ERRORS
 from jobs.settings import Settings
+from jobs.spark.session import open_session
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 _WIDTH = 44  # characters of a cell
 _PARTS = 3  # of a list
@@ -17,10 +22,7 @@ _COMMON = {"error", "usage", "truncated", "engine"}
 
 def answer_table(settings: Settings, rows: int) -> Table:
     """The first rows of a job's output: the columns that were kept, then the answer or the error."""
-    from pyspark.sql import SparkSession
-
-    spark = SparkSession.active()
-    found = spark.read.parquet(settings.output.path).limit(rows).collect()
+    found = _find_session(settings).read.parquet(settings.output.path).limit(rows).collect()
     name = settings.output.name
     table = Table(box=None, pad_edge=False, header_style="dim")
     kept = [c for c in (found[0].asDict() if found else {}) if c not in (name, "outcome", "increment")]
@@ -37,6 +39,16 @@ def answer_table(settings: Settings, rows: int) -> Table:
     for line in lines:
         table.add_row(*line)
     return table
+
+
+def _find_session(settings: Settings) -> SparkSession:
+    """The run's session; one that had nothing to do has started none."""
+    from pyspark.sql import SparkSession
+
+    try:
+        return SparkSession.active()
+    except SPARK_ERRORS:
+        return open_session(settings.spark)
 
 
 def _line(cell: str, style: str = "") -> Text:

@@ -45,6 +45,9 @@ def test_a_job_scores_and_shows_a_summary_without_sparks_noise(write_job: WriteJ
     again = _gristmill("score", write_job(), cwd=tmp_path)
     assert again.returncode == 0  # nothing is new
     assert re.search(r"rows +0, there was nothing to score", again.stderr)
+    shown = _gristmill("score", write_job(), "--show", "5", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr  # which asked for no Spark, but for what is shown
+    assert "a red kettle" in shown.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "job.yaml", "out"]
 
 

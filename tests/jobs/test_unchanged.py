@@ -8,9 +8,11 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from jobs.input.files import InputFiles, list_input
 from jobs.job_file import load_settings
 from jobs.output.directory import Output
 from jobs.preflight import check_model
@@ -145,16 +147,39 @@ def test_other_settings_are_looked_at_with_spark(scored: Settings, write_job: Wr
         "output": {"name": "vector"},
         "limits": {"max_error_rate": 0.5},
         "score": {"text": "id"},
+        "spark": {"conf": {"spark.hadoop.fs.defaultFS": "hdfs://elsewhere"}},
     }.items():
         other = {**same, section: {**same.get(section, {}), **values}}
         assert not is_unchanged(load_settings(write_job(**other))), section
 
 
+def test_what_spark_has_elsewhere_under_the_same_names_is_not_taken_for_what_is_here(scored: Settings) -> None:
+    pinned = check_model(scored)
+    look, path = LastLook(pinned, Output(pinned)), Path(str(pinned.input.path), "a.json")
+    _tear_the_note(pinned)
+    look.keep(list_input(str(path.parent), [f"hdfs://host:8020{path}"]), [])
+    assert not is_unchanged(scored)
+    look.keep(list_input(str(path.parent), [f"file://{path}"]), [])
+    assert is_unchanged(scored)
+
+
+def test_a_note_that_cannot_be_kept_costs_no_run(scored: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    pinned = check_model(scored)
+    look, path = LastLook(pinned, Output(pinned)), Path(str(pinned.input.path), "a.json")
+    for name in ("write_json", "walk", "find_json"):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"jobs.folder.Folder.{name}", Mock(side_effect=OSError("no answer")))
+            look.keep(InputFiles(str(path.parent), {}, frozenset({str(path)}), frozenset({"file"})), [])
+
+
 def test_a_new_password_is_in_nothing_that_is_kept(spark: Any, settings: Settings) -> None:
-    told = settings.input.model_copy(update={"options": {"password": "hunter2"}})
-    score(settings.model_copy(update={"input": told}))
-    told = settings.input.model_copy(update={"options": {"password": "another"}})
-    assert is_unchanged(settings.model_copy(update={"input": told}))
+    def with_password(password: str) -> Settings:
+        told = settings.input.model_copy(update={"options": {"password": password}})
+        conf = settings.spark.model_copy(update={"conf": {"spark.hadoop.fs.s3a.secret.key": password}})
+        return settings.model_copy(update={"input": told, "spark": conf})
+
+    score(with_password("hunter2"))
+    assert is_unchanged(with_password("another"))
     kept = Path(settings.output.path, "_gristmill/nothing-left.json").read_text()
     assert "hunter2" not in kept
 
