@@ -188,7 +188,13 @@ def bench(
     engine: Annotated[bool, typer.Option("--engine", help="The engine alone, against its device's peak.")] = False,
     shape: Annotated[
         str | None,
-        typer.Option(help="With --engine: random weights of minilm-l6, bert-base or bert-large instead of the model."),
+        typer.Option(help="With --engine: random weights of minilm-l6, bert-base, bert-large or no-layers."),
+    ] = None,
+    host: Annotated[
+        bool, typer.Option("--host", help="The whole Spark job with a model that does nothing: what the host costs.")
+    ] = False,
+    against: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With --host: another checkout of gristmill, measured in turn.")
     ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to a file too.")] = None,
 ) -> None:
@@ -196,10 +202,18 @@ def bench(
 
     A job that writes: its engine, side by side with transformers' generate and its continuous batching.
     With --engine: no Spark and no Java; how near the model's time comes to what the device can multiply.
+    With --host: CPU seconds a million tokens of the JVM, the workers and the engine's own code.
     """
     from jobs.job_file import load_settings
 
     settings, console = load_settings(conf, set_), Console()
+    if host or against:
+        from jobs.bench.host import run_host_bench
+
+        run_host_bench(
+            settings, rows=rows, rounds=rounds, texts=texts, against=against, json_path=json_path, console=console
+        )
+        return
     if engine or shape:
         from jobs.bench.engine import run_engine_bench
 

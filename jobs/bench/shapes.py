@@ -11,7 +11,12 @@ from udfs.model.files import ModelFiles
 from udfs.model.quiet import quiet_transformers
 
 # hidden width, layers, heads
-SHAPES = {"minilm-l6": (384, 6, 12), "bert-base": (768, 12, 12), "bert-large": (1024, 24, 16)}
+SHAPES = {
+    "minilm-l6": (384, 6, 12),
+    "bert-base": (768, 12, 12),
+    "bert-large": (1024, 24, 16),
+    "no-layers": (384, 0, 12),  # looks vectors up and averages them: what is left is what stands around a model
+}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json")
 
 

@@ -87,6 +87,7 @@ def test_no_java_is_told_in_a_few_lines(write_job: WriteJob, tmp_path: Path) -> 
         (["score", "conf/catalog_tagging.yaml", "--set", "score.trust_remote_code=true"], "there is no such key"),
         (["score", "conf/catalog_tagging.yaml", "--sett", "x"], "No such option"),
         (["bench", "conf/catalog_tagging.yaml", "--texts", "poems"], "docstrings"),
+        (["bench", "conf/catalog_tagging.yaml", "--host", "--against", "conf"], "no checkout of gristmill"),
         (["bench", "conf/search_reranking.yaml"], "compares nothing for pairs"),
         (["bench", "conf/news_summaries.yaml", "--engine"], "`gristmill bench` without them"),
         (["bench", "conf/news_summaries.yaml", "--shape", "minilm-l6"], "`gristmill bench` without them"),
