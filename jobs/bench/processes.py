@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import threading
 import time
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import psutil
 Kind = Literal["jvm", "workers", "engine", "driver"]
 _MARK = "GRISTMILL_BENCH_RUN"
 _EVERY_S = 0.1
+_LOOKS = 5  # a process that is just being started has no environment yet
 _END_S = 30.0  # an engine ends by itself a little after its executor
 
 
@@ -73,51 +75,50 @@ class _Clock:
 
     def __init__(self, mark: str) -> None:
         self._mark = mark
-        self._known: set[int] = set()
+        self._others: Counter[int] = Counter()
         self._ours: dict[int, psutil.Process] = {}
-        self._seen: dict[int, tuple[Kind, float]] = {}
+        self._kinds: dict[int, Kind] = {}
+        self._cpu: dict[int, float] = {}
 
     def watch(self, ended: threading.Event) -> None:
         """Look until the command has ended and nothing of it is left."""
-        until = float("inf")
-        while (alive := self._look()) or not ended.is_set():
+        until = math.inf
+        while self._look() or not ended.is_set():
             if ended.is_set():
                 until = min(until, time.monotonic() + _END_S)
-            if time.monotonic() > until or (ended.is_set() and not alive):
+            if time.monotonic() > until:
                 break
             time.sleep(_EVERY_S)
 
     def seconds(self) -> dict[Kind, float]:
-        found: Counter[Kind] = Counter()
-        for kind, seconds in self._seen.values():
-            found[kind] += seconds  # type: ignore[assignment]  # a Counter of floats
+        found: defaultdict[Kind, float] = defaultdict(float)
+        for pid, kind in self._kinds.items():
+            found[kind] += self._cpu[pid]
         return dict(found)
 
     def _look(self) -> bool:
-        pids = set(psutil.pids())
-        for pid in pids - self._known:
-            with suppress(psutil.Error):
-                process = psutil.Process(pid)
-                if process.environ().get(_MARK) == self._mark:
-                    self._ours[pid] = process
-        self._known = pids
+        for pid in psutil.pids():
+            if pid not in self._ours and self._others[pid] < _LOOKS:
+                self._others[pid] += 1
+                with suppress(psutil.Error):
+                    process = psutil.Process(pid)
+                    if process.environ().get(_MARK) == self._mark:
+                        self._ours[pid] = process
         for pid, process in list(self._ours.items()):
             try:
-                times = process.cpu_times()
-                gone = process.status() == psutil.STATUS_ZOMBIE
-                kind = self._seen[pid][0] if gone else _kind_of(process)
-                self._seen[pid] = (kind, times.user + times.system)
-            except (psutil.Error, KeyError):
-                gone = True
-            if gone:
+                times, name, command = process.cpu_times(), process.name(), process.cmdline()
+            except psutil.Error:
                 del self._ours[pid]
+                continue
+            if command:  # one that ends has none, and is what it was
+                self._kinds[pid] = _kind_of(name, command)
+            self._cpu[pid] = times.user + times.system
         return bool(self._ours)
 
 
-def _kind_of(process: psutil.Process) -> Kind:
-    command = " ".join(process.cmdline())
+def _kind_of(name: str, command: list[str]) -> Kind:
     if "udfs.engine" in command:
         return "engine"
-    if process.name() == "java":
+    if name == "java":
         return "jvm"
     return "workers" if "pyspark.daemon" in command or "pyspark.worker" in command else "driver"

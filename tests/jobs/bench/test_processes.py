@@ -11,7 +11,7 @@ SPIN = "import time\nuntil = time.process_time() + {}\nwhile time.process_time()
 def test_cpu_seconds_are_told_by_kind_of_process_even_of_one_that_outlives_the_command(tmp_path: Path) -> None:
     started = (
         f"import subprocess, sys\n"
-        f"def run(spin, *names): return subprocess.Popen([sys.executable, '-c', spin, *names], start_new_session=True)\n"
+        f"def run(*args): return subprocess.Popen([sys.executable, '-c', *args], start_new_session=True)\n"
         f"run({SPIN.format(0.6)!r}, 'udfs.engine')\n"
         f"run({SPIN.format(0.4)!r}, 'pyspark.daemon').wait()\n"
     )
