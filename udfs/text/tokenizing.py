@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,11 @@ from udfs.model.limits import resolve_max_tokens
 from udfs.model.token_types import reads_types
 from udfs.model.tokenizer import load_tokenizer
 from udfs.spec import Overflow, ScoreSpec
+from udfs.text.encoding import Encoder, by_reference, flatten
 from udfs.text.splitting import Splitter
-from udfs.wire.items import Items
+from udfs.wire.items import Items, join_items
 
+_PROBES = ("a", "", "a b")
 _VOCABULARIES = ("vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 
 
@@ -68,6 +71,39 @@ class Tokenized:
 
 
 @dataclass(frozen=True)
+class _Around:
+    """What a tokenizer puts around a text.
+
+    Args:
+        before, after: Token ids.
+    """
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.before) + len(self.after)
+
+    def put(self, items: Items, *, room: int, from_end: bool = False) -> Items:
+        """Items cut to so many tokens of their own, from their ends or their beginnings, with what stands around."""
+        if (items.lengths > room).any():
+            counts = np.minimum(items.lengths, room)
+            starts = items.offsets[1:] - counts if from_end else items.offsets[:-1]
+            offsets = np.concatenate([[0], np.cumsum(counts)])
+            items = Items(items.ids[np.repeat(starts - offsets[:-1], counts) + np.arange(offsets[-1])], offsets)
+        if not self.count:
+            return items
+        offsets = items.offsets + np.arange(len(items) + 1) * self.count
+        ids, own = np.empty(int(offsets[-1]), dtype=np.int32), np.ones(int(offsets[-1]), dtype=bool)
+        for numbers, first in ((self.before, offsets[:-1]), (self.after, offsets[1:] - len(self.after))):
+            places = first[:, None] + np.arange(len(numbers))
+            ids[places], own[places] = numbers, False
+        ids[own] = items.ids
+        return Items(ids, offsets)
+
+
+@dataclass(frozen=True)
 class _Piece:
     """A text, or a chunk of one that begins at character `start`, in tokens."""
 
@@ -110,6 +146,9 @@ class Tokenizer:
         self._direction = files.read_json("tokenizer_config.json").get("truncation_side") or "right"
         self._backend = load_backend(files)
         self._backend.no_padding()
+        self._backend.no_truncation()
+        self._around = _find_around(self._backend)
+        self._encoder = Encoder(self._backend, None if with_spans else find_tokenizer_file(files))
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] = ()) -> Tokenized:
         """Tokenize texts, each alone or once with each of some second texts; only the first is ever cut.
@@ -121,6 +160,8 @@ class Tokenizer:
         if self._lowercase:
             texts = [text.lower() for text in texts]
         splitter = self._splitter(pairs) if self._overflow == "chunk" else None
+        if self._around is not None and not pairs and not self._with_spans:
+            return self._tokenize_alone(self._around, texts, splitter)
         encodings = self._encode(texts, pairs)
         long = np.fromiter((bool(e.overflowing) for e in encodings), dtype=bool, count=len(encodings))
         kept = [
@@ -155,6 +196,33 @@ class Tokenizer:
         special = {number for number, token in self._backend.get_added_tokens_decoder().items() if token.special}
         ends = len(encoding) > 0 and (encoding.special_tokens_mask[-1] or encoding.ids[-1] in {*special, self._unknown})
         return len(encoding) - int(ends)
+
+    def _tokenize_alone(self, around: _Around, texts: Sequence[str], splitter: Splitter | None) -> Tokenized:
+        """Texts without pairs, in arrays all the way."""
+        self._backend.no_truncation()
+        room = self.max_tokens - around.count
+        ids = self._encoder([self._before + text for text in texts] if self._before else texts)
+        long = ids.lengths > room
+        counts = (ids.lengths + around.count > 0).astype(np.int64)
+        if splitter and long.any():
+            numbers = np.flatnonzero(long)
+            chunks = splitter([texts[number] for number in numbers.tolist()])
+            parts = self._encoder([self._before + chunk.text for found in chunks for chunk in found])
+            real = parts.lengths + around.count > 0
+            of_text = np.repeat(numbers, [len(found) for found in chunks])[real]
+            counts[numbers] = 0
+            np.add.at(counts, of_text, 1)
+            kept = np.flatnonzero((counts > 0) & ~long)
+            source = np.concatenate([kept, of_text])
+            where = np.concatenate([kept, len(texts) + np.flatnonzero(real)])
+            ids = join_items([ids, parts]).take(where[np.argsort(source, kind="stable")])
+        else:
+            if self._overflow == "fail":
+                counts[long] = 0
+            if not counts.all():
+                ids = ids.take(np.flatnonzero(counts))
+        units = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        return Tokenized(around.put(ids, room=room, from_end=self._direction == "left"), units, long)
 
     def _encode(self, texts: Sequence[str], pairs: Sequence[str]) -> list[Any]:
         """Encodings of each text, or of its pairs, text by text; what was cut off is their `overflowing`."""
@@ -248,23 +316,40 @@ def make_tokenizer(
     )
 
 
+def _find_around(backend: Any) -> _Around | None:
+    """What a tokenizer puts around a text; None where that is not the same for each."""
+    made = [backend.encode(text) for text in _PROBES]
+    inside = [number for number, side in enumerate(made[0].sequence_ids) if side is not None]
+    if not inside:
+        return None
+    around = _Around(tuple(made[0].ids[: inside[0]]), tuple(made[0].ids[inside[-1] + 1 :]))
+    alone = by_reference(backend, _PROBES)
+    wanted = [number for encoding in made for number in encoding.ids]
+    return around if around.put(alone, room=int(alone.lengths.max())).ids.tolist() == wanted else None
+
+
+def find_tokenizer_file(files: ModelFiles) -> Path | None:
+    """The model's tokenizer.json, if it has one."""
+    return next((found for folder in files.folders if (found := folder / "tokenizer.json").is_file()), None)
+
+
 def load_backend(files: ModelFiles) -> Any:
     """The model's fast tokenizer, as its own settings leave it."""
     os.environ.setdefault("RAYON_NUM_THREADS", str(task_cores()))
     from tokenizers import Tokenizer as Backend
     from tokenizers.processors import TemplateProcessing
 
-    for folder in files.folders:
-        if (folder / "tokenizer.json").is_file():
-            try:
-                backend = Backend.from_file(str(folder / "tokenizer.json"))
-            except Exception as error:
-                told = f"model {files.name!r} has a tokenizer.json that does not load: {first_line(error)}"
-                raise ModelError(told) from error
-            if files.is_static:  # which has vectors of words alone
-                backend.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
-            return backend
-    return _convert_backend(files)
+    if (file := find_tokenizer_file(files)) is None:
+        return _convert_backend(files)
+    try:
+        backend = Backend.from_file(str(file))
+    except Exception as error:
+        raise ModelError(
+            f"model {files.name!r} has a tokenizer.json that does not load: {first_line(error)}"
+        ) from error
+    if files.is_static:  # which has vectors of words alone
+        backend.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
+    return backend
 
 
 def _convert_backend(files: ModelFiles) -> Any:
@@ -283,7 +368,7 @@ def _convert_backend(files: ModelFiles) -> Any:
 def join_ids(ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
     """Lists of token ids as (T,) int32, one after the other, and (N + 1,) int64, where each begins."""
     offsets = np.concatenate([[0], np.cumsum([len(i) for i in ids], dtype=np.int64)])
-    return _flatten(ids, offsets), offsets
+    return flatten(ids, offsets), offsets
 
 
 def _make_items(kept: list[list[_Piece]], *, with_types: bool) -> Items:
@@ -291,7 +376,7 @@ def _make_items(kept: list[list[_Piece]], *, with_types: bool) -> Items:
     flat, offsets = join_ids([e.ids for e in encodings])
     types = None
     if with_types:
-        types = _flatten([e.type_ids for e in encodings], offsets)
+        types = flatten([e.type_ids for e in encodings], offsets)
         types = types if types.any() else None
     return Items(flat, offsets, types)
 
@@ -304,10 +389,3 @@ def _make_spans(kept: list[list[_Piece]], items: Items, units: np.ndarray, texts
     special = np.array([mark for p in pieces for mark in p.encoding.special_tokens_mask], dtype=bool)
     text = np.repeat(np.arange(len(units) - 1), np.diff(units))[item]
     return Spans(offsets[:, 0], offsets[:, 1], special, items.ids, item, text, texts)
-
-
-def _flatten(lists: Sequence[Sequence[int]], offsets: np.ndarray) -> np.ndarray:
-    flat = np.empty(int(offsets[-1]), dtype=np.int32)
-    for values, start, stop in zip(lists, offsets[:-1], offsets[1:], strict=True):
-        flat[start:stop] = values
-    return flat

@@ -139,7 +139,7 @@ def find_home(engine: EngineId) -> Home:
     told = {name: value for name, value in spec.for_engine().items() if name not in unread}
     asked = json.dumps([told, files.stamp(), engine.gpu, engine.executor.cores], sort_keys=True)
     owner = f"{platform.node()} {_pid_namespace()} {engine.executor.pid}"
-    return Home(_top() / _digest(owner) / _digest(asked))
+    return Home(top() / _digest(owner) / _digest(asked))
 
 
 def hold(path: Path) -> int:
@@ -160,9 +160,9 @@ def try_hold(path: Path) -> int | None:
     return descriptor
 
 
-def sweep(top: Path | None = None) -> None:
+def sweep(below: Path | None = None) -> None:
     """Remove what killed executors left behind, whose engines are gone too."""
-    for path in (top or _top()).glob("*/*"):
+    for path in (below or top()).glob("*/*"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # another version may write otherwise
             if path.is_dir():
                 _sweep_home(Home(path))
@@ -207,7 +207,7 @@ def make_private(path: Path) -> None:
     Raises:
         EngineError: Ours in TMP belongs to somebody else, or is open to others.
     """
-    make_top(_top())
+    make_top(top())
     with contextlib.suppress(FileNotFoundError):  # an engine takes the executor's directory along as it ends
         path.parent.mkdir(mode=0o700, exist_ok=True)
         path.mkdir(mode=0o700, exist_ok=True)
@@ -225,7 +225,8 @@ def make_top(top: Path) -> None:
         raise EngineError(f"{top} must be a directory that only user {os.getuid()} can enter; remove it")
 
 
-def _top() -> Path:
+def top() -> Path:
+    """Our own directory in TMP; it need not be there."""
     name = f"gristmill-{os.getuid()}"
     longest = len(name) + 2 * 17 + len("/socket-99999")
     place = os.environ.get("TMPDIR") or "/tmp"  # the same for every worker, even when it is full
