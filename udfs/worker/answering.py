@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,6 +45,28 @@ class Answered:
         usage = {name: tokens + _put(then.usage[name], texts, len(tokens)) for name, tokens in self.usage.items()}
         errors = {**self.errors, **{int(texts[number]): error for number, error in then.errors.items()}}
         return Answered(columns, errors, usage, self.engines, self.engine_of)
+
+
+def join_answered(parts: Sequence[Answered], types: Sequence[pa.DataType]) -> Answered:
+    """What became of the texts of several parts, one after the other.
+
+    Args:
+        parts: One at least.
+        types: Of the task's fields: a part without an answer has nulls of these.
+    """
+    starts = np.cumsum([0, *(len(part.engine_of) for part in parts)]).tolist()
+    engines = list(dict.fromkeys(name for part in parts for name in part.engines))
+    errors = {start + text: e for part, start in zip(parts, starts, strict=False) for text, e in part.errors.items()}
+    number = {name: place for place, name in enumerate(engines)}
+    known = [np.array([number[name] for name in part.engines] or [0]) for part in parts]
+    columns = zip(types, *(part.columns for part in parts), strict=True)
+    return Answered(
+        [pa.concat_arrays([array.cast(kind) for array in arrays]) for kind, *arrays in columns],
+        errors,
+        {name: np.concatenate([part.usage[name] for part in parts]) for name in parts[0].usage},
+        engines,
+        np.concatenate([own[part.engine_of] for own, part in zip(known, parts, strict=True)]),
+    )
 
 
 def answer_texts(tokenized: Tokenized, outputs: Outputs, task: Task) -> Answered:

@@ -1,13 +1,13 @@
 """The way of a window: prepare (texts to items) -> forward (the engine) -> finish (outputs to result rows).
 
-Only `forward` touches the device. `prepare` of the next window runs while `forward` of this one does, and while the
-model still loads.
+Only `forward` touches the device. A window's distinct texts are prepared part by part: the next parts are tokenized and
+sent while the engine has those before, and while the model still loads.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -24,19 +24,21 @@ from udfs.tasks.registry import make_task
 from udfs.tasks.task import Task
 from udfs.tasks.text_generation import make_asker
 from udfs.tasks.writing import Answers, Writing
-from udfs.text.templates import Texts, read_texts
+from udfs.text.templates import read_texts
 from udfs.text.tokenizing import Tokenized
 from udfs.wire.home import EngineId
 from udfs.wire.items import Items
-from udfs.worker.answering import Answered, answer_texts
+from udfs.worker.answering import Answered, answer_texts, join_answered
 from udfs.worker.client import EngineClient
 from udfs.worker.outputs import Outputs, Ticket
-from udfs.worker.windows import cut_windows, find_duplicates
+from udfs.worker.windows import cut_parcels, cut_windows, find_duplicates
 
 T = TypeVar("T")
+W = TypeVar("W")
 _ITEMS_A_ROW = 8  # on average over a window; more of them make it shorter
 _WINDOW_BYTES = 64 << 20
-_WINDOWS_IN_FLIGHT = 2  # the engine has the next one when it is done with one
+_PART_CHARACTERS = 512 << 10  # of texts that are tokenized and sent together: some hundred milliseconds of one core
+_PARTS_IN_FLIGHT = 4  # the engine has the next ones when it is done with one
 
 
 class Client(Protocol):
@@ -45,6 +47,57 @@ class Client(Protocol):
     def submit(self, items: Items) -> Ticket: ...
 
     def collect(self, ticket: Ticket) -> Outputs: ...
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows whose texts are told apart.
+
+    Args:
+        rows: Number of rows.
+        texts: N distinct ones.
+        text_of_row: (R,) int64, which distinct text a row has; -1 where it failed before.
+        failures: Row number -> what is wrong with it.
+    """
+
+    rows: int
+    texts: list[str]
+    text_of_row: np.ndarray
+    failures: dict[int, RowError]
+
+    def place(self, numbers: np.ndarray) -> np.ndarray:
+        """(R,) int64, where the text of each row stands among some of the texts; -1 where it is none of them."""
+        places = np.full(len(self.texts) + 1, -1)
+        places[numbers] = np.arange(len(numbers))
+        return places[self.text_of_row]
+
+    def spread(self, errors: dict[int, RowError]) -> dict[int, RowError]:
+        """What is wrong with distinct texts, by the rows that have them."""
+        rows = enumerate(self.text_of_row.tolist()) if errors else ()
+        return {row: errors[text] for row, text in rows if text in errors}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some texts of a window, ready for the engine.
+
+    Args:
+        window: Whose.
+        numbers: (N,) int64, which of its texts.
+        tokenized: These texts; text t owns `units_per_text` units from t * units_per_text on.
+        errors: Of texts of this part that are not sent, by their numbers.
+        is_last: The window has no more.
+    """
+
+    window: Window
+    numbers: np.ndarray
+    tokenized: Tokenized
+    errors: dict[int, RowError]
+    is_last: bool
+
+    def truncated(self, task: Task) -> np.ndarray:
+        """(N,) bool for each text."""
+        return np.logical_or.reduce(self.tokenized.truncated.reshape(len(self.numbers), task.units_per_text), axis=1)
 
 
 @dataclass(frozen=True)
@@ -96,13 +149,22 @@ def score_with(client: Client, batches: Iterable[pa.Array], spec: ScoreSpec) -> 
     """Score a stream of rows by an engine that is at hand; otherwise as `score`."""
     task = make_task(spec, open_model_of(spec))
     windows = cut_windows(batches, **window_limits(spec, task.units_per_text))
-    in_flight: deque[tuple[Prepared, Ticket]] = deque()
-    for prepared in run_ahead(lambda window: prepare(window, spec, task), windows):
-        in_flight.append((prepared, client.submit(prepared.items)))
-        if len(in_flight) == _WINDOWS_IN_FLIGHT:
-            yield _collect(client, *in_flight.popleft(), task)
+    in_flight: deque[tuple[Part, Ticket]] = deque()
+    answered: list[tuple[Part, Answered]] = []
+
+    def collect() -> Iterator[pa.StructArray]:
+        part, ticket = in_flight.popleft()
+        answered.append((part, answer(client, part.tokenized, ticket, task)))
+        if part.is_last:
+            yield finish(answered, task)
+            answered.clear()
+
+    for part in run_ahead(lambda part: part, cut_parts(windows, spec, task)):
+        in_flight.append((part, client.submit(part.tokenized.items)))
+        if len(in_flight) == _PARTS_IN_FLIGHT:
+            yield from collect()
     while in_flight:
-        yield _collect(client, *in_flight.popleft(), task)
+        yield from collect()
 
 
 def window_limits(spec: ScoreSpec[Any], units_per_text: int) -> dict[str, int]:
@@ -114,10 +176,6 @@ def window_limits(spec: ScoreSpec[Any], units_per_text: int) -> dict[str, int]:
     """
     rows = min(spec.window_rows, spec.window_rows * _ITEMS_A_ROW // units_per_text)
     return {"window_rows": max(1, rows), "window_bytes": max(1, _WINDOW_BYTES // units_per_text)}
-
-
-def _collect(client: Client, prepared: Prepared, ticket: Ticket, task: Task) -> pa.StructArray:
-    return finish(prepared, answer(client, prepared.tokenized, ticket, task), task)
 
 
 def answer(client: Client, tokenized: Tokenized, ticket: Ticket, task: Task) -> Answered:
@@ -136,7 +194,7 @@ def output_type(spec: ScoreSpec) -> pa.StructType:
     return result_type(make_task(spec, open_model_of(spec)).fields)
 
 
-def run_ahead(work: Callable[[pa.Array], T], windows: Iterator[pa.Array]) -> Iterator[T]:
+def run_ahead(work: Callable[[W], T], windows: Iterator[W]) -> Iterator[T]:
     """Yield `work(window)` in order, always one window ahead of the caller, on a thread of its own."""
 
     def pull() -> T | None:
@@ -150,57 +208,79 @@ def run_ahead(work: Callable[[pa.Array], T], windows: Iterator[pa.Array]) -> Ite
             yield ready
 
 
-def prepare(window: pa.Array, spec: ScoreSpec, task: Task) -> Prepared:
-    """Render, check, tell apart and tokenize the texts of a window; past the deadline, fail them unseen."""
+def cut_parts(windows: Iterator[pa.Array], spec: ScoreSpec, task: Task) -> Iterator[Part]:
+    """The texts of windows, tokenized part by part, the longest of a window first; each window has a part at least."""
+    for rows in windows:
+        window = read_window(rows, spec)
+        lengths = np.fromiter(map(len, window.texts), np.int64, len(window.texts))
+        parts = cut_parcels(lengths, parcel_tokens=max(1, _PART_CHARACTERS // task.units_per_text))
+        for numbers in parts or [np.zeros(0, np.int64)]:
+            yield tokenize_part(window, numbers, spec, task, is_last=not parts or numbers is parts[-1])
+
+
+def read_window(rows: pa.Array, spec: ScoreSpec) -> Window:
+    """Render, check and tell apart the texts of a window's rows; past the deadline, fail them unseen."""
     if spec.is_late():
-        return _expire(window, task)
-    read = read_texts(window, make_asker(spec))
+        return Window(len(rows), [], np.full(len(rows), -1), dict.fromkeys(range(len(rows)), EXPIRED))
+    read = read_texts(rows, make_asker(spec))
     texts, text_of_row = find_duplicates(read.texts, dedupe=spec.dedupe)
+    return Window(len(rows), texts.to_pylist(), text_of_row, dict(read.failures))
+
+
+def tokenize_part(window: Window, numbers: np.ndarray, spec: ScoreSpec, task: Task, *, is_last: bool = True) -> Part:
+    """Tokenize some texts of a window; past the deadline, none."""
+    if spec.is_late():
+        return Part(window, numbers[:0], task.tokenize([]), dict.fromkeys(numbers.tolist(), EXPIRED), is_last)
+    asked = [window.texts[number] for number in numbers.tolist()]
+    errors: dict[int, RowError] = {}
     try:
-        tokenized = task.tokenize(texts.to_pylist())
+        tokenized = task.tokenize(asked)
     except GristmillError:
         raise
     except Exception:  # noqa: BLE001 - whatever the tokenizer does not take, it is the row that fails
-        read = _without_unreadable(read, task)
-        texts, text_of_row = find_duplicates(read.texts, dedupe=spec.dedupe)
-        tokenized = task.tokenize(texts.to_pylist())
-    truncated = np.logical_or.reduce(tokenized.truncated.reshape(len(texts), task.units_per_text), axis=1)
-    return Prepared(len(window), text_of_row, read.failures, tokenized, truncated)
+        errors = {number: error for number in numbers.tolist() if (error := _try_alone(window.texts[number], task))}
+        numbers = np.array([number for number in numbers.tolist() if number not in errors], dtype=np.int64)
+        tokenized = task.tokenize([window.texts[number] for number in numbers.tolist()])
+    return Part(window, numbers, tokenized, errors, is_last)
 
 
-def _without_unreadable(read: Texts, task: Task) -> Texts:
-    """Texts of which those have failed that cannot be tokenized, not even alone."""
-    texts, failures = read.texts.to_pylist(), dict(read.failures)
-    for row, text in enumerate(texts):
-        try:
-            task.tokenize([] if text is None else [text])
-        except Exception as error:  # noqa: BLE001 - as above
-            texts[row], failures[row] = None, unreadable(error)
-    return Texts(pa.array(texts, pa.string()), failures)
+def prepare(rows: pa.Array, spec: ScoreSpec, task: Task) -> Prepared:
+    """A window as one part."""
+    window = read_window(rows, spec)
+    part = tokenize_part(window, np.arange(len(window.texts)), spec, task)
+    failures = window.failures | window.spread(part.errors)
+    return Prepared(window.rows, window.place(part.numbers), failures, part.tokenized, part.truncated(task))
 
 
-def _expire(window: pa.Array, task: Task) -> Prepared:
-    """A window that comes too late: all of its rows fail, nothing of it is for the engine."""
-    none, rows = task.tokenize([]), len(window)
-    failures = dict.fromkeys(range(rows), EXPIRED)
-    return Prepared(rows, np.full(rows, -1), failures, none, np.zeros(0, dtype=bool))
+def _try_alone(text: str, task: Task) -> RowError | None:
+    """What is wrong with a text that cannot be tokenized, not even alone."""
+    try:
+        task.tokenize([text])
+    except Exception as error:  # noqa: BLE001 - as above
+        return unreadable(error)
+    return None
 
 
-def finish(prepared: Prepared, answered: Answered, task: Task) -> pa.StructArray:
-    """Spread what became of distinct texts over the rows that have them."""
-    failures = {**prepared.failures, **_spread(answered.errors, prepared.text_of_row)}
+def finish(answered: Sequence[tuple[Part, Answered]], task: Task) -> pa.StructArray:
+    """Spread what became of a window's distinct texts over the rows that have them.
+
+    Args:
+        answered: All parts of one window.
+        task: Whose columns they are.
+    """
+    window, parts = answered[0][0].window, [part for part, _ in answered]
+    whole = join_answered([one for _, one in answered], [field.type for field in task.fields])
+    order = np.concatenate([part.numbers for part in parts])
+    errors = {int(order[place]): error for place, error in whole.errors.items()}
+    for part in parts:
+        errors |= part.errors
     return join_result(
         task.fields,
-        answered.columns,
-        text_of_row=prepared.text_of_row,
-        failures=failures,
-        truncated=prepared.truncated,
-        usage=answered.usage,
-        engines=answered.engines,
-        engine_of=answered.engine_of,
+        whole.columns,
+        text_of_row=window.place(order),
+        failures=window.failures | window.spread(errors),
+        truncated=np.concatenate([part.truncated(task) for part in parts]),
+        usage=whole.usage,
+        engines=whole.engines,
+        engine_of=whole.engine_of,
     )
-
-
-def _spread(errors: dict[int, RowError], text_of_row: np.ndarray) -> dict[int, RowError]:
-    """What is wrong with distinct texts, by the rows that have them."""
-    return {row: errors[text] for row, text in enumerate(text_of_row.tolist()) if text in errors} if errors else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +22,9 @@ from udfs.local import LocalEngine
 from udfs.model.files import open_model
 from udfs.spec import ScoreSpec
 from udfs.tasks.registry import make_spec, make_task
+from udfs.wire.items import Items
 from udfs.worker.answering import answer_texts
-from udfs.worker.outputs import Outputs
+from udfs.worker.outputs import Outputs, Ticket
 from udfs.worker.scoring import output_type, prepare, score, score_with
 
 
@@ -61,17 +63,19 @@ def _bare(model: str) -> tuple[Any, Any]:
     return AutoTokenizer.from_pretrained(model), AutoModel.from_pretrained(model).eval()
 
 
+PARTS = st.sampled_from([1, 60, 1 << 20])  # characters
 TEXTS = st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=60).map(" ".join), min_size=1, max_size=25)
 
 
 @settings(max_examples=12, deadline=None)
-@given(TEXTS, st.sampled_from([1, 7, 64, None]), st.sampled_from([1, 3, 8192]), st.booleans())
-def test_answers_equal_one_at_a_time_whatever_the_order_duplicates_budgets_and_windows(
-    encoder: str, texts: list[str], budget: int | None, window_rows: int, dedupe: bool
+@given(TEXTS, st.sampled_from([1, 7, 64, None]), st.sampled_from([1, 3, 8192]), st.booleans(), PARTS)
+def test_answers_equal_one_at_a_time_whatever_the_order_duplicates_budgets_windows_and_parts(
+    encoder: str, texts: list[str], budget: int | None, window_rows: int, dedupe: bool, part: int
 ) -> None:
     texts = [*texts, texts[0]]
     spec = _spec(encoder, max_batch_tokens=budget, window_rows=window_rows, dedupe=dedupe)
-    rows = _score(texts, spec)
+    with patch("udfs.worker.scoring._PART_CHARACTERS", part):
+        rows = _score(texts, spec)
     got = np.array([row["embedding"] for row in rows])
     np.testing.assert_allclose(got, _one_by_one(texts, encoder), atol=2e-5)
     assert [row["truncated"] for row in rows] == [len(text.split()) > 46 for text in texts]
@@ -87,6 +91,40 @@ def test_rows_fail_alone_in_their_places(encoder: str) -> None:
     assert [row["usage"]["input_tokens"] for row in rows] == [3, 0, 0, 0, 3, 0, 0, 0, 0, 3]
     assert [row["engine"] is not None for row in rows] == [code is None for code in codes]
     assert "red" not in rows[2]["error"]["message"]
+
+
+@pytest.mark.parametrize("part", [1, 12, 1 << 20])
+def test_rows_fail_alone_in_whichever_part(encoder: str, part: int) -> None:
+    texts = ["tea", None, "red " * 30, "soil", "tea", "red tea", "red " * 30, "  "]
+    with patch("udfs.worker.scoring._PART_CHARACTERS", part):
+        rows = _score(texts, _spec(encoder, max_tokens=8, overflow="fail"))
+    codes = [row["error"] and row["error"]["code"] for row in rows]
+    assert codes == [None, "empty_input", "input_too_long", None, None, None, "input_too_long", "empty_input"]
+    assert [row["usage"]["input_tokens"] for row in rows] == [3, 0, 0, 3, 0, 4, 0, 0]
+    assert rows[0]["embedding"] == rows[4]["embedding"]
+
+
+def test_the_engine_has_the_next_parts_of_a_window_before_it_is_asked_for_the_first(
+    encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("udfs.worker.scoring._PART_CHARACTERS", 1)
+    spec, told = _spec(encoder), list[str]()
+    texts = [f"red {word}" for word in WORDS[:6]]
+    with LocalEngine(spec) as engine:
+
+        class Watched:
+            def submit(self, items: Items) -> Ticket:
+                told.append("sent")
+                return engine.submit(items)
+
+            def collect(self, ticket: Ticket) -> Outputs:
+                told.append("asked for")
+                return engine.collect(ticket)
+
+        (result,) = score_with(Watched(), [pa.array(texts)], spec)
+    assert told == [*["sent"] * 4, "asked for", "sent", "asked for", "sent", *["asked for"] * 4]
+    got = np.array([row["embedding"] for row in result.to_pylist()])
+    np.testing.assert_allclose(got, _one_by_one(texts, encoder), atol=2e-5)
 
 
 def test_a_duplicate_costs_nothing_and_gets_the_same_answer(encoder: str) -> None:
