@@ -13,11 +13,12 @@ import numpy as np
 
 from udfs.errors import ModelError, RowError, first_line
 from udfs.executor import task_cores
-from udfs.model.files import ModelFiles
+from udfs.model.files import ModelFiles, check_named_files
 from udfs.model.limits import resolve_max_tokens
 from udfs.model.token_types import reads_types
 from udfs.model.tokenizer import load_tokenizer
 from udfs.spec import Overflow, ScoreSpec
+from udfs.text.agreement import find_disagreement, may_have_other_rules
 from udfs.text.encoding import Encoder, by_reference, flatten
 from udfs.text.splitting import Splitter
 from udfs.wire.items import Items, join_items
@@ -349,7 +350,25 @@ def load_backend(files: ModelFiles) -> Any:
         ) from error
     if files.is_static:  # which has vectors of words alone
         backend.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
-    return backend
+        return backend
+    return _settle(files, backend)
+
+
+def _settle(files: ModelFiles, backend: Any) -> Any:
+    """What tokenizer.json makes; where the files beside it may say otherwise, what transformers makes of them all."""
+    otherwise = find_disagreement(files, backend)
+    if otherwise is None and not may_have_other_rules(files, backend):
+        return backend
+    check_named_files(files.name, files.root, files.tokenizer, beside=True)
+    try:
+        return load_tokenizer(files).backend_tokenizer
+    except (ModelError, AttributeError) as error:
+        if otherwise is None:  # then there is nothing but tokenizer.json to go by
+            return backend
+        raise ModelError(
+            f"model {files.name!r} has files beside its tokenizer.json that say otherwise ({otherwise}), and no "
+            f"tokenizer can be made of them: {error}; save it anew with transformers' `save_pretrained`, or mend them"
+        ) from error
 
 
 def _convert_backend(files: ModelFiles) -> Any:
