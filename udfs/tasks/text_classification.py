@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -72,6 +72,7 @@ class TextClassification:
         check_is_classifier(files, spec.task)
         self._spec, self._files = spec, files
         self.labels = read_labels(files)
+        check_labels_differ(files, self.labels)
         self._pairs = reads_pairs(spec)
         if self._pairs:
             check_modules(files)
@@ -152,6 +153,20 @@ def check_is_classifier(files: ModelFiles, task: str) -> None:
         raise ModelError(
             f"model {files.name!r} is {', '.join(kinds)}, which has no classification head; "
             f"{task} needs a …ForSequenceClassification{advice if writes else ''}"
+        )
+
+
+def check_labels_differ(files: ModelFiles, labels: Sequence[str]) -> None:
+    """Refuse labels of one name: which of them is meant, an answer could not tell.
+
+    Raises:
+        ModelError: Two have.
+    """
+    first = {label: number for number, label in reversed([*enumerate(labels)])}
+    if again := next((number for number, label in enumerate(labels) if first[label] != number), None):
+        raise ModelError(
+            f"model {files.name!r} has the label {labels[again]!r:.100} twice, as {first[labels[again]]} and {again} of "
+            "id2label in its config.json; give each a name of its own there, in a copy of the model"
         )
 
 
