@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from jobs.settings import Settings
 from udfs.generation.ends import find_ends
-from udfs.generation.own_settings import tell_ignored
+from udfs.generation.own_settings import read_obeyed, tell_ignored
 from udfs.model.files import ModelFiles, open_model_of, pin
 from udfs.model.inputs import check_takes_text
 from udfs.model.limits import check_answer_fits
@@ -46,6 +46,8 @@ def check_model(settings: Settings) -> Settings:
         task.tokenize([])
     else:
         check_answer_fits(files, spec.options.max_new_tokens)
+        read_obeyed(files, num_beams=spec.options.num_beams)
+        find_ends(files)
         check_choices(task.codec, spec.options.form.choices, max_new_tokens=spec.options.max_new_tokens)
     held = pin(spec)
     pinned = settings.score.model_copy(update={"revision": held.revision, "base_revision": held.base_revision})

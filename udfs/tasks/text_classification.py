@@ -162,10 +162,11 @@ def check_labels_differ(files: ModelFiles, labels: Sequence[str]) -> None:
     Raises:
         ModelError: Two have.
     """
-    first = {label: number for number, label in reversed([*enumerate(labels)])}
-    if again := next((number for number, label in enumerate(labels) if first[label] != number), None):
+    again = next((number for number, label in enumerate(labels) if labels.index(label) < number), None)
+    if again is not None:
+        label = labels[again]
         raise ModelError(
-            f"model {files.name!r} has the label {labels[again]!r:.100} twice, as {first[labels[again]]} and {again} of "
+            f"model {files.name!r} has the label {label!r:.100} twice, as {labels.index(label)} and {again} of "
             "id2label in its config.json; give each a name of its own there, in a copy of the model"
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from udfs.model.files import ModelFiles
@@ -11,6 +12,7 @@ from udfs.model.files import ModelFiles
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _LISTS = ("extra_special_tokens", "additional_special_tokens")
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
+_ENDS = ("add_bos_token", "add_eos_token")
 # Of BERT's kin: what tokenizer_config.json calls a setting of tokenizer.json's normalizer, and what it is if not told.
 _NORMALIZER = {
     "do_lower_case": ("lowercase", True),
@@ -28,9 +30,53 @@ _USUAL = {
     (("Replace",), ("Split",)),
 }
 
+Token = dict[str, Any]  # its content, and flags
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What the files beside tokenizer.json say of tokens.
+
+    Args:
+        settings: Of tokenizer_config.json, and of special_tokens_map.json where that is read.
+        listed: Tokens by their numbers; None where no file lists those of tokenizer.json too.
+        more: Tokens of a file of their own, in the order of their numbers.
+        problem: What is no token.
+    """
+
+    settings: dict[str, Any]
+    listed: dict[int, Token] | None
+    more: list[Token]
+    problem: str | None = None
+
+
+def add_lacking(files: ModelFiles, backend: Any) -> None:
+    """Have a tokenizer know the tokens that the files beside tokenizer.json name and it does not.
+
+    Args:
+        files: The model.
+        backend: What tokenizer.json makes; it is changed.
+
+    Source: transformers, `TokenizersBackend.__init__`.
+    """
+    from tokenizers import AddedToken
+
+    told = _read(files)
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    special = {token["content"]: token for token in _named(told.settings)}
+    numbered = [token for _, token in sorted((told.listed or {}).items())] + told.more
+    lacking: dict[str, Token] = {token["content"]: token for token in numbered if token["content"] not in known}
+    lacking |= {content: token for content, token in special.items() if content not in {*known, *lacking}}
+    made = [
+        {**token, "special": token.get("special", False) or content in special} for content, token in lacking.items()
+    ]
+    backend.add_tokens([AddedToken(**token) for token in made])
+
 
 def find_disagreement(files: ModelFiles, backend: Any) -> str | None:
-    """What transformers would do otherwise than tokenizer.json alone says, by the files beside it; None for nothing.
+    """What transformers would do otherwise than tokenizer.json says, by the files beside it; None for nothing.
+
+    Tokens that it lacks are none of that.
 
     Args:
         files: The model.
@@ -38,19 +84,18 @@ def find_disagreement(files: ModelFiles, backend: Any) -> str | None:
 
     Source: transformers, `PreTrainedTokenizerBase._from_pretrained` and `TokenizersBackend`.
     """
-    told = files.read_json("tokenizer_config.json")
-    if not isinstance(told.get("added_tokens_decoder"), dict | None):
-        return "tokenizer_config.json has added_tokens_decoder that are no tokens by their numbers"
-    # older models name them elsewhere, which is looked at where tokenizer_config.json has no list of them
-    is_listed = "added_tokens_decoder" in told
-    older = {} if is_listed else files.read_json("special_tokens_map.json")
-    numbers = {} if is_listed else files.read_json("added_tokens.json")
+    told = _read(files)
+    if told.problem:
+        return told.problem
     known = {token.content: (number, token) for number, token in backend.get_added_tokens_decoder().items()}
     found = (
-        *(["special tokens are read as texts (split_special_tokens)"] if told.get("split_special_tokens") else ()),
-        *(_find_listed(told["added_tokens_decoder"] or {}, known) if is_listed else ()),
-        *(f"{token!r} is a token of its own" for token in (*_names({**told, **older}), *numbers) if token not in known),
-        *_find_ends({**told, **older}, backend),
+        *(
+            ["special tokens are read as texts (split_special_tokens)"]
+            if told.settings.get("split_special_tokens")
+            else ()
+        ),
+        *(_compare(told.listed, known) if told.listed is not None else ()),
+        *_find_ends(told.settings, backend),
     )
     return found[0] if found else None
 
@@ -83,43 +128,79 @@ def _parts(rule: Any, name: str) -> list[dict[str, Any]]:
     return found.get(name) or ([found] if found else [])
 
 
-def _find_listed(listed: dict[str, Any], known: dict[str, tuple[int, Any]]) -> Iterator[str]:
-    """Tokens of one file that are none in the other, or are read otherwise."""
+def _read(files: ModelFiles) -> _Told:
+    settings = files.read_json("tokenizer_config.json")
+    try:
+        if "added_tokens_decoder" in settings:
+            listed = {int(number): _as_token(token) for number, token in settings["added_tokens_decoder"].items()}
+            return _Told(settings, listed, [], _find_strange(settings))
+        # older models name them elsewhere
+        settings = {**settings, **files.read_json("special_tokens_map.json")}
+        numbers = sorted(files.read_json("added_tokens.json").items(), key=lambda pair: int(pair[1]))
+        more = [{"content": content, "normalized": True} for content, _ in numbers]
+        special = {token["content"] for token in _named(settings)}
+        more = [{**token, "normalized": token["content"] not in special} for token in more]
+        return _Told(settings, None, more, _find_strange(settings))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return _Told(settings, None, [], f"their tokens are no tokens by their numbers: {error}")
+
+
+def _as_token(told: Any) -> Token:
+    """A token with the flags that a file gives it.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if not isinstance(told, dict) or not isinstance(told.get("content"), str):
+        raise TypeError(f"{told!r:.60} is no token")
+    return {"content": told["content"], **{flag: bool(told[flag]) for flag in _FLAGS if flag in told}}
+
+
+def _named(settings: dict[str, Any]) -> Iterator[Token]:
+    """Special tokens that a file names, in transformers' order."""
+    names = (*_NAMED, *(key for key in settings if key.endswith("_token") and key not in _NAMED))
+    values = [settings.get(name) for name in names]
+    for key in _LISTS:
+        more = settings.get(key)
+        values += more.values() if isinstance(more, dict) else more if isinstance(more, list) else ()
+    for value in values:
+        if isinstance(value, str) and value:
+            yield {"content": value}
+        elif isinstance(value, dict) and value.get("content"):
+            yield _as_token(value)
+
+
+def _find_strange(settings: dict[str, Any]) -> str | None:
+    """A name for something that is no token."""
+    for name in _NAMED:
+        if not isinstance(settings.get(name), str | dict | None):
+            return f"{name} is {settings[name]!r:.60}"
+    strange = next((name for name in _LISTS if not isinstance(settings.get(name), list | dict | None)), None)
+    return strange and f"{strange} is {settings[strange]!r:.60}"
+
+
+def _compare(listed: dict[int, Token], known: dict[str, tuple[int, Any]]) -> Iterator[str]:
+    """Tokens that tokenizer.json has otherwise than another file, or alone."""
     for number, token in listed.items():
-        content = token.get("content") if isinstance(token, dict) else None
-        if content not in known:
-            yield f"{content!r} is a token of its own"
-            continue
-        own_number, own = known[content]
-        flags = {flag: token.get(flag, getattr(own, flag)) for flag in _FLAGS}
-        if str(number) != str(own_number) or any(getattr(own, flag) != value for flag, value in flags.items()):
-            yield f"{content!r} has another number, or is read otherwise"
-    named = {token.get("content") for token in listed.values() if isinstance(token, dict)}
+        own_number, own = known.get(token["content"], (number, None))
+        differs = own is not None and any(getattr(own, flag) != token[flag] for flag in _FLAGS if flag in token)
+        if own_number != number or differs:
+            yield f"{token['content']!r} has another number, or is read otherwise"
+    named = {token["content"] for token in listed.values()}
     yield from (f"{content!r} is no token of its own" for content in known if content not in named)
 
 
-def _names(told: dict[str, Any]) -> Iterator[str]:
-    """Special tokens that a file names."""
-    for key, value in told.items():
-        values = [value] if key in _NAMED or key.endswith("_token") else value if key in _LISTS else []
-        for token in values.values() if isinstance(values, dict) else values or ():
-            content = token.get("content") if isinstance(token, dict) else token
-            if isinstance(content, str) and content:
-                yield content
-
-
-def _find_ends(told: dict[str, Any], backend: Any) -> Iterator[str]:
+def _find_ends(settings: dict[str, Any], backend: Any) -> Iterator[str]:
     """What is put around a text, where a file says so."""
-    keys = ("add_bos_token", "add_eos_token")
-    if all(key not in told for key in keys):
+    if all(key not in settings for key in _ENDS):
         return
-    ids = [list(_names({key: told.get(key.removeprefix("add_"))})) for key in keys]
+    tokens = [next(_named({(name := key.removeprefix("add_")): settings.get(name)}), None) for key in _ENDS]
     around = [
-        [backend.token_to_id(token) for token in tokens] if told.get(key) else []
-        for key, tokens in zip(keys, ids, strict=True)
+        [backend.token_to_id(token["content"])] if token and settings.get(key) else []
+        for key, token in zip(_ENDS, tokens, strict=True)
     ]
     backend.no_padding()
     backend.no_truncation()
     plain = backend.encode("a", add_special_tokens=False).ids
     if backend.encode("a").ids != [*around[0], *plain, *around[1]]:
-        yield " and ".join(f"{key} is {bool(told.get(key))}" for key in keys)
+        yield " and ".join(f"{key} is {bool(settings.get(key))}" for key in _ENDS)

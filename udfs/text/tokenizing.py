@@ -18,7 +18,7 @@ from udfs.model.limits import resolve_max_tokens
 from udfs.model.token_types import reads_types
 from udfs.model.tokenizer import load_tokenizer
 from udfs.spec import Overflow, ScoreSpec
-from udfs.text.agreement import find_disagreement, may_have_other_rules
+from udfs.text.agreement import add_lacking, find_disagreement, may_have_other_rules
 from udfs.text.encoding import Encoder, by_reference, flatten
 from udfs.text.splitting import Splitter
 from udfs.wire.items import Items, join_items
@@ -357,8 +357,10 @@ def load_backend(files: ModelFiles) -> Any:
 def _settle(files: ModelFiles, backend: Any) -> Any:
     """What tokenizer.json makes; where the files beside it may say otherwise, what transformers makes of them all."""
     otherwise = find_disagreement(files, backend)
-    if otherwise is None and not may_have_other_rules(files, backend):
-        return backend
+    if otherwise is None:
+        add_lacking(files, backend)
+        if not may_have_other_rules(files, backend):
+            return backend
     check_named_files(files.name, files.root, files.tokenizer, beside=True)
     try:
         return load_tokenizer(files).backend_tokenizer

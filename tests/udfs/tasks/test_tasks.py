@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import MINILM
-from tests.models import VOCABULARY, WORDS, make_classifier, make_encoder, make_tagger
+from tests.models import VOCABULARY, WORDS, make_classifier, make_encoder, make_tagger, write_json
 from udfs.errors import ModelError, SpecError
 from udfs.local import LocalEngine
 from udfs.model.files import open_model
@@ -230,3 +231,20 @@ def test_entities_fail_and_are_empty_row_by_row(tmp_path: Path) -> None:
 def test_a_model_that_labels_no_tokens_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="labels no tokens"):
         _score(TEXTS, task="token-classification", model=make_classifier(tmp_path, ["a", "b"]))
+
+
+@pytest.mark.parametrize("task", ["text-classification", "zero-shot-classification"])
+@pytest.mark.parametrize("labels", [{0: "entailment", 1: "b", 2: "b"}, {0: None, 1: None, 2: "entailment"}])
+def test_two_labels_of_one_name_are_refused_with_their_numbers(task: str, labels: Any, tmp_path: Path) -> None:
+    path = make_classifier(tmp_path, ["entailment", "b", "c"])
+    config = json.loads((tmp_path / "config.json").read_text())
+    write_json(tmp_path / "config.json", config | {"id2label": labels})
+    given = {"labels": ["x"]} if task.startswith("zero") else {}
+    with pytest.raises(ModelError, match=r"twice, as . and . of id2label"):
+        make_task(make_spec(task, path, **given), open_model(path))
+
+
+def test_tokens_of_two_labels_of_one_name_are_one_entity(tmp_path: Path) -> None:
+    path = make_tagger(tmp_path, ["PER", "PER"])
+    (row,) = _score(["red kettle"], task="token-classification", model=path)
+    assert [(found["entity"], found["word"]) for found in row["entities"]] == [("PER", "red kettle")]
