@@ -114,8 +114,10 @@ def may_have_other_rules(files: ModelFiles, backend: Any) -> bool:
         return False
     normalizers, before = _parts(backend.normalizer, "normalizers"), _parts(backend.pre_tokenizer, "pretokenizers")
     kinds = tuple(tuple(str(part.get("type")) for part in parts) for parts in (normalizers, before))
-    if kinds not in _USUAL or backend.post_processor is None:
+    if kinds not in _USUAL:
         return True
+    if backend.post_processor is None and told.get("tokenizer_class"):
+        return True  # a class puts around a text what it always does
     if kinds[0] == ("BertNormalizer",):
         return any(told.get(key, usual) != normalizers[0].get(name) for key, (name, usual) in _NORMALIZER.items())
     prefix = before[-1].get("add_prefix_space", before[-1].get("prepend_scheme") != "never")
