@@ -104,7 +104,7 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
     "emu3": {"vocabulary_map": {"<image>": VOCABULARY - 1}},
     "encoder-decoder": {"decoder_start_token_id": 1, "pad_token_id": 0},
     "ernie4_5_moe": {"moe_k": 2},
-    "ernie4_5_vl_moe_text": {"rope_parameters": _ROPE | {"mrope_section": [1, 1, 2]}},
+    "ernie4_5_vl_moe_text": {"moe_k": 2, "rope_parameters": _ROPE | {"mrope_section": [1, 1, 2]}},
     "esm": {"vocab_size": VOCABULARY, "pad_token_id": 1, "mask_token_id": 32},
     "esmc": {"vocab_size": VOCABULARY},
     "falcon_h1": {"mamba_n_heads": HEADS, "mamba_d_head": 16, "mamba_d_ssm": 64},
