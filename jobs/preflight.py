@@ -18,7 +18,12 @@ from udfs.model.limits import check_answer_fits
 from udfs.model.own_code import check_code_not_needed
 from udfs.spec import ScoreSpec
 from udfs.tasks.registry import make_task
-from udfs.tasks.text_classification import TextClassificationOptions, make_pair_tokenizer, reads_pairs
+from udfs.tasks.text_classification import (
+    TextClassificationOptions,
+    check_head_fits,
+    make_pair_tokenizer,
+    reads_pairs,
+)
 from udfs.tasks.writing import Writing
 from udfs.tasks.writing_options import WritingOptions
 from udfs.text.chats import names_read
@@ -41,6 +46,7 @@ def check_model(settings: Settings) -> Settings:
     files = open_model_of(spec)
     check_takes_text(files)
     task = make_task(spec, files)
+    check_head_fits(spec, files)
     check_code_not_needed(files)
     if not isinstance(task, Writing):
         task.tokenize([])

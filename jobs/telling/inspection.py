@@ -25,6 +25,7 @@ from udfs.model.precision import DevicePlan, plan_device
 from udfs.model.tensors import read_shapes
 from udfs.spec import ScoreSpec
 from udfs.tasks.registry import KINDS, make_spec, make_task
+from udfs.tasks.text_classification import check_head_fits
 from udfs.text.chats import has_chat, names_read
 from udfs.text.tokenizing import load_backend
 
@@ -114,6 +115,7 @@ def _find_tasks(files: ModelFiles, specs: dict[str, ScoreSpec[Any]]) -> tuple[di
     for task in sorted(KINDS, key=lambda task: task in ("feature-extraction", "zero-shot-classification")):
         try:
             make_task(specs[task], files)
+            check_head_fits(specs[task], files)
             fits[task] = "needs labels" if task in _LEAST else ""
         except SpecError as error:  # the model can, if it is told more
             fits[task] = f"needs {error.message.partition(' needs ')[2]}" if " needs " in error.message else ""

@@ -46,6 +46,7 @@ _MOST_OF_FILE = 4  # times a file's size its tensors may have, which views of a 
 _SPARE_BYTES = 64 << 20
 # Where trainers put a model's tensors, beside those of an optimizer and what else they keep.
 _WRAPPED = ("state_dict", "model", "model_state_dict", "module", "weights")
+_PARALLEL = "module."  # with which torch's DistributedDataParallel begins the name of each
 _SHOWN = 6
 
 
@@ -192,7 +193,8 @@ def _unwrap(name: str, held: Any) -> dict[Any, Any]:
         raise RefusedError(f"{name} holds a {type(held).__name__}, and no named tensors")
     nested = {key: value for key, value in held.items() if isinstance(value, dict) and value}
     if not nested:
-        return held
+        is_parallel = all(isinstance(key, str) and key.startswith(_PARALLEL) for key in held)
+        return {key.removeprefix(_PARALLEL): value for key, value in held.items()} if is_parallel else held
     known = [key for key in _WRAPPED if key in nested]
     if len(known) == 1 and not any(_is_tensor(value) for value in held.values()):
         return _unwrap(name, nested[known[0]])

@@ -82,6 +82,7 @@ _WRAPS: list[Callable[[Any], Any]] = [
     lambda held: {"model_state_dict": held, "optimizer_state_dict": _OPTIMIZER, "loss": 0.5},
     lambda held: {"module": held},
     lambda held: {"model": {"state_dict": held}},
+    lambda held: {"model": {f"module.{key}": tensor for key, tensor in held.items()}},
 ]
 
 
