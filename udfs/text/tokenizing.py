@@ -145,11 +145,11 @@ class Tokenizer:
         self._before, self._lowercase, self._with_spans = before.lower() if lowercase else before, lowercase, with_spans
         self._splitters: dict[tuple[str, ...], Splitter] = {}
         self._direction = files.read_json("tokenizer_config.json").get("truncation_side") or "right"
-        self._backend = load_backend(files)
+        self._backend, file = _load(files)
         self._backend.no_padding()
         self._backend.no_truncation()
         self._around = _find_around(self._backend)
-        self._encoder = Encoder(self._backend, None if with_spans else find_tokenizer_file(files))
+        self._encoder = Encoder(self._backend, None if with_spans else file)
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] = ()) -> Tokenized:
         """Tokenize texts, each alone or once with each of some second texts; only the first is ever cut.
@@ -336,12 +336,17 @@ def find_tokenizer_file(files: ModelFiles) -> Path | None:
 
 def load_backend(files: ModelFiles) -> Any:
     """The model's fast tokenizer, as its own settings leave it."""
+    return _load(files)[0]
+
+
+def _load(files: ModelFiles) -> tuple[Any, Path | None]:
+    """The fast tokenizer, and the tokenizer.json that it cuts texts by; None where transformers has made it."""
     os.environ.setdefault("RAYON_NUM_THREADS", str(task_cores()))
     from tokenizers import Tokenizer as Backend
     from tokenizers.processors import TemplateProcessing
 
     if (file := find_tokenizer_file(files)) is None:
-        return _convert_backend(files)
+        return _convert_backend(files), None
     try:
         backend = Backend.from_file(str(file))
     except Exception as error:
@@ -350,8 +355,9 @@ def load_backend(files: ModelFiles) -> Any:
         ) from error
     if files.is_static:  # which has vectors of words alone
         backend.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
-        return backend
-    return _settle(files, backend)
+        return backend, file
+    settled = _settle(files, backend)
+    return settled, file if settled is backend else None
 
 
 def _settle(files: ModelFiles, backend: Any) -> Any:

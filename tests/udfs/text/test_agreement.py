@@ -15,6 +15,7 @@ from tests.models import make_encoder, write_json
 from udfs.errors import ModelError
 from udfs.model.files import open_model
 from udfs.text.agreement import find_disagreement
+from udfs.text.tokenizing import Tokenizer as Tokenizing
 from udfs.text.tokenizing import load_backend
 
 _CORPUS = ["a red kettle and a blue one", "the garden is fine", "Tea for two, soil and [NEW] lamps <x>"] * 9
@@ -170,3 +171,12 @@ def test_files_that_no_tokenizer_can_be_made_of_are_refused_with_what_they_say(t
     write_json(tmp_path / "tokenizer_config.json", told | {"added_tokens_decoder": {"70": "[NEW]"}})
     with pytest.raises(ModelError, match=r"say otherwise.*save it anew with transformers"):
         load_backend(open_model(name))
+
+
+def test_what_transformers_makes_of_the_files_is_not_held_to_tokenizer_json_alone(tmp_path: Path) -> None:
+    name = make_encoder(tmp_path)
+    files = open_model(name)
+    assert Tokenizing(files, max_tokens=None, overflow="truncate")._encoder._file == tmp_path / "tokenizer.json"
+    told = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    write_json(tmp_path / "tokenizer_config.json", told | {"split_special_tokens": True})
+    assert Tokenizing(files, max_tokens=None, overflow="truncate")._encoder._file is None
