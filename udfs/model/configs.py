@@ -43,14 +43,6 @@ def _is_number_of_labels(value: Any) -> bool:
     return _is_int(value) and 0 <= value <= _MOST_LABELS
 
 
-def _is_no_text(value: Any) -> bool:
-    return not isinstance(value, str | bool)
-
-
-_SIZES = (  # of some architectures lists, by layer
-    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
-    *("vocab_size", "layer_norm_eps", "rms_norm_eps", "initializer_range"),
-)
 _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "architectures": (_are_names, "list of names"),
     "id2label": (_is_dict, "object of labels by their numbers"),
@@ -61,5 +53,4 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "max_position_embeddings": (_is_int, "number"),
     "n_positions": (_is_int, "number"),
     "pad_token_id": (_is_int, "number"),
-    **dict.fromkeys(_SIZES, (_is_no_text, "number")),
 }
