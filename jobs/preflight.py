@@ -11,14 +11,19 @@ from rich.markup import escape
 
 from jobs.settings import Settings
 from udfs.generation.ends import find_ends
-from udfs.generation.own_settings import tell_ignored
+from udfs.generation.own_settings import read_obeyed, tell_ignored
 from udfs.model.files import ModelFiles, open_model_of, pin
 from udfs.model.inputs import check_takes_text
 from udfs.model.limits import check_answer_fits
 from udfs.model.own_code import check_code_not_needed
 from udfs.spec import ScoreSpec
 from udfs.tasks.registry import make_task
-from udfs.tasks.text_classification import TextClassificationOptions, make_pair_tokenizer, reads_pairs
+from udfs.tasks.text_classification import (
+    TextClassificationOptions,
+    check_head_fits,
+    make_pair_tokenizer,
+    reads_pairs,
+)
 from udfs.tasks.writing import Writing
 from udfs.tasks.writing_options import WritingOptions
 from udfs.text.chats import names_read
@@ -41,11 +46,14 @@ def check_model(settings: Settings) -> Settings:
     files = open_model_of(spec)
     check_takes_text(files)
     task = make_task(spec, files)
+    check_head_fits(spec, files)
     check_code_not_needed(files)
     if not isinstance(task, Writing):
         task.tokenize([])
     else:
         check_answer_fits(files, spec.options.max_new_tokens)
+        read_obeyed(files, num_beams=spec.options.num_beams)
+        find_ends(files)
         check_choices(task.codec, spec.options.form.choices, max_new_tokens=spec.options.max_new_tokens)
     held = pin(spec)
     pinned = settings.score.model_copy(update={"revision": held.revision, "base_revision": held.base_revision})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from jobs.preflight import name_ends
 from udfs.errors import ModelError, SpecError
+from udfs.generation.own_settings import read_obeyed
 from udfs.local import LocalEngine
 from udfs.model.attention import why_padded
 from udfs.model.embedding import Pool, read_embedding
@@ -24,11 +25,17 @@ from udfs.model.precision import DevicePlan, plan_device
 from udfs.model.tensors import read_shapes
 from udfs.spec import ScoreSpec
 from udfs.tasks.registry import KINDS, make_spec, make_task
-from udfs.text.chats import has_chat
+from udfs.tasks.text_classification import check_head_fits
+from udfs.text.chats import has_chat, names_read
 from udfs.text.tokenizing import load_backend
 
 _LEAST: dict[str, dict[str, Any]] = {"zero-shot-classification": {"labels": ("this", "that")}}  # that a task must have
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Files that change what becomes of some text, for some task.
+_BESIDE = (
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json"),
+    *("generation_config.json", "sentence_bert_config.json", "config_sentence_transformers.json"),
+)
 _LABELS = 8  # that are shown
 _SEQUENCES = 128  # that a decoder writes side by side, at most, on a CPU; twice that on a GPU
 _HEADS = ("num_key_value_heads", "num_attention_heads", "n_head", "num_heads")
@@ -67,12 +74,16 @@ def inspect_model(name: str, *, load: bool = False, **options: str | None) -> In
     check_takes_text(files)
     check_code_not_needed(files)
     load_backend(files)
-    tasks, refused = _find_tasks(files, specs | {"translation": make_spec("translation", name, **options)})
+    specs = {task: _fit_answer(files, spec) for task, spec in specs.items()}
+    translation = _fit_answer(files, make_spec("translation", name, **options))
+    tasks, refused = _find_tasks(files, specs | {"translation": translation})
     if not tasks:
         raise ModelError(f"model {name!r} can do no task: it {'; it '.join(dict.fromkeys(refused.values()))}")
     spec = specs.get(first := next(iter(tasks)), specs["feature-extraction"])
     plan = plan_device(writes=spec.options.writes)
     told = dict(_tell(files, spec, plan, tasks))
+    if spec.options.writes:
+        read_obeyed(files)
     if load:
         told |= _load(spec) if first in specs else {}
     return Inspection(told, tasks, refused)
@@ -89,12 +100,22 @@ def show_inspection(found: Inspection, console: Console) -> None:
         console.print(f"[dim]{'not for':{width}}{escape(task)}: {escape(reason)}[/]", soft_wrap=True, highlight=False)
 
 
+def _fit_answer(files: ModelFiles, spec: ScoreSpec[Any]) -> ScoreSpec[Any]:
+    """Of a model that writes, answers that are short enough for it: half of what it has places for, at most."""
+    if not spec.options.writes:
+        return spec
+    most = files.config.get("max_position_embeddings") if files.config.get("is_encoder_decoder") else None
+    longest = min(spec.options.max_new_tokens, max(1, (most or position_limit(files)) // 2))
+    return replace(spec, options=replace(spec.options, max_new_tokens=longest))
+
+
 def _find_tasks(files: ModelFiles, specs: dict[str, ScoreSpec[Any]]) -> tuple[dict[str, str], dict[str, str]]:
     """What the model's head is made for comes first: any model embeds."""
     fits, refused = dict[str, str](), dict[str, str]()
     for task in sorted(KINDS, key=lambda task: task in ("feature-extraction", "zero-shot-classification")):
         try:
             make_task(specs[task], files)
+            check_head_fits(specs[task], files)
             fits[task] = "needs labels" if task in _LEAST else ""
         except SpecError as error:  # the model can, if it is told more
             fits[task] = f"needs {error.message.partition(' needs ')[2]}" if " needs " in error.message else ""
@@ -113,6 +134,8 @@ def _tell(
     count = _count_parameters(files)
     kind = ", ".join(config.get("architectures") or ()) or "a table of tokens' vectors"
     yield "model", f"{kind} ({config.get('model_type', 'static')}), {_short(count)} parameters{_tell_origin(files)}"
+    if broken := "; ".join(_find_broken(files)):
+        yield "broken", broken
     if files.names_code:
         yield "code", "its files name Python code; it is not run, since transformers has the architecture"
     if "text-classification" in tasks and (labels := list((config.get("id2label") or {}).values())):
@@ -122,7 +145,7 @@ def _tell(
         yield "vectors", _tell_vectors(files)
     yield "longest text", _tell_longest(files, spec)
     if spec.options.writes:
-        yield "chat", "a chat template" if has_chat(files) else "no chat template: ask by a prompt"
+        yield "chat", _tell_chat(files)
         yield "end tokens", ", ".join(name_ends(files)) or "none: answers have full length"
     yield "precision", f"{plan.precision} on {plan.device}: {plan.reason}"
     yield "batches", _tell_batches(files, spec, plan)
@@ -146,11 +169,29 @@ def _tell_vectors(files: ModelFiles) -> str:
     return f"{width}, {steps or 'the mean of their vectors'}" + (f"; prompts: {', '.join(named)}" if named else "")
 
 
+def _tell_chat(files: ModelFiles) -> str:
+    try:
+        names_read(files)
+        return "a chat template" if has_chat(files) else "no chat template: ask by a prompt"
+    except ModelError as error:
+        return f"a chat template that cannot be used, ask by a prompt: {error.message}"
+
+
+def _find_broken(files: ModelFiles) -> Iterator[str]:
+    """What is wrong with files that no task of this model may read, or none of those that it is good for."""
+    for name in _BESIDE:
+        try:
+            files.read_json(name)
+        except ModelError as error:
+            yield error.message
+
+
 def _tell_longest(files: ModelFiles, spec: ScoreSpec[Any]) -> str:
-    limit, told = position_limit(files), resolve_max_tokens(files, None)
+    limit = position_limit(files)
     most = "max_tokens may be any" if limit >= NO_LIMIT else f"max_tokens may be {limit:,} at most"
     if spec.options.writes:
         return f"{most}, of the prompt and the answer together"
+    told = resolve_max_tokens(files, None)
     return f"{'any' if told >= NO_LIMIT else f'{told:,} tokens'}, as its files say; {most}"
 
 

@@ -8,6 +8,7 @@ python -m tests.zoo [TASK] [--only NAME,…] [--part 1/4] [--again RESULT,…] [
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 
 from tests.zoo.forking import run_apart
@@ -26,6 +27,7 @@ def main() -> None:
     parser.add_argument("--begin", default="", help="with this one, in the order of names")
     parser.add_argument("--reverse", action="store_true", help="from the last to the first")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that nothing is left behind
     part, parts = (int(number) for number in asked.part.split("/"))
     only, again = (set(filter(None, value.split(","))) for value in (asked.only, asked.again))
     zones = {zone: set(names) for zone, names in architectures().items() if asked.task in (None, zone.task)}

@@ -30,8 +30,13 @@ def run_apart(zone: Zone, model_type: str, *, limit_s: float) -> Found:
             return Found("not of texts", strange)
     except Exception as error:  # noqa: BLE001 - whatever a module of others raises
         return Found("not built", f"{type(error).__name__}: {' '.join(str(error).split())}"[:260])
+    with tempfile.TemporaryDirectory(prefix="zoo-") as folder:  # here, since the process may be killed
+        return _ask(zone, model_type, Path(folder), limit_s)
+
+
+def _ask(zone: Zone, model_type: str, folder: Path, limit_s: float) -> Found:
     answers, sends = multiprocessing.Pipe(duplex=False)
-    child = multiprocessing.get_context("fork").Process(target=_run, args=(zone, model_type, sends))
+    child = multiprocessing.get_context("fork").Process(target=_run, args=(zone, model_type, folder, sends))
     child.start()
     sends.close()
     try:
@@ -64,11 +69,10 @@ def prepare() -> None:
         model.generate(torch.tensor([[3, 4]]), max_new_tokens=1)
 
 
-def _run(zone: Zone, model_type: str, sends: Any) -> None:
+def _run(zone: Zone, model_type: str, folder: Path, sends: Any) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     faulthandler.enable()
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - as long as the process lives
     if not os.environ.get("ZOO_STDERR"):
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    with tempfile.TemporaryDirectory(prefix="zoo-") as folder:
-        sends.send(json.dumps(compare(zone, model_type, Path(folder)).row()))
+    sends.send(json.dumps(compare(zone, model_type, folder).row()))

@@ -76,6 +76,9 @@ _PER_LAYER = re.compile(
 )
 
 # What the names do not tell, by `model_type`, of a part of a model too.
+_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
+_SECTIONS = {"rope_parameters": _ROPE | {"mrope_section": [HEAD_WIDTH // 2 - 2, 1, 1]}}  # of half a head
+_HALF_SECTIONS = {"rope_parameters": _ROPE | {"mrope_section": [1, 1, 0], "partial_rotary_factor": 0.5}}
 _BY_LAYER = {"rope_type": "default", "rope_theta": 10000.0}
 EXCEPTIONS: dict[str, dict[str, Any]] = {
     "bamba": {"mamba_n_heads": HEADS, "mamba_d_head": 16, "attn_layer_indices": [1]},
@@ -95,32 +98,40 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "layer_types": None,
     },
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+    "dots3_note_audio_encoder": {"adapter_input_size": WIDTH},
+    "dots3_note_vision_encoder": {"adapter_in_dim": WIDTH},
     "dots3_note_text": {"head_dim": 2 * HEAD_WIDTH},
     "emu3": {"vocabulary_map": {"<image>": VOCABULARY - 1}},
     "encoder-decoder": {"decoder_start_token_id": 1, "pad_token_id": 0},
     "ernie4_5_moe": {"moe_k": 2},
+    "ernie4_5_vl_moe_text": {"moe_k": 2, "rope_parameters": _ROPE | {"mrope_section": [1, 1, 2]}},
     "esm": {"vocab_size": VOCABULARY, "pad_token_id": 1, "mask_token_id": 32},
     "esmc": {"vocab_size": VOCABULARY},
     "falcon_h1": {"mamba_n_heads": HEADS, "mamba_d_head": 16, "mamba_d_ssm": 64},
     "glm5_next_text": {"index_kpool": 2},
+    **dict.fromkeys(("glm4v_text", "glm_image_text", "glm_ocr_text", "glmga_text", "glm46v_text"), _SECTIONS),
+    "glm4v_moe_text": _HALF_SECTIONS,
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "attention_layers": ["global", "local"]},
     "granitemoehybrid": {"mamba_n_heads": HEADS, "mamba_d_head": 16, "layer_types": ["mamba", "attention"]},
+    "hrm_text": {"num_layers_per_stack": 2, "num_hidden_layers": 16},  # of two stacks, each run four times
     "hunyuan_v1_dense": {"head_dim": HEAD_WIDTH},
     "hunyuan_v1_moe": {"head_dim": HEAD_WIDTH},
-    "hunyuan_vl_text": {"head_dim": HEAD_WIDTH},
+    "hunyuan_vl_text": {"head_dim": HEAD_WIDTH, "rope_parameters": _ROPE | {"mrope_section": [1, 1, 1, 1]}},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "layoutlmv3": {"coordinate_size": 5, "shape_size": 6},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
     "lilt": {"hidden_size": 48},
+    "longcat_flash": {"qk_head_dim": 2 * HEAD_WIDTH},
     "longt5": {"decoder_start_token_id": 0},
     "mamba2": {"head_dim": 16},
     "ministral": {"head_dim": HEAD_WIDTH},
     "mistral4": {"head_dim": 2 * HEAD_WIDTH},
-    "mimo_v2_flash": {"head_dim": 12, "swa_head_dim": 12},
+    "mimo_v2_flash": {"head_dim": 24, "swa_head_dim": 24, "num_attention_heads": 2 * HEADS},
     "mistral_large4_text": {"kv_source_layers": None},
     "mobilebert": {"intra_bottleneck_size": WIDTH, "true_hidden_size": WIDTH},
     "nemotron": {"num_key_value_heads": HEADS, "head_dim": HEAD_WIDTH},
     "neomme": {"head_dim": 2 * HEAD_WIDTH},
+    **dict.fromkeys(("paddleocr_vl_text", "qwen2_vl_text", "qwen2_5_vl_text", "qwen2_5_omni_text"), _SECTIONS),
     "qwen4_exp_text": {
         "indexer_n_heads": HEADS,
         "indexer_kv_heads": 1,
@@ -135,9 +146,17 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "lsh_attn_chunk_length": 16,
         "hash_seed": 0,
     },
+    "step3p5": {"sliding_window": 8},
     "switch_transformers": {"decoder_start_token_id": 0},
+    "t5gemma2_text": {"dropout_rate": 0.0},
     "t5": {"decoder_start_token_id": 0},
-    "xlstm": {"mlstm_round_up_to_multiple_of": 8, "ffn_round_up_to_multiple_of": 8},
+    "xlstm": {
+        "hidden_size": 128,  # its sizes are multiples of 64
+        "embedding_dim": 128,
+        "num_blocks": LAYERS,
+        "mlstm_round_up_to_multiple_of": 8,
+        "ffn_round_up_to_multiple_of": 8,
+    },
     "xmod": {"default_language": "en_XX"},
     "zamba": {
         "attention_hidden_size": 2 * WIDTH,
@@ -145,7 +164,14 @@ EXCEPTIONS: dict[str, dict[str, Any]] = {
         "layers_block_type": ["linear_attention", "hybrid", "linear_attention", "hybrid"],
         "num_hidden_layers": 4,
     },
-    "zamba2": {"attention_hidden_size": 2 * WIDTH, "attention_head_dim": 2 * HEAD_WIDTH},
+    "zamba2": {
+        "mamba_headdim": 16,
+        "attention_hidden_size": 2 * WIDTH,
+        "attention_head_dim": 2 * HEAD_WIDTH,
+        "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"],
+        "hybrid_layer_ids": [1, 3],
+        "num_hidden_layers": 4,
+    },
 }
 
 

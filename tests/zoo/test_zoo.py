@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
 from tests.zoo.comparing import ZONES, Found, compare
+from tests.zoo.forking import run_apart
 from tests.zoo.table import architectures, read_table, read_version
 
 _MUST_NOT_BE = {"late", "differs", "died"}
@@ -59,6 +61,17 @@ def test_an_answer_that_is_not_transformers_own_is_told(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(Model, "run", run_otherwise)
     assert compare(_ZONES["text-classification"], "bert", tmp_path).result == "differs"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("limit_s", [60.0, 0.1])
+def test_nothing_is_left_behind_of_an_architecture_that_was_tried(
+    limit_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    found = run_apart(_ZONES["text-classification"], "bert", limit_s=limit_s)
+    assert found.result == ("equal" if limit_s > 1 else "died")
+    assert not list(tmp_path.glob("zoo-*"))
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from udfs.errors import ModelError
 from udfs.model.files import ModelFiles
 from udfs.spec import ScoreSpec
 from udfs.tasks.writing_options import WritingOptions
@@ -60,6 +61,7 @@ _SHAPES_WHAT_IS_DRAWN: dict[str, Any] = {
     "eta_cutoff": 0.0,
     "top_h": None,
 }
+_FREE = {"length_penalty", "exponential_decay_length_penalty"}  # of any sign, or a pair
 _SHOWN = 40  # characters of a value
 
 
@@ -69,14 +71,27 @@ def read_obeyed(files: ModelFiles, *, num_beams: int = 1) -> dict[str, Any]:
     Of a decoder its end tokens and repetition penalty, of an encoder-decoder more. The rest would break it
     (`num_return_sequences`, `return_dict_in_generate`, `cache_implementation`, …), or make an answer depend on the
     clock (`max_time`), or is the job's to say.
+
+    Raises:
+        ModelError: A setting is of another kind than transformers takes.
     """
     names = _OBEYED if files.config.get("is_encoder_decoder") else _OBEYED_BY_ALL
     if num_beams > 1:
         names = names | _OBEYED_BY_BEAMS
     own = _read_own(files)
     kept = {name: own[name] for name in names if own.get(name) not in (None, [], {})}
+    for name, value in kept.items():
+        if not _fits(name, value):
+            raise ModelError(f"model {files.name!r} has the generation setting {name} {value!r:.60}; mend it")
     singles = {name: kept[name][0] for name in _SINGLE_IDS & kept.keys() if isinstance(kept[name], list)}
     return kept | singles
+
+
+def _fits(name: str, value: Any) -> bool:
+    """Whether an id is a number or a list of them, and a penalty is above zero."""
+    if name.endswith("_id") or name.endswith("suppress_tokens"):
+        return all(isinstance(id_, int) for id_ in (value if isinstance(value, list) else [value]))
+    return not name.endswith("_penalty") or name in _FREE or (isinstance(value, int | float) and value > 0)
 
 
 def tell_ignored(files: ModelFiles, spec: ScoreSpec) -> str | None:

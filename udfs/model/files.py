@@ -79,7 +79,7 @@ class ModelFiles:
     @property
     def tokenizer(self) -> Path:
         """Where the tokenizer's files lie: an adapter may have its own."""
-        named = (folder for folder in self.folders if self.base and list(folder.glob("tokenizer*")))
+        named = (folder for folder in self.folders if list(folder.glob("tokenizer*")))
         return next(named, self.weights)
 
     @property
@@ -265,14 +265,14 @@ def check_links(name: str, root: Path, boundary: Path) -> None:
             )
 
 
-def check_named_files(name: str, root: Path, transformer: Path) -> None:
+def check_named_files(name: str, root: Path, transformer: Path, *, beside: bool = False) -> None:
     """Refuse a tokenizer that is made of files which its settings name outside of the model's directory.
 
-    Where there is a tokenizer.json, nothing else is read.
+    Where there is a tokenizer.json, nothing else is read, unless `beside`.
     """
     for folder in {root, transformer}:
         config = folder / "tokenizer_config.json"
-        if not config.is_file() or (folder / "tokenizer.json").is_file():
+        if not config.is_file() or (not beside and (folder / "tokenizer.json").is_file()):
             continue
         told = load_json(config)
         for key, value in told.items() if isinstance(told, dict) else ():

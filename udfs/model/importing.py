@@ -9,6 +9,8 @@ import contextlib
 import datetime
 import importlib.metadata
 import json
+import math
+import multiprocessing
 import os
 import platform
 import shutil
@@ -18,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ from udfs.model.files import KEPT, RECORD, check_links, find_model, hash_file, l
 from udfs.model.json_files import load_object
 from udfs.model.modules import STATIC
 from udfs.model.quiet import quiet_transformers
+from udfs.model.unpickling import bound
 from udfs.model.weights import INDEX, WEIGHTS, find_pickled, is_beside, list_shards, refuse_foreign
 
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -37,6 +41,7 @@ _SHARD_BYTES = 4_000_000_000
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT")  # no tokens of hubs, no addresses of proxies
 _PACKAGES = ("gristmill", "torch", "safetensors", "transformers")
 _ANSWER_BYTES = 64 << 20
+_TIED_S, _TIED_BYTES = 20.0, 4 << 30  # many times what a model of hundreds of layers takes without its numbers
 
 
 @dataclass(frozen=True)
@@ -265,21 +270,43 @@ def _bounds_of(pickles: list[Path]) -> Bounds:
 
 
 def _find_tied(folder: Path) -> dict[str, str]:
-    """Names of weights that transformers takes from others, of the class that the model was saved from."""
+    """Names of weights that transformers takes from others, of the class that the model was saved from.
+
+    A config.json may ask for a million layers, so a fork asks, which is ended then: each name has a tensor of its own
+    in that case, and the file is larger.
+    """
     quiet_transformers()
+    import torch  # noqa: F401 - so that the fork has them
+    import transformers  # noqa: F401
+
+    context = multiprocessing.get_context("fork")
+    answer, told = context.Pipe(duplex=False)
+    process = context.Process(target=_tell_tied, args=(folder, told), daemon=True)
+    process.start()
+    told.close()
+    try:
+        return dict(json.loads(answer.recv_bytes())) if answer.poll(_TIED_S) else {}
+    except EOFError:
+        return {}
+    finally:
+        process.kill()
+        process.join()
+
+
+def _tell_tied(folder: Path, told: Connection) -> None:
     import torch
     import transformers
 
-    try:
+    bound(memory_bytes=_TIED_BYTES, cpu_s=math.ceil(_TIED_S), file_bytes=1 << 20)
+    tied: dict[str, str] = {}
+    with contextlib.suppress(Exception):  # whatever a config.json makes transformers raise
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         kind = getattr(transformers, str((config.architectures or [""])[0]), None)
-        if not isinstance(kind, type) or not issubclass(kind, transformers.PreTrainedModel):
-            return {}
-        with torch.device("meta"):
-            made = kind(config)
-        return {str(one): str(other) for one, other in getattr(made, "all_tied_weights_keys", {}).items()}
-    except Exception:  # noqa: BLE001 - then each name has a tensor of its own, and the file is larger
-        return {}
+        if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel):
+            with torch.device("meta"):
+                found = getattr(kind(config), "all_tied_weights_keys", {})
+            tied = {str(one): str(other) for one, other in found.items()}
+    told.send_bytes(json.dumps(tied).encode())
 
 
 def _check(name: str, root: Path, staged: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from udfs.errors import ModelError
 from udfs.model.files import ModelFiles
 
+_UNNAMED = "by an unnamed method"
 # AutoGPTQ's and AutoAWQ's files beside a config.json that does not tell.
 _OLD_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 
@@ -23,6 +24,8 @@ def check_not_quantized(files: ModelFiles, *, may_vllm: bool = False) -> None:
     if method is None:
         return
     told = f"model {files.name!r} is quantized ({method}), which gristmill does not run; take the model it was made of"
+    if method == _UNNAMED:
+        told += ", or, if its weights are plain, take quantization_config out of its config.json"
     if files.base:
         told = (
             f"adapter {files.name!r} changes {files.base.name!r}, which is quantized ({method}); say as `base_model` "
@@ -40,5 +43,7 @@ def find_quantization(files: ModelFiles) -> str | None:
     for part in (config, *nested):
         for key in ("quantization_config", "compression_config"):
             if told := part.get(key):
-                return str(told.get("quant_method") or "unnamed") if isinstance(told, dict) else str(told)
+                return str(told.get("quant_method") or _UNNAMED) if isinstance(told, dict) else str(told)
+    if config.get("quantization_config") is not None:  # transformers does not load a model with an empty one
+        return _UNNAMED
     return next((kind for name, kind in _OLD_FILES.items() if files.read_json(name)), None)

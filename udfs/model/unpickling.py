@@ -1,4 +1,4 @@
-"""Pickled weights made safetensors, in a process of its own; `importing` starts it, and nothing else imports it.
+"""Pickled weights made safetensors, in a process of its own, which `importing` starts.
 
 A pickle is a program. torch's restricted unpickler runs none of it that does more than make tensors; in case that has a
 hole, and for what it does not bound, this process has no network, starts no other, writes nowhere but to its target,
@@ -44,6 +44,10 @@ _CHANGES = {"os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.link", "os.sym
 _CHANGES |= {"os.chown", "os.utime", "shutil.move", "shutil.rmtree", "shutil.copyfile"}
 _MOST_OF_FILE = 4  # times a file's size its tensors may have, which views of a small one could exceed
 _SPARE_BYTES = 64 << 20
+# Where trainers put a model's tensors, beside those of an optimizer and what else they keep.
+_WRAPPED = ("state_dict", "model", "model_state_dict", "module", "weights")
+_PARALLEL = "module."  # with which torch's DistributedDataParallel begins the name of each
+_SHOWN = 6
 
 
 class RefusedError(Exception):
@@ -166,10 +170,7 @@ def read(file: Path) -> dict[str, Tensor]:
     if is_zip:
         _check_plain(file)
     held = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
-    if isinstance(held, dict) and isinstance(held.get("state_dict"), dict):
-        held = held["state_dict"]
-    if not isinstance(held, dict) or not held:
-        raise RefusedError(f"{file.name} holds a {type(held).__name__}, and no named tensors")
+    held = _unwrap(file.name, held)
     size = 0
     for key, tensor in held.items():
         if not isinstance(key, str) or not isinstance(tensor, torch.Tensor):
@@ -180,6 +181,40 @@ def read(file: Path) -> dict[str, Tensor]:
     if size > _MOST_OF_FILE * file.stat().st_size + _SPARE_BYTES:
         raise RefusedError(f"{file.name} unfolds into {size / 1e9:.1f} GB, more than its size explains")
     return {key: tensor.detach() for key, tensor in held.items()}
+
+
+def _unwrap(name: str, held: Any) -> dict[Any, Any]:
+    """Named tensors, also where a trainer has put them beside other things.
+
+    Raises:
+        RefusedError: There are none, or several that they could be.
+    """
+    if not isinstance(held, dict) or not held:
+        raise RefusedError(f"{name} holds a {type(held).__name__}, and no named tensors")
+    nested = {key: value for key, value in held.items() if isinstance(value, dict) and value}
+    if not nested:
+        is_parallel = all(isinstance(key, str) and key.startswith(_PARALLEL) for key in held)
+        return {key.removeprefix(_PARALLEL): value for key, value in held.items()} if is_parallel else held
+    known = [key for key in _WRAPPED if key in nested]
+    if len(known) == 1 and not any(_is_tensor(value) for value in held.values()):
+        return _unwrap(name, nested[known[0]])
+    inside = ", ".join(f"{key!r:.100} ({_describe(value)})" for key, value in [*held.items()][:_SHOWN])
+    raise RefusedError(
+        f"{name} holds {inside}{', …' if len(held) > _SHOWN else ''}, and not named tensors alone or as one of "
+        f"{', '.join(_WRAPPED)}; save these by themselves: torch.save(model.state_dict(), …)"
+    )
+
+
+def _is_tensor(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor)
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, dict) and value and all(map(_is_tensor, value.values())):
+        return f"{len(value)} tensors"
+    return f"a {type(value).__name__}"
 
 
 def _check_plain(file: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -13,6 +13,7 @@ import pyarrow as pa
 from udfs.errors import ModelError
 from udfs.model.files import ModelFiles, open_model_of
 from udfs.model.limits import read_sentence_config
+from udfs.model.tensors import read_shapes
 from udfs.spec import ScoreSpec, option
 from udfs.tasks.activations import Activation, choose_activation, read_cross_encoder
 from udfs.tasks.scores import SCORE_FIELDS, ScoringOptions, pool_chunks, score_columns
@@ -20,6 +21,8 @@ from udfs.text.pair_tokenizing import PairTokenizer, Truncation
 from udfs.text.pairs import split_pairs
 from udfs.text.templates import is_template
 from udfs.text.tokenizing import Tokenized, Tokenizer, make_tokenizer
+
+_HEADS = ("ForSequenceClassification", "ForTokenClassification")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +75,7 @@ class TextClassification:
         check_is_classifier(files, spec.task)
         self._spec, self._files = spec, files
         self.labels = read_labels(files)
+        check_labels_differ(files, self.labels)
         self._pairs = reads_pairs(spec)
         if self._pairs:
             check_modules(files)
@@ -155,8 +159,53 @@ def check_is_classifier(files: ModelFiles, task: str) -> None:
         )
 
 
+def check_labels_differ(files: ModelFiles, labels: Sequence[str]) -> None:
+    """Refuse labels of one name: which of them is meant, an answer could not tell.
+
+    Raises:
+        ModelError: Two have.
+    """
+    again = next((number for number, label in enumerate(labels) if labels.index(label) < number), None)
+    if again is not None:
+        label = labels[again]
+        raise ModelError(
+            f"model {files.name!r} has the label {label!r:.100} twice, as {labels.index(label)} and {again} of "
+            "id2label in its config.json; give each a name of its own there, in a copy of the model"
+        )
+
+
+def check_head_fits(spec: ScoreSpec[Any], files: ModelFiles) -> None:
+    """Refuse a classifier whose weights are of another number of labels than its config.json says.
+
+    An adapter has its own head, whose shape is told as it loads.
+
+    Raises:
+        ModelError: None of its weights, but for embeddings, has so many rows or columns.
+    """
+    named = any(kind.endswith(_HEADS) for kind in files.config.get("architectures") or ())
+    if files.base or not named or spec.task == "feature-extraction" or spec.options.writes:
+        return
+    labels = read_labels(files)
+    shapes = (read_shapes(path).items() for path in files.weights.glob("*.safetensors"))
+    sizes = {size for part in shapes for name, shape in part if "embed" not in name for size in shape}
+    if len(labels) not in sizes:
+        raise ModelError(
+            f"model {files.name!r} has {len(labels)} labels by its config.json, and no weights of a head for so many; "
+            "mend id2label there, or take the model as it was trained"
+        )
+
+
 def read_labels(files: ModelFiles) -> tuple[str, ...]:
-    """The model's labels in the order of its logits."""
+    """The model's labels in the order of its logits.
+
+    Raises:
+        ModelError: They are not numbered from 0 on.
+    """
     named = files.config.get("id2label") or {}
     count = len(named) or int(files.config.get("num_labels", 2))
+    if named and set(map(str, range(count))) != set(named):
+        raise ModelError(
+            f"model {files.name!r} numbers its labels {', '.join(list(named)[:4])}, … in id2label of its config.json; "
+            "number them from 0 on, in the order of its logits"
+        )
     return tuple(str(named.get(str(i), f"LABEL_{i}")) for i in range(count))

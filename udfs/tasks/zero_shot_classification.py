@@ -16,7 +16,7 @@ from udfs.model.prompts import read_prompt
 from udfs.spec import ScoreSpec, option
 from udfs.tasks.feature_extraction import Embeds
 from udfs.tasks.scores import SCORE_FIELDS, ScoringOptions, pool_chunks, score_columns, softmax
-from udfs.tasks.text_classification import check_is_classifier, read_labels
+from udfs.tasks.text_classification import check_is_classifier, check_labels_differ, read_labels
 from udfs.text.tokenizing import Tokenized, Tokenizer, make_tokenizer
 from udfs.wire.items import Items
 
@@ -81,6 +81,7 @@ class ZeroShotByEntailment:
         self._spec, self._files, self._options = spec, files, spec.options
         self.units_per_text = len(spec.options.labels)
         self._hypotheses = _hypotheses(spec.options, "This example is {}.")
+        check_labels_differ(files, read_labels(files))
         names = [label.lower() for label in read_labels(files)]
         entailment = next((i for i, name in enumerate(names) if name.startswith("entail")), None)
         if entailment is None or len(names) < 2:

@@ -180,14 +180,23 @@ def _end(process: Any) -> int:
 
 
 def _find_template(files: ModelFiles) -> str | None:
+    """The template, of several the one that is called so.
+
+    Raises:
+        ModelError: What stands in its place is no text.
+    """
     for folder in files.folders:
         if (folder / "chat_template.jinja").is_file():
-            return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+            try:
+                return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise ModelError(f"{folder / 'chat_template.jinja'} cannot be read: {error}") from error
     told = files.read_json("chat_template.json").get("chat_template")
     told = told or files.read_json("tokenizer_config.json").get("chat_template")
-    if isinstance(told, list):
-        named = {entry["name"]: entry["template"] for entry in told}
-        return named.get("default")
+    if isinstance(told, list) and all(isinstance(entry, dict) for entry in told):
+        told = {entry.get("name"): entry.get("template") for entry in told}.get("default")
+    if not isinstance(told, str | None):
+        raise ModelError(f"model {files.name!r} has the chat template {told!r:.60}, which is no text; mend it")
     return told
 
 

@@ -13,11 +13,12 @@ import numpy as np
 
 from udfs.errors import ModelError, RowError, first_line
 from udfs.executor import task_cores
-from udfs.model.files import ModelFiles
+from udfs.model.files import ModelFiles, check_named_files
 from udfs.model.limits import resolve_max_tokens
 from udfs.model.token_types import reads_types
 from udfs.model.tokenizer import load_tokenizer
 from udfs.spec import Overflow, ScoreSpec
+from udfs.text.agreement import add_lacking, find_disagreement, may_have_other_rules
 from udfs.text.encoding import Encoder, by_reference, flatten
 from udfs.text.splitting import Splitter
 from udfs.wire.items import Items, join_items
@@ -144,11 +145,11 @@ class Tokenizer:
         self._before, self._lowercase, self._with_spans = before.lower() if lowercase else before, lowercase, with_spans
         self._splitters: dict[tuple[str, ...], Splitter] = {}
         self._direction = files.read_json("tokenizer_config.json").get("truncation_side") or "right"
-        self._backend = load_backend(files)
+        self._backend, file = _load(files)
         self._backend.no_padding()
         self._backend.no_truncation()
         self._around = _find_around(self._backend)
-        self._encoder = Encoder(self._backend, None if with_spans else find_tokenizer_file(files))
+        self._encoder = Encoder(self._backend, None if with_spans else file)
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] = ()) -> Tokenized:
         """Tokenize texts, each alone or once with each of some second texts; only the first is ever cut.
@@ -335,12 +336,17 @@ def find_tokenizer_file(files: ModelFiles) -> Path | None:
 
 def load_backend(files: ModelFiles) -> Any:
     """The model's fast tokenizer, as its own settings leave it."""
+    return _load(files)[0]
+
+
+def _load(files: ModelFiles) -> tuple[Any, Path | None]:
+    """The fast tokenizer, and the tokenizer.json that it cuts texts by; None where transformers has made it."""
     os.environ.setdefault("RAYON_NUM_THREADS", str(task_cores()))
     from tokenizers import Tokenizer as Backend
     from tokenizers.processors import TemplateProcessing
 
     if (file := find_tokenizer_file(files)) is None:
-        return _convert_backend(files)
+        return _convert_backend(files), None
     try:
         backend = Backend.from_file(str(file))
     except Exception as error:
@@ -349,7 +355,28 @@ def load_backend(files: ModelFiles) -> Any:
         ) from error
     if files.is_static:  # which has vectors of words alone
         backend.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])
-    return backend
+        return backend, file
+    settled = _settle(files, backend)
+    return settled, file if settled is backend else None
+
+
+def _settle(files: ModelFiles, backend: Any) -> Any:
+    """What tokenizer.json makes; where the files beside it may say otherwise, what transformers makes of them all."""
+    otherwise = find_disagreement(files, backend)
+    if otherwise is None:
+        add_lacking(files, backend)
+        if not may_have_other_rules(files, backend):
+            return backend
+    check_named_files(files.name, files.root, files.tokenizer, beside=True)
+    try:
+        return load_tokenizer(files).backend_tokenizer
+    except (ModelError, AttributeError) as error:
+        if otherwise is None:  # then there is nothing but tokenizer.json to go by
+            return backend
+        raise ModelError(
+            f"model {files.name!r} has files beside its tokenizer.json that say otherwise ({otherwise}), and no "
+            f"tokenizer can be made of them: {error}; save it anew with transformers' `save_pretrained`, or mend them"
+        ) from error
 
 
 def _convert_backend(files: ModelFiles) -> Any:

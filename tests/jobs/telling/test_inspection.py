@@ -103,3 +103,54 @@ def test_the_command_prints_a_line_each_and_an_error_in_one(tmp_path: Path) -> N
     assert "feature-extraction" in done.output.splitlines()[0]
     shutil.rmtree(tmp_path)
     assert CliRunner().invoke(app, ["inspect", str(tmp_path)]).exception is not None  # `main` makes a line of it
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "text"),
+    [
+        (make_encoder, "tokenizer_config.json", "{"),
+        (make_encoder, "special_tokens_map.json", "[1]"),
+        (save_writer, "generation_config.json", "{"),
+        (save_writer, "generation_config.json", '{"pad_token_id": "x"}'),
+        (save_writer, "generation_config.json", '{"repetition_penalty": "x"}'),
+        (save_writer, "generation_config.json", '{"eos_token_id": "x"}'),
+    ],
+)
+def test_a_file_that_is_broken_beside_sound_ones_is_refused(make: Any, name: str, text: str, tmp_path: Path) -> None:
+    path = make(tmp_path)
+    Path(path, name).write_text(text)
+    with pytest.raises(ModelError):
+        inspect_model(path)
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "chat_template.json", "sentence_bert_config.json"])
+def test_a_broken_file_that_its_tasks_do_not_read_is_told(name: str, tmp_path: Path) -> None:
+    path = save_writer(tmp_path) if name.startswith("sentence") else make_tagger(tmp_path, ["O", "B-PER"])
+    Path(path, name).write_text("{")
+    assert name in inspect_model(path).told["broken"]
+
+
+@pytest.mark.parametrize("template", [b"{% for x in", b"\xff\xfe"])
+def test_a_chat_template_that_is_broken_is_told(template: bytes, tmp_path: Path) -> None:
+    path = save_writer(tmp_path)
+    Path(path, "chat_template.jinja").write_bytes(template)
+    try:
+        assert "cannot be used" in inspect_model(path).told["chat"]
+    except ModelError as error:
+        assert "cannot be read" in error.message  # noqa: PT017 - one of both
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Bart"])
+def test_a_model_of_few_places_is_tried_with_answers_that_fit(kind: str, tmp_path: Path) -> None:
+    found = inspect_model(save_writer(tmp_path, kind, max_position_embeddings=60), load=True)
+    assert next(iter(found.tasks)) == "text-generation"
+    assert "for text-generation in " in found.told["loaded"]
+
+
+@pytest.mark.parametrize("told", [{}, [], ""])
+def test_a_model_that_says_nothing_of_how_it_is_quantized_is_refused_with_the_way_out(
+    told: Any, tmp_path: Path
+) -> None:
+    path = _change_config(make_classifier(tmp_path, ["a", "b"]), quantization_config=told)
+    with pytest.raises(ModelError, match=r"take quantization_config out of its config\.json"):
+        inspect_model(path)

@@ -24,6 +24,7 @@ from tests.models import make_encoder, write_json
 from tests.random_writers import make_writer, save_writer
 from tests.writers import make_translator
 from udfs.errors import ModelError, UnsafeModelError
+from udfs.model import importing
 from udfs.model.files import RECORD, open_model
 from udfs.model.importing import Bounds, import_model
 from udfs.tasks.registry import make_spec
@@ -134,6 +135,17 @@ def test_tied_weights_are_written_once_where_the_model_ties_them(tmp_path: Path,
     assert [row["text"] for row in undisturbed_rows(["abc"], spec)] == wanted
 
 
+def test_a_config_of_more_layers_than_any_model_has_holds_nobody_up(tmp_path: Path, monkeypatch: Any) -> None:
+    path = Path(save_writer(tmp_path / "model", tie_word_embeddings=True))
+    config = json.loads((path / "config.json").read_text())
+    assert importing._find_tied(path) == {"lm_head.weight": "model.embed_tokens.weight"}
+    monkeypatch.setattr(importing, "_TIED_S", 2.0)
+    more = {"num_hidden_layers": 50_000, "layer_types": None}
+    write_json(path / "config.json", {key: value for key, value in (config | more).items() if value is not None})
+    assert importing._find_tied(path) == {}
+
+
+@pytest.mark.long
 def test_a_translator_that_is_pickled_translates_as_transformers_does(tmp_path: Path) -> None:
     path = Path(make_translator(tmp_path / "model", "marian"))
     vocabulary = len(json.loads((path / "vocab.json").read_text()))

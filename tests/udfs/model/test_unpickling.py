@@ -73,8 +73,21 @@ def _convert(file: Path, *, tied: dict[str, str] | None = None, shard_bytes: int
     return {key: tensor for path in out.glob("*.safetensors") for key, tensor in load_file(path).items()}
 
 
+_OPTIMIZER = {"state": {0: {"step": torch.ones(1)}}, "param_groups": [{"lr": 0.1}]}
+_WRAPS: list[Callable[[Any], Any]] = [
+    dict,
+    OrderedDict,
+    lambda held: {"epoch": 3, "state_dict": held, "pytorch-lightning_version": "2.1", "optimizer_states": [_OPTIMIZER]},
+    lambda held: {"model": OrderedDict(held), "optimizer": _OPTIMIZER, "step": 7},
+    lambda held: {"model_state_dict": held, "optimizer_state_dict": _OPTIMIZER, "loss": 0.5},
+    lambda held: {"module": held},
+    lambda held: {"model": {"state_dict": held}},
+    lambda held: {"model": {f"module.{key}": tensor for key, tensor in held.items()}},
+]
+
+
 @pytest.mark.parametrize("how", [{}, {"_use_new_zipfile_serialization": False}], ids=["zip", "older"])
-@pytest.mark.parametrize("wrap", [dict, OrderedDict, lambda held: {"epoch": 3, "state_dict": held}])
+@pytest.mark.parametrize("wrap", _WRAPS)
 def test_files_of_any_age_are_read(tmp_path: Path, how: dict[str, Any], wrap: Callable[[Any], Any]) -> None:
     torch.save(wrap(HELD), tmp_path / "w.bin", **how)
     found = _convert(tmp_path / "w.bin")
@@ -159,7 +172,10 @@ def _truncate(path: Path) -> None:
         (lambda p: torch.save({1: torch.ones(2)}, p), "as 1"),
         (lambda p: torch.save({"w": torch.ones(2).to_sparse()}, p), "without plain numbers"),
         (lambda p: torch.save({"w": torch.empty(4, device="meta")}, p), "without plain numbers"),
-        (lambda p: torch.save({"w": {"v": torch.ones(2)}}, p), "a dict as 'w'"),
+        (lambda p: torch.save({"net": {"v": torch.ones(2)}, "epoch": 3}, p), "'net' (1 tensors), 'epoch' (a int)"),
+        (lambda p: torch.save({"model": HELD, "state_dict": HELD}, p), "'model' (2 tensors), 'state_dict' (2 tensors)"),
+        (lambda p: torch.save({"model": HELD, "w": torch.ones(2)}, p), "save these by themselves"),
+        (lambda p: torch.save({"model": {"config": {"a": 1}, "w": 3}}, p), "'config' (a dict), 'w' (a int)"),
         (lambda p: torch.save({"w": torch.ones(1).expand(1 << 40)}, p), "more than its size explains"),
         (lambda p: torch.save(torch.nn.Linear(2, 2), p), "makes no tensors"),
         (lambda p: torch.save(HELD, p, pickle_protocol=4), "torch.save(…)"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import MINILM
-from tests.models import VOCABULARY, WORDS, make_classifier, make_encoder, make_tagger
+from tests.models import VOCABULARY, WORDS, make_classifier, make_encoder, make_tagger, write_json
 from udfs.errors import ModelError, SpecError
 from udfs.local import LocalEngine
 from udfs.model.files import open_model
 from udfs.tasks.registry import make_spec, make_task
+from udfs.tasks.text_classification import check_head_fits
 from udfs.worker.scoring import score_with
 
 TEXTS = ["a good red kettle", "soil", "the tea is not very good, a bad book about a cat"]
@@ -230,3 +232,43 @@ def test_entities_fail_and_are_empty_row_by_row(tmp_path: Path) -> None:
 def test_a_model_that_labels_no_tokens_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="labels no tokens"):
         _score(TEXTS, task="token-classification", model=make_classifier(tmp_path, ["a", "b"]))
+
+
+@pytest.mark.parametrize("task", ["text-classification", "zero-shot-classification"])
+@pytest.mark.parametrize("labels", [{0: "entailment", 1: "b", 2: "b"}, {0: None, 1: None, 2: "entailment"}])
+def test_two_labels_of_one_name_are_refused_with_their_numbers(task: str, labels: Any, tmp_path: Path) -> None:
+    path = make_classifier(tmp_path, ["entailment", "b", "c"])
+    config = json.loads((tmp_path / "config.json").read_text())
+    write_json(tmp_path / "config.json", config | {"id2label": labels})
+    given = {"labels": ["x"]} if task.startswith("zero") else {}
+    with pytest.raises(ModelError, match=r"twice, as . and . of id2label"):
+        make_task(make_spec(task, path, **given), open_model(path))
+
+
+def test_tokens_of_two_labels_of_one_name_are_one_entity(tmp_path: Path) -> None:
+    path = make_tagger(tmp_path, ["PER", "PER"])
+    (row,) = _score(["red kettle"], task="token-classification", model=path)
+    assert [(found["entity"], found["word"]) for found in row["entities"]] == [("PER", "red kettle")]
+
+
+@pytest.mark.parametrize("told", [{"1": "a", "2": "b"}, {"0": "a", "2": "b"}, {"x": "a", "y": "b"}])
+def test_labels_that_are_not_numbered_from_zero_are_refused(told: dict[str, str], tmp_path: Path) -> None:
+    path = make_classifier(tmp_path, ["a", "b"])
+    write_json(tmp_path / "config.json", json.loads((tmp_path / "config.json").read_text()) | {"id2label": told})
+    with pytest.raises(ModelError, match="number them from 0 on"):
+        make_task(make_spec("text-classification", path), open_model(path))
+
+
+@pytest.mark.parametrize(("make", "task"), [(make_classifier, "text"), (make_tagger, "token")])
+@pytest.mark.parametrize("count", [2, 5])
+def test_a_head_of_another_number_of_labels_is_refused_by_its_shape(
+    make: Any, task: str, count: int, tmp_path: Path
+) -> None:
+    path, spec = make(tmp_path, ["a", "b", "c"]), make_spec(f"{task}-classification", str(tmp_path))
+    check_head_fits(spec, open_model(path))
+    told = {"id2label": {str(i): f"l{i}" for i in range(count)}}
+    write_json(tmp_path / "config.json", json.loads((tmp_path / "config.json").read_text()) | told)
+    open_model.cache_clear()
+    with pytest.raises(ModelError, match=f"has {count} labels by its config"):
+        check_head_fits(spec, open_model(path))
+    check_head_fits(make_spec("feature-extraction", path), open_model(path))
