@@ -35,8 +35,10 @@ if any("jobs.cli" in part for part in sys.orig_argv) and {driver!r} is not None:
 
 # Steps of the protocol, each the start of a function: (module, class, function).
 STEPS = {
-    "before the write": ("jobs.output.directory", "Output", "write_rows"),
-    "during the write": ("jobs.output.directory", "Output", "write_rows"),
+    "before the write": ("jobs.output.directory", None, "write_parts"),
+    "during the write": ("jobs.output.directory", None, "write_parts"),
+    "before Spark's write": ("jobs.output.directory", "Output", "write_rows"),
+    "during Spark's write": ("jobs.output.directory", "Output", "write_rows"),
     "after the write": ("jobs.output.directory", "Output", "commit"),
     "before it is put in its place": ("jobs.folder", "Folder", "rename"),
     "after the commit": ("jobs.increments.scoring", "ScoreIncrement", "_go_on"),
@@ -114,8 +116,9 @@ def change_driver(
     def deadly(*args: Any, **kwargs: Any) -> Any:
         came[0] += 1
         if came[0] == times:
-            if step == "during the write":
-                _kill_when(lambda: any(Path(args[0].path, "_gristmill/writing").rglob("_temporary/*/*")), marker)
+            if step.startswith("during"):
+                begun = "_temporary/*/*" if "Spark" in step else "*.parts/*"
+                _kill_when(lambda: any(Path(args[0].path, "_gristmill/writing").rglob(begun)), marker)
             elif _first_time(marker):
                 _strike(way)
         return function(*args, **kwargs)

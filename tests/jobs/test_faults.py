@@ -161,13 +161,15 @@ def make_job(tmp_path: Path) -> Callable[..., Job]:
     return lambda **options: Job(tmp_path, **options)
 
 
+@pytest.mark.parametrize(("write", "codec"), [("the write", "snappy"), ("Spark's write", "lz4")])
 def test_a_driver_that_is_killed_at_every_step_loses_nothing_and_scores_nothing_twice(
-    make_job: Callable[..., Job], tmp_path: Path
+    make_job: Callable[..., Job], tmp_path: Path, write: str, codec: str
 ) -> None:
-    job = make_job(files=4)
+    conf = {"spark.sql.parquet.compression.codec": codec}  # workers write the one, Spark the other
+    job = make_job(files=4, spark={"master": "local[2]", "conf": conf})
     steps = [
-        ("before the write", 1, 0),
-        ("during the write", 2, 1),
+        (f"before {write}", 1, 0),
+        (f"during {write}", 2, 1),
         ("before it is put in its place", 2, 3),  # the mark commits it
         ("after the commit", 1, 4),
         ("before the report", 1, 4),
