@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 _LOOKED_INTO = 8  # files; each is looked into by itself
 _NUMBER = re.compile(r"[-+]?\d+")
-_ZEROS = re.compile(r"0\d+")
+_AS_WRITTEN = re.compile(r"-?(0|[1-9]\d*)(\.\d*[1-9]|\.0)?")  # a number that has no other way to be written
+_OF_NUMBERS = ("int", "bigint", "double", "decimal")
 _NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 _INFERENCE = "spark.sql.sources.partitionColumnTypeInference.enabled"
 
@@ -63,30 +64,30 @@ def tell_drift(
 
 
 def tell_partitions(schema: StructType, uris: Iterable[str]) -> list[str]:
-    """Warnings about directories `NAME=VALUE` that are no columns, or whose zeros are lost.
+    """Warnings about directories `NAME=VALUE` that are no columns, or lose how they are written: 007, 1.50, 1D.
 
     Raises:
         InputError: A value is no number, and its column holds numbers.
     """
     kinds = {field.name.lower(): field.dataType.simpleString() for field in schema.fields}
-    new, zeros = dict[str, str](), dict[str, str]()
+    new, changed = dict[str, str](), dict[str, str]()
     for uri in uris:
         for name, value in _directories(uri):
             kind = kinds.get(name.lower())
             if kind is None:
                 new.setdefault(name, path_of(uri))
-            if kind not in ("int", "bigint") or value == _NO_VALUE:
+            if kind is None or not kind.startswith(_OF_NUMBERS) or value == _NO_VALUE:
                 continue
-            if not _NUMBER.fullmatch(value):
+            if kind in ("int", "bigint") and not _NUMBER.fullmatch(value):
                 raise InputError(
                     f"the directory {name}={value} of {path_of(uri)} is no {kind}, which its column was when the "
                     f"output was begun; rename it, or set spark.conf: {{{_INFERENCE}: false}} and start afresh with "
                     "--overwrite, so that such values stay text"
                 )
-            if _ZEROS.fullmatch(value):
-                zeros.setdefault(name, value)
-    told = [f"{name}={value} is read as a number, without its zeros; set spark.conf: {{{_INFERENCE}: false}} for text"
-            for name, value in zeros.items()]  # fmt: skip
+            if not _AS_WRITTEN.fullmatch(value):
+                changed.setdefault(name, value)
+    told = [f"{name}={value} is read as a number, and not kept as it is written; set spark.conf: "
+            f"{{{_INFERENCE}: false}} for text" for name, value in changed.items()]  # fmt: skip
     if new:
         files = name_some(sorted(new.values()))
         told.append(f"new partition columns are left out, since the output was begun without them: {', '.join(new)} "

@@ -14,7 +14,17 @@ from jobs.errors import SPARK_ERRORS, unreadable_file, unreadable_input
 from jobs.input.checkpoint import SeenFile, path_of
 from jobs.input.files import ReadFile, find_gone, find_repeated, name_some, tell_swallowing
 from jobs.input.kinds import column, hashable
-from jobs.input.records import Headers, has_headers, is_swallowed, many_lines, raw_column, read_headers, tell_headers
+from jobs.input.records import (
+    Headers,
+    find_glued,
+    has_headers,
+    is_swallowed,
+    many_lines,
+    raw_column,
+    read_headers,
+    tell_glued,
+    tell_headers,
+)
 from jobs.input.sources import FILE, FILE_SIZE, FILE_TIME, read_files
 from jobs.settings import Settings
 
@@ -224,7 +234,8 @@ def _read_through(
         raise
     whole = [path_of(file.uri) for file in counts.read or () if file.malformed and file.malformed == file.rows]
     lines = [f"no record fits in {name_some(whole)}{many_lines(source)}"] if whole and many_lines(source) else []
-    return Readable(frame, counts, told=(*lines, *tell_swallowing(counts.swallowing)))
+    glued = tell_glued(find_glued(spark, source, uris))
+    return Readable(frame, counts, told=(*lines, *glued, *tell_swallowing(counts.swallowing)))
 
 
 def _to_ignore(error: Exception, settings: Settings, left: dict[str, SeenFile]) -> SeenFile:

@@ -38,7 +38,9 @@ OWN = "_gristmill_"  # what is ours begins with it; none of it is in an output
 FILE, FILE_SIZE, FILE_TIME = f"{OWN}file", f"{OWN}file_size", f"{OWN}file_time"
 _WHERE = (FILE, FILE_SIZE, FILE_TIME)
 _NO_HEADERS: Headers = {}
-_UNWRITABLE = re.compile(r'(?:^|"(?:type|elementType|keyType|valueType)":)"(interval|time\(\d+\))"')  # by Parquet
+_UNWRITABLE = re.compile(
+    r'(?:^|"(?:type|elementType|keyType|valueType)":)"(interval|time\(\d+\))"|"fields":\[\]'
+)  # by Parquet
 _NANOS = {"spark.sql.legacy.parquet.nanosAsLong": "true"}
 _LOOKED_INTO = 200  # headers of CSV files, before the first run
 _STREAMING = ("delta",)

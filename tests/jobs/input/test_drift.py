@@ -28,6 +28,12 @@ def test_partition_values_that_change_or_lose_zeros_are_told(spark: Any) -> None
     (zeros,) = tell_partitions(_schema("id INT, store INT"), ["file:///in/store=007/a.json"])
     assert "store=007" in zeros
     assert "partitionColumnTypeInference" in zeros
+    for kind, value in {"DOUBLE": "1D", "DECIMAL(3,2)": "1.50", "BIGINT": "+7"}.items():
+        (changed,) = tell_partitions(_schema(f"size {kind}"), [f"file:///in/size={value}/a.json"])
+        assert f"size={value}" in changed
+    assert (
+        tell_partitions(_schema("size DOUBLE"), [f"file:///in/size={v}/a.json" for v in ("2", "-0.5", "10.25")]) == []
+    )
     (new,) = tell_partitions(_schema("id INT"), ["file:///in/store=7/a.json"])
     assert new.endswith("store of /in/store=7/a.json")
     assert tell_partitions(_schema("store STRING, day DATE"), ["file:///in/store=007/day=2026-01-01/a.json"]) == []
@@ -79,7 +85,9 @@ def test_timestamps_of_nanoseconds_are_in_the_way_only_where_they_are_kept(
     assert read_whole(spark, settings, frame.schema, list(frame.inputFiles())).counts.rows == 1
 
 
-@pytest.mark.parametrize("kind", ["make_interval(1)", "struct(make_interval(1) AS a)", "TIME'10:00:00'"])
+@pytest.mark.parametrize(
+    "kind", ["make_interval(1)", "struct(make_interval(1) AS a)", "TIME'10:00:00'", "array(struct())"]
+)
 def test_types_that_parquet_does_not_hold_are_refused_by_name(spark: Any, write_job: WriteJob, kind: str) -> None:
     source = {"path": None, "query": f"SELECT 'a' AS text, INTERVAL 1 DAY AS interval, {kind} AS odd"}
     with pytest.raises(InputError, match="column 'odd' is of type"):

@@ -145,3 +145,15 @@ def test_pretty_printed_json_names_the_setting(spark: Any, job: Callable[..., Se
     with pytest.raises(InputError, match="multiLine: true"):
         _read(spark, job("json"))
     assert _pairs(_read(spark, job("json", options={"multiLine": True}))) == {(1, "a")}
+
+
+@pytest.mark.parametrize("lines", [False, True], ids=["in a line", "in a file"])
+def test_json_records_that_spark_would_leave_out_are_told(
+    spark: Any, job: Callable[..., Settings], tmp_path: Path, lines: bool
+) -> None:
+    between = "\n" if lines else ""
+    (tmp_path / "in/a.json").write_text(between.join(['{"id": 1, "text": "a"}', '{"id": 2, "text": "b"}']))
+    (tmp_path / "in/b.json").write_text('[{"id": 3, "text": "}{\\"a\\": 1"}, {"id": 4, "text": "}{"}]')
+    read = _read(spark, job("json", options={"multiLine": lines}))
+    assert len(_pairs(read)) == 3
+    assert [line.partition("; ")[0].rpartition("/")[2] for line in read.told] == ["a.json"]
