@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
 GLOB = re.compile(r"[*?\[{\\]")  # what makes a path a pattern
+_BRACES = re.compile(r"\{([^{}]*)\}")  # the innermost first
 ONE_SCHEME = {"s3a": "s3", "s3n": "s3", "abfss": "abfs"}  # to pyarrow
 
 
@@ -60,11 +61,24 @@ def lies_in(path: str, folder: str) -> bool:
         path: The place.
         folder: The folder, wildcards and all: what is below a place that they fit is looked at too.
     """
+    return any(_lies_in(path, alternative) for alternative in _alternatives(folder))
+
+
+def _lies_in(path: str, folder: str) -> bool:
     place, wanted = PurePosixPath(canonical(path)), PurePosixPath(canonical(folder))
     return place != wanted and any(
         len(candidate.parts) == len(wanted.parts) and all(map(_fits, candidate.parts, wanted.parts))
         for candidate in (place, *place.parents)
     )
+
+
+def _alternatives(pattern: str) -> list[str]:
+    """The patterns that one with `{a,b}` stands for."""
+    found = _BRACES.search(pattern)
+    if not found:
+        return [pattern]
+    before, after = pattern[: found.start()], pattern[found.end() :]
+    return [whole for part in found[1].split(",") for whole in _alternatives(before + part + after)]
 
 
 def _fits(name: str, pattern: str) -> bool:

@@ -55,7 +55,13 @@ def check_whole(folder: Folder, read_marks: Callable[[], Sequence[Mark]], checkp
     Raises:
         OutputError: Something is gone.
     """
-    marks = read_marks()
+    try:
+        marks = read_marks()
+    except FileNotFoundError as error:
+        raise OutputError(
+            f"the marks of output.path {folder.path}, which tell what is committed, are not there ({error}). Nothing "
+            "was changed: run again if the file system did not answer, put them back, or start afresh with --overwrite"
+        ) from error
     if find_unplaced(folder.sizes(), marks)[1]:  # a store may have failed to find what is there
         marks = read_marks()
         if lost := find_unplaced(folder.sizes(), marks)[1]:

@@ -97,6 +97,15 @@ def _commit(output: Output, number: int = 0) -> None:
     output.commit("draft", number, counts=Committed(rows=1), run_id="run")
 
 
+def test_marks_that_are_not_found_are_told_in_a_line(write_job: WriteJob) -> None:
+    output = Output(load_settings(write_job()))
+    output.begin()
+    _commit(output)
+    output.folder.rename("_gristmill/marks", "_gristmill/elsewhere")
+    with pytest.raises(OutputError, match="which tell what is committed, are not there"):
+        output.check_whole("once")
+
+
 def test_a_job_file_that_once_is_not_found_costs_no_increment(
     write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
 ) -> None:
