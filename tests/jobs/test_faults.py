@@ -222,7 +222,7 @@ def test_of_two_drivers_one_works_and_an_interrupt_leaves_what_is_committed(
 def test_a_terminated_driver_ends_within_seconds_whatever_it_does(make_job: Callable[..., Job]) -> None:
     job = make_job(files=1, batching={"max_batch_tokens": 16})
     process = job.start(engine={"sleep_s": 5.0})
-    until(lambda: list((job.out / "_gristmill/writing").rglob("_temporary")))
+    until(lambda: list((job.out / "_gristmill/writing").rglob("*.parts")))
     began = time.monotonic()
     process.terminate()
     told = process.communicate(timeout=60)[1]

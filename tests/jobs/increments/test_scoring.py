@@ -434,6 +434,7 @@ def test_a_server_that_is_slow_to_start_python_is_asked_again_but_not_for_ever(
 
     monkeypatch.setattr(increments, "_run_query", run)
     monkeypatch.setattr(increments, "read_stream", lambda *_: None)
+    monkeypatch.setattr(increments, "has_gpu", lambda _: False)
     options: Any = {"kind": "files", "schema": None, "left": 1, "listener": Listener(), "stop": Stop()}
     stream: Any = increments.score_stream
     score_all = functools.partial(stream, None, load_settings(write_job()), Run("run", datetime.now(UTC)), **options)
