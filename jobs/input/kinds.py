@@ -8,7 +8,7 @@ from jobs.errors import InputError
 from jobs.settings import Settings
 from udfs.tasks.text_generation import make_asker
 from udfs.text.templates import advise_template
-from udfs.text.values import is_nested
+from udfs.text.values import TIME_MARK, is_nested
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -104,6 +104,9 @@ def as_sent(value: Column, kind: DataType) -> Column:
             return F.make_valid_utf8(value)
         case T.IntegralType():
             return value.cast("decimal(20, 0)")
+        case T.DateType() | T.TimestampType() | T.TimestampNTZType():
+            local = value.cast("timestamp_ntz") if isinstance(kind, T.TimestampType) else value
+            return F.concat(F.lit(bytearray(TIME_MARK)), local.cast("string").cast("binary"))
     return value.cast("string")
 
 
@@ -118,13 +121,14 @@ def _changes(kind: Any) -> bool:
             return _changes(kind.elementType)
         case T.MapType():
             return _changes(kind.keyType) or _changes(kind.valueType)
-        case T.StringType() | T.IntegralType():
+        case T.StringType() | T.IntegralType() | T.DateType() | T.TimestampType() | T.TimestampNTZType():
             return not sends_all()
     return isinstance(kind, T.VariantType) or "interval" in kind.typeName()
 
 
 def sends_all() -> bool:
-    """Whether all arrives as it is; pandas UDFs, of Spark 4.0, break on bytes and have no integer beside nulls."""
+    """Whether all arrives as it is; pandas UDFs, of Spark 4.0, break on bytes that are no text and on years that pandas
+    does not have, and have no integer beside nulls."""
     from udfs.factory import HAS_ARROW_UDF
 
     return HAS_ARROW_UDF

@@ -22,6 +22,8 @@ import pyarrow.compute as pc
 from udfs.errors import SpecError
 
 _OFFSET = re.compile(r"Z|(?:UTC|GMT|UT)?([+-])(\d{1,2})(?::?(\d\d))?")
+# Before a date or a timestamp that is sent as Spark writes it: bytes that no text begins with.
+TIME_MARK = b"\xff\x00gristmill time\x00"
 _DIGITS = 15  # a float that was a float32 has more, and hardly another one that a float32 holds
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -271,7 +273,8 @@ def _from_object(value: Any) -> Any:
         case float() | np.floating():
             return _from_float(value)
         case bytes() | bytearray():
-            return bytes(value).decode("utf-8", "replace")
+            value = bytes(value)
+            return _read_written(value) if value.startswith(TIME_MARK) else value.decode("utf-8", "replace")
         case np.generic():
             return value.item()
         case Mapping():
@@ -285,6 +288,16 @@ def _from_object(value: Any) -> Any:
     if hasattr(value, "to_pydatetime"):
         return value.floor("us").to_pydatetime()
     return value.toJson() if hasattr(value, "toJson") else value
+
+
+def _read_written(value: bytes) -> Any:
+    """A date or a timestamp that was sent as Spark writes it; text where Python has no such year."""
+    written = value[len(TIME_MARK) :].decode()
+    kind = datetime.datetime if " " in written else datetime.date
+    try:
+        return kind.fromisoformat(written)
+    except ValueError:
+        return written
 
 
 def _from_float(value: Any) -> Any:

@@ -21,8 +21,7 @@ def make_pandas_function(spec: ScoreSpec, whereabouts: Callable[[], dict[str, An
     """The function of a pandas UDF that scores as a spec asks.
 
     pandas tells less than Arrow. A job casts what it can before (`jobs.input.kinds`); elsewhere an integer beside nulls
-    is 3.0 for 3, and a string that is not UTF-8 ends the task. A timestamp of a year before 1678 or after 2261 ends it
-    everywhere.
+    is 3.0 for 3, and a string that is not UTF-8, or a timestamp of a year before 1678 or after 2261, ends the task.
     """
 
     def score_pandas(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
