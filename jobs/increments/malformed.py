@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from jobs.increments.plan import Plan, score_frame
+from jobs.input.kinds import column
 from jobs.input.reading import Readable
 from jobs.input.records import raw_column
 from jobs.settings import Settings
@@ -22,12 +23,12 @@ def score_readable(read: Readable, settings: Settings, plan: Plan, *, deadline: 
     raw = raw_column(settings.input)
     if raw is None or not read.counts.malformed:
         return score_frame(read.frame, settings, plan, deadline=deadline)
-    fits, name = F.col(f"`{raw}`").isNull(), settings.output.name
+    fits, name = column(raw).isNull(), settings.output.name
     scored = score_frame(read.frame.where(fits), settings, plan, deadline=deadline)
     failed = read.frame.where(~fits).withColumns(
         {name: _failure(scored.schema[name].dataType), "outcome": F.lit("failed")}
     )
-    return scored.unionByName(failed.select(*(F.col(f"`{column}`") for column in scored.columns)))
+    return scored.unionByName(failed.select(*(column(c) for c in scored.columns)))
 
 
 def _failure(result: StructType) -> Column:

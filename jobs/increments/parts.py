@@ -51,10 +51,11 @@ def make_parts(
     def write(folder: str) -> DataFrame:
         spec = settings.spec(deadline=deadline)
         notes = {_ROW_NOTE: _with_result(types, settings, spec).json(), _VERSION_NOTE: spark.version}
-        target = Target(folder, settings.output.name, codec, notes, int96=timestamps == _INT96)
+        target = Target(folder, tuple(kept), settings.output.name, codec, notes, int96=timestamps == _INT96)
         function, told = make_writer(spec, target)
         rows = spread_rows(frame, settings, plan)
-        return rows.select(*map(column, kept), text_of(frame, settings).alias(TEXT)).mapInArrow(function, told)
+        sent = [column(name).alias(f"c{number}") for number, name in enumerate(kept)]  # mapInArrow parses names
+        return rows.select(*sent, text_of(frame, settings).alias(TEXT)).mapInArrow(function, told)
 
     return write
 

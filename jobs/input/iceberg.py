@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.errors import SPARK_ERRORS, InputError, unreadable_input
 from jobs.input.changes import SKIP_SNAPSHOTS, changed_rows, skips_changes
-from jobs.input.kinds import can_hash
+from jobs.input.kinds import can_hash, column
 from jobs.input.spans import SHARES, Span
 from jobs.settings import InputSettings
 
@@ -129,7 +129,7 @@ def read_span(spark: SparkSession, source: InputSettings, span: Span) -> DataFra
     kinds = {name.lower(): kind for name, kind in frame.dtypes}
     if gone := [name for name in span.key if name.lower() not in kinds]:
         raise InputError(f"{', '.join(gone)}, by which a snapshot was parted, is no column of the table any more")
-    hashed = (F.col(f"`{c}`").cast(_hashed_as(kinds[c.lower()], widened=span.widened)) for c in span.key)
+    hashed = (column(c).cast(_hashed_as(kinds[c.lower()], widened=span.widened)) for c in span.key)
     share = F.pmod(F.xxhash64(*hashed), F.lit(SHARES))
     return frame.where((share >= span.low) & (share < span.high))
 

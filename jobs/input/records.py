@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from jobs.errors import SPARK_ERRORS, InputError
 from jobs.input.files import name_some
+from jobs.input.kinds import column
 from jobs.settings import InputSettings
 
 if TYPE_CHECKING:
@@ -249,7 +250,7 @@ def is_swallowed(schema: StructType, source: InputSettings, uris: Sequence[str],
     line = rf"(?m)^[^\n{mark}]+(?:{mark}[^\n{mark}]*){{{others}}}$"
 
     def holds(name: str) -> Column:
-        value = F.col(f"`{name}`")
+        value = column(name)
         return value.rlike(r'(?s)^".*\n|\n$') & F.regexp_replace(value, r"^[^\n]*\n", "").rlike(line)
 
     found = [F.coalesce(holds(name), F.lit(False)) for name in columns]

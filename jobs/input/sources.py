@@ -147,7 +147,7 @@ def _read_alike(
         about["file_size"].alias(FILE_SIZE),
         F.unix_millis(about["file_modification_time"]).alias(FILE_TIME),
     )
-    whole = complete(located, schema).select(*(F.col(f"`{name}`") for name in (*schema.names, *_WHERE)))
+    whole = complete(located, schema).select(*(column(name) for name in (*schema.names, *_WHERE)))
     return select_needed(whole, settings, *map(F.col, _WHERE))
 
 

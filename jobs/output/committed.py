@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from jobs.input.kinds import column
 from jobs.input.spans import Span
 from udfs.results import USAGE
 
@@ -129,10 +130,9 @@ def count_outcomes(results: DataFrame, name: str) -> Committed:
     """
     from pyspark.sql import functions as F
 
-    usage, tokens = F.col(f"`{name}`.usage"), USAGE
-    groups = results.groupBy(
-        "outcome", F.col(f"`{name}`.error.code").alias("code"), F.col(f"`{name}`.engine").alias("engine")
-    ).agg(
+    result, tokens = column(name), USAGE
+    usage = result["usage"]
+    groups = results.groupBy("outcome", result["error"]["code"].alias("code"), result["engine"].alias("engine")).agg(
         F.count(F.lit(1)).alias("rows"),
         F.count_if(usage["input_tokens"] > 0).alias("scored_rows"),
         *(F.sum(usage[t]).alias(t) for t in tokens),

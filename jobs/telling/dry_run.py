@@ -12,6 +12,7 @@ from jobs.errors import SPARK_ERRORS, OutputError, TooManyFailed, unreadable_inp
 from jobs.increments.plan import Sample, make_plan, take_samples
 from jobs.increments.scoring import check_last_run
 from jobs.input.files import tell_malformed
+from jobs.input.kinds import column
 from jobs.input.reading import read_whole
 from jobs.input.records import raw_column
 from jobs.input.sources import explode_variants, find_kind, read_input
@@ -59,7 +60,7 @@ def _show(settings: Settings, spark: SparkSession, output: Output, console: Cons
     plan = make_plan(frame, settings)
     columns = ", ".join(f"{field.name} {field.dataType.simpleString()}" for field in fields)
     console.print(f"[bold]columns[/]  {escape(columns)}", soft_wrap=True)
-    console.print(_make_table(take_samples(frame.where(f"`{raw}` IS NULL") if raw else frame, settings), settings))
+    console.print(_make_table(take_samples(frame.where(column(raw).isNull()) if raw else frame, settings), settings))
     if settings.spec().options.writes:
         files = open_model_of(settings.spec())
         ends = ", ".join(name_ends(files)) or "nothing that the model's files name: max_new_tokens alone"

@@ -47,6 +47,7 @@ class Target:
 
     Args:
         folder: A directory that driver and executors share; it is there.
+        columns: Names of the columns that are kept; on the way to the worker they have others.
         result: Name of the result column.
         compression: Of Parquet's columns, as pyarrow calls it.
         notes: Kept in each file: Spark's own note of its columns' types.
@@ -54,6 +55,7 @@ class Target:
     """
 
     folder: str
+    columns: tuple[str, ...]
     result: str
     compression: str
     notes: Mapping[str, str] = field(default_factory=dict)
@@ -69,7 +71,7 @@ def write_parts(
     """Score rows and write them.
 
     Args:
-        batches: The columns that are kept, and TEXT (of pairs, a struct).
+        batches: The columns that are kept, in order, and TEXT (of pairs, a struct).
         score: Gives each row its result, in order, in arrays of whatever sizes.
         target: Where to.
         names: Of the texts of pairs.
@@ -82,7 +84,7 @@ def write_parts(
     """
     parts = {outcome: _Part(target) for outcome in OUTCOMES}
     try:
-        for rows in _with_results(batches, score, target.result, names):
+        for rows in _with_results(batches, score, target, names):
             failed = pc.struct_field(rows.column(target.result), "error").is_valid()
             for outcome, chosen in zip(OUTCOMES, (pc.invert(failed), failed), strict=True):
                 parts[outcome].add(rows.filter(chosen))
@@ -97,7 +99,7 @@ def write_parts(
 def _with_results(
     batches: Iterable[pa.RecordBatch],
     score: Callable[[Iterator[pa.Array]], Iterator[pa.StructArray]],
-    result: str,
+    target: Target,
     names: tuple[str, ...],
 ) -> Iterator[pa.Table]:
     """Rows with their results; the texts are gone."""
@@ -111,7 +113,7 @@ def _with_results(
     for scored in score(texts()):
         rows = pa.Table.from_batches(_take(held, len(scored))) if len(scored) else None
         if rows is not None:
-            yield rows.append_column(result, scored)
+            yield rows.rename_columns(list(target.columns)).append_column(target.result, scored)
 
 
 def _take(held: deque[pa.RecordBatch], rows: int) -> list[pa.RecordBatch]:

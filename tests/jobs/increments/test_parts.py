@@ -29,7 +29,8 @@ COLUMNS = """
     cast(id AS decimal(38, 5)) AS d38, date_add(date'1500-01-01', cast(id AS int)) AS day,
     timestamp'1960-02-03 04:05:06.789012' + id * interval 1 day AS at,
     x'c3280041' AS bytes, cast(x'c328' AS string) AS torn, array(id, null) AS list, map('k', id, 'é', null) AS attrs,
-    named_struct('a', id, 'b', array(named_struct('c', 'x'))) AS nested, if(id = 1, null, 'one' || chr(0)) AS odd
+    named_struct('a', id, 'b', array(named_struct('c', 'x'))) AS nested, if(id = 1, null, 'one' || chr(0)) AS odd,
+    id AS `a.b`, id AS `c.`, id AS `[d]`, id AS `é ü`, id AS `e``f`, id AS c0, id AS C_1
 """
 
 

@@ -22,7 +22,7 @@ FIELDS = [pa.field("embedding", pa.list_(pa.float32()))]
 
 def batch(numbers: list[int | None]) -> pa.RecordBatch:
     texts = pa.array([None if n is None else str(n) for n in numbers], pa.string())
-    return pa.RecordBatch.from_arrays([pa.array(range(len(numbers)), pa.int64()), texts, texts], ["id", "kept", TEXT])
+    return pa.RecordBatch.from_arrays([pa.array(range(len(numbers)), pa.int64()), texts, texts], ["c0", "c1", TEXT])
 
 
 def score_by(cuts: list[int]) -> Any:
@@ -55,7 +55,9 @@ def test_each_row_is_written_once_with_its_own_result(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[int | None]], cuts: list[int]
 ) -> None:
     folder = tmp_path_factory.mktemp("parts")
-    (told,) = write_parts(map(batch, batches), score_by(cuts), Target(str(folder), "prediction", "snappy"))
+    (told,) = write_parts(
+        map(batch, batches), score_by(cuts), Target(str(folder), ("id", "kept"), "prediction", "snappy")
+    )
     rows = {name: pq.read_table(folder / name).to_pylist() for name in set(told["file"].to_pylist())}
     assert {path.name for path in folder.iterdir()} == rows.keys()
     assert all(name.endswith(DRAFT) for name in rows)
@@ -86,19 +88,21 @@ def test_a_task_that_fails_leaves_nothing(tmp_path: Path) -> None:
         raise MemoryError
 
     with pytest.raises(MemoryError):
-        list(write_parts([batch([1, None])], score, Target(str(tmp_path), "prediction", "snappy")))
+        list(write_parts([batch([1, None])], score, Target(str(tmp_path), ("id", "kept"), "prediction", "snappy")))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_rows_of_many_megabytes_are_written_as_they_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("udfs.worker.parts._GROUP_BYTES", 1)
-    (told,) = write_parts([batch([1, 2, None])], score_by([1, 2]), Target(str(tmp_path), "prediction", "zstd"))
+    (told,) = write_parts(
+        [batch([1, 2, None])], score_by([1, 2]), Target(str(tmp_path), ("id", "kept"), "prediction", "zstd")
+    )
     (good,) = {row["file"] for row in told.to_pylist() if row["outcome"] == "succeeded"}
     assert pq.ParquetFile(tmp_path / good).num_row_groups == 2
 
 
 def test_vectors_are_written_without_a_dictionary_and_texts_with_one(tmp_path: Path) -> None:
-    (told,) = write_parts([batch([1, 1])], score_by([]), Target(str(tmp_path), "prediction", "snappy"))
+    (told,) = write_parts([batch([1, 1])], score_by([]), Target(str(tmp_path), ("id", "kept"), "prediction", "snappy"))
     group = pq.ParquetFile(tmp_path / told["file"][0].as_py()).metadata.row_group(0)
     columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
     has = {path: "RLE_DICTIONARY" in column.encodings for path, column in columns.items()}
