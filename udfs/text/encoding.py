@@ -8,14 +8,14 @@ the reference on this node (`udfs.text.holding`), and which no added token is a 
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from udfs.text.holding import Verdict, find_added, hold_to_reference, load_fast
+from udfs.text.holding import Trial, Verdict, find_added, load_fast
 from udfs.wire.items import Items, join_items
 
 _SLICE = 2_000  # texts of a call: the faster library is taken as soon as it is known to be equal
@@ -31,12 +31,9 @@ class Encoder:
     """
 
     def __init__(self, backend: Any, file: Path | None) -> None:
-        self._backend, self._file = backend, file
-        self._done = 0
-        self._trial: threading.Thread | None = None
-        self._verdict: Verdict | None = None
-        self._fast: Any = None
+        self._backend = backend
         self._added = find_added(backend) if file else None
+        self._faster = None if file is None or self._added is None else _find_faster(file)
 
     def __call__(self, texts: Sequence[str]) -> Items:
         """Items of texts, one each, which may be empty here; without the tokens that a tokenizer puts around a text."""
@@ -46,47 +43,74 @@ class Encoder:
     @property
     def name(self) -> str:
         """Which library encodes by now."""
-        return "tokenizers" if self._fast is None else "tokie"
+        return "tokenizers" if self._faster is None or self._faster.found is None else "tokie"
 
     def _encode(self, texts: Sequence[str]) -> Items:
-        if self._done >= _WORTHWHILE and self._added is not None and self._trial is None:
-            self._trial = threading.Thread(target=self._compare, name="gristmill-tokenizers", daemon=True)
-            self._trial.start()
-        fast = self._fast
-        plain = self._find_plain(texts) if fast is not None else np.zeros(len(texts), dtype=bool)
-        if not plain.any():
-            made = self._by_reference(texts)
-        elif plain.all():
-            made = by_fast(fast, texts)
-        else:
-            order = np.argsort(~plain, kind="stable")
-            count = int(plain.sum())
-            asked = [texts[number] for number in order.tolist()]
-            joined = join_items([by_fast(fast, asked[:count]), self._by_reference(asked[count:])])
-            made = joined.take(np.argsort(order))
-        self._done += len(made.ids)
-        return made
+        if self._faster is None:
+            return by_reference(self._backend, texts)
+        if (found := self._faster.found) is None:
+            made = by_reference(self._backend, texts)
+            self._faster.count(len(made.ids))
+            return made
+        fast, verdict = found
+        plain = self._find_plain(texts, verdict)
+        if plain.all():
+            return by_fast(fast, texts)
+        order = np.argsort(~plain, kind="stable")
+        asked, count = [texts[number] for number in order.tolist()], int(plain.sum())
+        parts = [by_fast(fast, asked[:count])] if count else []
+        return join_items([*parts, by_reference(self._backend, asked[count:])]).take(np.argsort(order))
 
-    def _by_reference(self, texts: Sequence[str]) -> Items:
-        return by_reference(self._backend, texts)
-
-    def _find_plain(self, texts: Sequence[str]) -> np.ndarray:
+    def _find_plain(self, texts: Sequence[str], verdict: Verdict) -> np.ndarray:
         """(N,) bool, texts for which the faster library was held to the reference."""
-        if self._verdict is None or self._added is None:
-            return np.zeros(len(texts), dtype=bool)
-        found = self._verdict.covers(texts)
-        search = self._added.search
+        found = verdict.covers(texts)
         for number in np.flatnonzero(found).tolist():
-            found[number] = search(texts[number]) is None
+            found[number] = self._added is not None and self._added.search(texts[number]) is None
         return found
 
-    def _compare(self) -> None:
-        """Take the faster library if it is equal; on a thread of its own, while the reference goes on."""
+
+class _Faster:
+    """The faster library for one tokenizer, in this process: a worker does one task after the other.
+
+    Args:
+        file: The tokenizer.json.
+
+    Attributes:
+        found: The library and what was found of it, once it is known to be equal.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.found: tuple[Any, Verdict] | None = None
+        self._file, self._tokens = file, 0
+        self._trial: Trial | None = Trial(file)
+        self._look()
+
+    def count(self, tokens: int) -> None:
+        """So many were made by the reference; once they are many, have the two compared."""
+        self._tokens += tokens
+        if self._trial and self._tokens >= _WORTHWHILE:
+            self._trial.start()
+            self._look()
+
+    def _look(self) -> None:
         try:
-            if self._file is not None and (verdict := hold_to_reference(self._file)) and verdict.equal:
-                self._fast, self._verdict = load_fast(self._file), verdict
+            if self._trial and (verdict := self._trial.recall()):
+                self._trial = None
+                self.found = (load_fast(self._file), verdict) if verdict.equal else None
         except Exception as error:  # noqa: BLE001 - a young library; without it all is as it was
+            self._trial = None
             print(f"gristmill: tokie is not used: {type(error).__name__}: {error}", file=sys.stderr)
+
+
+@lru_cache(maxsize=4)
+def _faster_of(file: Path, stamp: tuple[int, int]) -> _Faster:
+    del stamp  # another file has another
+    return _Faster(file)
+
+
+def _find_faster(file: Path) -> _Faster:
+    told = file.stat()
+    return _faster_of(file.resolve(), (told.st_mtime_ns, told.st_size))
 
 
 def by_reference(backend: Any, texts: Sequence[str]) -> Items:

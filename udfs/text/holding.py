@@ -13,9 +13,11 @@ import json
 import os
 import random
 import re
+import subprocess
+import sys
 import time
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -24,11 +26,11 @@ from typing import Any
 
 import numpy as np
 
+from udfs.executor import python_path
 from udfs.wire.home import make_top, top, try_hold
 
-_TRIAL = 1  # changes where a trial does
+_TRIAL = 2  # changes where a trial does
 _LIMIT_S = 60.0
-_POLL_S = 0.2
 _BATCH = 2_000
 _TEXTS = 8_000
 _LONG = 200  # so many of them are long
@@ -69,7 +71,7 @@ class Verdict:
         if not self.edges:
             found &= np.fromiter((t[:1] == t[:1].strip() and t[-1:] == t[-1:].strip() for t in texts), bool, len(texts))
         found &= np.fromiter(map(bool, texts), bool, len(texts))
-        known = self._known
+        known = self.holds
         points = "".join(texts).encode("utf-32-le", "surrogatepass")
         strange = np.flatnonzero(~known[np.frombuffer(points, dtype="<u4")])
         if len(strange):
@@ -78,7 +80,8 @@ class Verdict:
         return found
 
     @cached_property
-    def _known(self) -> np.ndarray:
+    def holds(self) -> np.ndarray:
+        """(0x110000,) bool, code points of the alphabet."""
         known = np.zeros(_POINTS, dtype=bool)
         for start, stop in self.alphabet:
             known[start:stop] = True
@@ -95,29 +98,55 @@ def load_fast(file: Path) -> Any:
     return fast
 
 
-def hold_to_reference(file: Path) -> Verdict | None:
-    """What the trial of a tokenizer.json found, on this node and with these versions; it is made if nobody has yet.
+class Trial:
+    """The trial of a tokenizer.json on this node with these versions, in a process of its own that outlives a worker.
 
-    Whoever comes while another makes it waits for that.
-
-    Returns:
-        None where it took too long, or the library is not there.
+    Args:
+        file: The tokenizer.json.
     """
-    try:
-        stamp = [_TRIAL, version("tokie"), version("tokenizers"), unicodedata.unidata_version]
-    except PackageNotFoundError:
-        return None
-    digest = hashlib.sha256(json.dumps(stamp).encode() + file.read_bytes()).hexdigest()[:32]
-    make_top(top())
-    kept = top() / f"tokenizer-{digest}.json"
-    while (lock := try_hold(kept.with_suffix(".lock"))) is None:
-        time.sleep(_POLL_S)
-    try:
-        if (told := _read(kept)) is None and (told := try_tokenizer(file)) is not None:
-            _write(kept, told)
-    finally:
-        os.close(lock)
-    return told
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @cached_property
+    def _kept(self) -> Path | None:
+        """Where what it finds is kept; None without the library."""
+        try:
+            stamp = [_TRIAL, version("tokie"), version("tokenizers"), unicodedata.unidata_version]
+        except PackageNotFoundError:
+            return None
+        digest = hashlib.sha256(json.dumps(stamp).encode() + self._file.read_bytes()).hexdigest()[:32]
+        return top() / f"tokenizer-{digest}.json"
+
+    def recall(self) -> Verdict | None:
+        """What it has found; None if there is nothing yet."""
+        return _read(self._kept) if self._kept and self._kept.exists() else None
+
+    def start(self) -> None:
+        """Have it made, once by this process, if no other makes it."""
+        if self._process:
+            self._process.poll()  # else what has ended stays in the kernel's table
+        elif self._kept:
+            command = [sys.executable, "-P", "-m", "udfs.text.holding", str(self._file)]
+            env = {**os.environ, "PYTHONPATH": python_path(), "RAYON_NUM_THREADS": "1"}
+            quiet = subprocess.DEVNULL
+            self._process = subprocess.Popen(
+                command, env=env, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True
+            )
+
+    def make(self) -> None:
+        """Make it here and keep what it finds, unless another process does or has done so."""
+        if self._kept is None:
+            return
+        make_top(top())
+        if (lock := try_hold(self._kept.with_suffix(".lock"))) is None:
+            return
+        try:
+            if not self.recall() and (told := try_tokenizer(self._file)):
+                _write(self._kept, told)
+        finally:
+            os.close(lock)
 
 
 def try_tokenizer(file: Path, *, limit_s: float = _LIMIT_S) -> Verdict | None:
@@ -131,7 +160,7 @@ def try_tokenizer(file: Path, *, limit_s: float = _LIMIT_S) -> Verdict | None:
         return Verdict(equal=False)
     try:
         pair = _Pair(backend, load_fast(file), time.monotonic() + limit_s)
-        added, alphabet = find_added(backend), tuple(_find_alphabet(pair))
+        added, alphabet = find_added(backend), tuple(_join(_find_alphabet(pair)))
         texts = [text for text in _make_texts(backend, alphabet) if added and not added.search(text)]
         same = pair.compare(texts)
     except TimeoutError:
@@ -191,6 +220,20 @@ def _find_alphabet(pair: _Pair) -> Iterator[tuple[int, int]]:
             yield first, stop
 
 
+def _join(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """Ranges in order, those as one that touch."""
+    held: tuple[int, int] | None = None
+    for start, stop in ranges:
+        if held and held[1] == start:
+            held = held[0], stop
+        else:
+            if held:
+                yield held
+            held = start, stop
+    if held:
+        yield held
+
+
 def _is_text(character: str) -> bool:
     return unicodedata.category(character) not in ("Cc", "Cn", "Co", "Cs")
 
@@ -198,7 +241,8 @@ def _is_text(character: str) -> bool:
 def _make_texts(backend: Any, alphabet: Sequence[tuple[int, int]]) -> Iterator[str]:
     """Texts of an alphabet, the same each time: of the tokenizer's own tokens, one script or all, short and long."""
     draw = random.Random(0)
-    known = [chr(point) for start, stop in alphabet for point in range(start, stop, max(1, (stop - start) // 512))]
+    holds = Verdict(equal=True, alphabet=tuple(alphabet)).holds
+    known = [chr(point) for first, stop, step in _BLOCKS for point in range(first, stop, step) if holds[point]]
     common = [character for character in known if character.isascii()]
     pieces = _draw_pieces(backend, set(known), draw) or common
     ends = len(known) - 1
@@ -250,3 +294,7 @@ def _write(kept: Path, told: Verdict) -> None:
     partial = kept.with_suffix(f".{os.getpid()}")
     partial.write_text(json.dumps(asdict(told)), encoding="utf-8")
     partial.replace(kept)
+
+
+if __name__ == "__main__":
+    Trial(Path(sys.argv[1])).make()

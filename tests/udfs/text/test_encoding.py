@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,24 +31,44 @@ def backend(file: Path) -> Tokenizer:
     return made
 
 
-def _taken(encoder: Encoder) -> Encoder:
-    """Its trial has come to an end."""
-    assert encoder._trial is not None
-    encoder._trial.join()
-    return encoder
+class StandIn:
+    """A trial that has found something once it was started."""
+
+    finds: Verdict | RuntimeError | None = ASCII
+    started = 0
+    remembers = False
+
+    def __init__(self, file: Path) -> None: ...
+
+    def start(self) -> None:
+        StandIn.started += 1
+
+    def recall(self) -> Verdict | None:
+        if isinstance(StandIn.finds, RuntimeError):
+            raise StandIn.finds
+        return StandIn.finds if StandIn.started or StandIn.remembers else None
+
+
+@pytest.fixture(autouse=True)
+def trial(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[StandIn]]:
+    """In the place of a node's trials; nothing is remembered by this process either."""
+    monkeypatch.setattr(encoding, "Trial", StandIn)
+    monkeypatch.setattr(encoding, "_WORTHWHILE", 10)
+    StandIn.finds, StandIn.started, StandIn.remembers = ASCII, 0, False
+    encoding._faster_of.cache_clear()
+    yield StandIn
+    encoding._faster_of.cache_clear()
 
 
 def test_ids_are_the_reference_s_in_the_order_of_the_texts_whichever_library_makes_them(
-    backend: Tokenizer, file: Path, monkeypatch: pytest.MonkeyPatch
+    backend: Tokenizer, file: Path, trial: type[StandIn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    monkeypatch.setattr(encoding, "hold_to_reference", lambda _: ASCII)
-    monkeypatch.setattr(encoding, "_WORTHWHILE", 0)
     by_fast = encoding.by_fast
     monkeypatch.setattr(encoding, "by_fast", lambda fast, texts: seen.extend(texts) or by_fast(fast, texts))
+    trial.remembers = True
     encoder = Encoder(backend, file)
-    encoder(["tea"])
-    found, wanted = _taken(encoder)(TEXTS), by_reference(backend, TEXTS)
+    found, wanted = encoder(TEXTS), by_reference(backend, TEXTS)
     assert encoder.name == "tokie"
     assert set(seen) >= {"a red kettle", "x" * 300, "spade"}
     assert not {"thé", "tea [SEP] tea", "[sep]", "tea\x13"} & {*seen}
@@ -55,33 +76,25 @@ def test_ids_are_the_reference_s_in_the_order_of_the_texts_whichever_library_mak
     assert found.ids.dtype == np.int32
 
 
-def test_the_libraries_are_compared_once_it_is_worthwhile_and_meanwhile_the_reference_goes_on(
-    backend: Tokenizer, file: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_libraries_are_compared_once_it_is_worthwhile_and_the_next_task_knows(
+    backend: Tokenizer, file: Path, trial: type[StandIn]
 ) -> None:
-    monkeypatch.setattr(encoding, "hold_to_reference", lambda _: ASCII)
-    monkeypatch.setattr(encoding, "_WORTHWHILE", 10)
+    Encoder(backend, file)(["a red kettle"])
+    assert trial.started == 0
     encoder = Encoder(backend, file)
-    encoder(["a red kettle"])
     encoder(["a red kettle, a spade, and one more of each"])
-    assert encoder._trial is None
-    encoder(["tea"])
-    assert _taken(encoder).name == "tokie"
+    assert trial.started == 1
+    assert encoder.name == Encoder(backend, file).name == "tokie"
 
 
 @pytest.mark.parametrize("told", [None, Verdict(equal=False), RuntimeError("no such kind")])
 def test_without_a_proof_the_reference_is_used(
-    told: Verdict | RuntimeError | None, backend: Tokenizer, file: Path, monkeypatch: pytest.MonkeyPatch
+    told: Verdict | RuntimeError | None, backend: Tokenizer, file: Path, trial: type[StandIn]
 ) -> None:
-    def hold(_: Path) -> Verdict | None:
-        if isinstance(told, RuntimeError):
-            raise told
-        return told
-
-    monkeypatch.setattr(encoding, "hold_to_reference", hold)
-    monkeypatch.setattr(encoding, "_WORTHWHILE", 0)
+    trial.finds = told
     encoder = Encoder(backend, file)
-    encoder(["tea"])
-    assert _taken(encoder).name == "tokenizers"
+    encoder(["a red kettle, a spade, and one more of each"])
+    assert encoder.name == "tokenizers"
     assert encoder(TEXTS).ids.tolist() == by_reference(backend, TEXTS).ids.tolist()
 
 

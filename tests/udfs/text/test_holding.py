@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,8 @@ from tests.conftest import MINILM
 from udfs.model.files import open_model
 from udfs.text import holding
 from udfs.text.encoding import Encoder, by_reference
-from udfs.text.holding import Verdict, hold_to_reference, load_fast, try_tokenizer
+from udfs.text.holding import Trial, Verdict, load_fast, try_tokenizer
+from udfs.wire.home import try_hold
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LANGUAGES = [
@@ -98,20 +100,24 @@ def _soups(count: int) -> list[str]:
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
-def test_thousands_of_texts_of_all_scripts_are_tokenized_as_by_the_reference(kind: str, tmp_path: Path) -> None:
+def test_thousands_of_texts_of_all_scripts_are_tokenized_as_by_the_reference(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backend, file = KINDS[kind](), tmp_path / "tokenizer.json"
     backend.save(str(file))
     verdict = try_tokenizer(file)
     assert verdict is not None
     assert verdict.equal or not kind.startswith("WordPiece")  # of others it differs by what they were trained on
+    monkeypatch.setattr(holding.Trial, "recall", lambda _: verdict)
     encoder = Encoder(backend, file)
-    if verdict.equal:
-        encoder._verdict, encoder._fast = verdict, load_fast(file)
+    assert encoder.name == ("tokie" if verdict.equal else "tokenizers")
     texts = [*_soups(9_000), *docstrings(1_000), *LANGUAGES, "", " ", "\n"]
     found, wanted = encoder(texts), by_reference(backend, texts)
     assert found.offsets.tolist() == wanted.offsets.tolist()
     assert found.ids.tolist() == wanted.ids.tolist()
-    assert not verdict.equal or encoder._find_plain(docstrings(1_000)).mean() > 0.5  # else nothing was compared
+    assert (
+        not verdict.equal or encoder._find_plain(docstrings(1_000), verdict).mean() > 0.5
+    )  # else nothing was compared
 
 
 def test_bpe_of_bytes_is_left_to_the_reference(tmp_path: Path) -> None:
@@ -127,7 +133,7 @@ def test_a_library_that_differs_in_one_text_is_not_used(monkeypatch: pytest.Monk
     file = open_model(MINILM).root / "tokenizer.json"
     monkeypatch.setattr(holding, "_BLOCKS", ((0x20, 0x80, 1),))
 
-    assert try_tokenizer(file) == Verdict(True, True, tuple((point, point + 1) for point in range(0x20, 0x7F)))
+    assert try_tokenizer(file) == Verdict(True, True, ((0x20, 0x7F),))
     fast = load_fast(file)
 
     class CutsLongWords:
@@ -146,11 +152,38 @@ def test_what_was_found_is_remembered_until_the_tokenizer_changes(
     monkeypatch.setattr(holding, "try_tokenizer", lambda file: tried.append(file) or Verdict(True, True, ((32, 99),)))
     file = tmp_path / "tokenizer.json"
     file.write_text("{}")
-    assert hold_to_reference(file) == hold_to_reference(file) == Verdict(True, True, ((32, 99),))
+    assert Trial(file).recall() is None
+    Trial(file).make()
+    Trial(file).make()
+    assert Trial(file).recall() == Verdict(True, True, ((32, 99),))
     assert len(tried) == 1
     file.write_text("{ }")
-    hold_to_reference(file)
+    assert Trial(file).recall() is None
+    Trial(file).make()
     assert len(tried) == 2
+
+
+def test_one_process_of_a_node_makes_the_trial_and_a_worker_need_not_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+    monkeypatch.setattr(holding, "top", lambda: tmp_path / "top")
+    monkeypatch.setattr(holding, "try_tokenizer", lambda file: pytest.fail("another one does"))
+    monkeypatch.setattr(holding.subprocess, "Popen", lambda command, **_: started.append(command) or StandIn())
+    file = tmp_path / "tokenizer.json"
+    file.write_text("{}")
+    trial = Trial(file)
+    trial.start()
+    trial.start()
+    assert [command[-2:] for command in started] == [["udfs.text.holding", str(file)]]
+    holding.make_top(tmp_path / "top")
+    lock = try_hold(trial._kept.with_suffix(".lock"))  # type: ignore[union-attr]
+    trial.make()
+    os.close(lock)  # type: ignore[arg-type]
+
+
+class StandIn:
+    def poll(self) -> None: ...
 
 
 def test_a_verdict_covers_texts_of_its_characters_alone() -> None:
