@@ -20,6 +20,7 @@ from udfs.spec import ScoreSpec, thaw
 from udfs.tasks.registry import KINDS, SHARED, make_spec, task_options
 from udfs.tasks.text_classification import reads_pairs
 from udfs.tasks.text_generation import asks_questions, question_columns
+from udfs.text.pairs import as_template
 from udfs.text.templates import is_template, template_columns
 
 FILE_FORMATS = frozenset({"parquet", "json", "csv", "text", "orc", "avro", "xml", "binaryfile"})
@@ -282,6 +283,8 @@ class Settings(_Section):
         score = self.score
         asked = score.text or score.prompt
         is_made = asked and (is_template(asked) or score.text_pair is not None)
+        if asked and not is_made and self._options_column():  # two columns make a row's text
+            asked, is_made = as_template(asked), True
         budget = self.batching.max_batch_tokens
         name, variants = score.named_variants()
         return make_spec(
@@ -311,6 +314,8 @@ class Settings(_Section):
     def text_columns(self) -> tuple[str, ...]:
         """The columns that the text is made of, an exploded variant's among them."""
         spec = self.spec()
+        if options := self._options_column():
+            return tuple(sorted({*self._asked_columns(), options}))
         if asks_questions(spec):
             return question_columns(spec)
         if reads_pairs(spec):
@@ -322,7 +327,18 @@ class Settings(_Section):
         """The settings that say what is read, and the columns of the input that each names."""
         if reads_pairs(self.spec()):
             return self._pair_columns()
+        if options := self._options_column():
+            return {self.asked_by(): self._asked_columns(), "options_from": (options,)}
         return {self.asked_by(): self.input_columns()}
+
+    def _options_column(self) -> str | None:
+        """The column of each row's own options."""
+        return getattr(self.score, "options_from", None) if KINDS[self.score.task].options.writes else None
+
+    def _asked_columns(self) -> tuple[str, ...]:
+        """The columns of the text, without that of the options."""
+        spec = self.spec()
+        return question_columns(spec) if asks_questions(spec) else template_columns(spec.template or "")
 
     def _pair_columns(self) -> dict[str, tuple[str, ...]]:
         parts = {"text": self.score.text or "", "text_pair": self.score.text_pair or ""}

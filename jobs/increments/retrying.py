@@ -253,7 +253,7 @@ def check_codes(only: str | None) -> list[str]:
     from udfs import errors
 
     known = {value.code for value in vars(errors).values() if isinstance(value, errors.RowError)}
-    known |= {"bad_template", "unreadable"}
+    known |= {"bad_template", "unreadable", "bad_options"}
     asked = [code.strip() for code in (only or "").split(",") if code.strip()]
     if unknown := sorted(set(asked) - known):
         raise InputError(f"--only names {', '.join(unknown)}; the codes are {', '.join(sorted(known))}")
