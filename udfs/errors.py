@@ -85,6 +85,7 @@ INPUT_TOO_LONG = RowError("input_too_long", "the text has more tokens than max_t
 NOT_FINITE = RowError("not_finite", "the model's output holds NaN or infinity")
 OUT_OF_MEMORY = RowError("out_of_memory", "the text does not fit into the device's memory, not even alone")
 DEVICE_FAULT = RowError("device_fault", "the model fails on this text, or its process dies or hangs, even on it alone")
+BAD_REQUEST = RowError("bad_request", "the request cannot be answered as it is meant; its line says why")
 BAD_OPTIONS = RowError("bad_options", "the engine cannot write by the options of this row")
 EXPIRED = RowError("expired", "the deadline passed before the row was scored; `gristmill retry` scores it")
 

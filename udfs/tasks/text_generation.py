@@ -137,10 +137,15 @@ def make_asker(spec: ScoreSpec[Any]) -> Renderer | None:
     """What makes a row's text, its pair or its questions of its columns; None where the input column is the text.
 
     Options of a row travel with its text.
+
+    Raises:
+        SpecError: There are options of a row, and no struct that they could be a field of.
     """
     column, ask = getattr(spec.options, "options_from", None), _make_asker(spec)
-    if column is None or ask is None:
+    if column is None:
         return ask
+    if ask is None:
+        raise SpecError("options_from names a field beside the text's; write the text as a template over both")
 
     def write(values: Mapping[str, Any]) -> str:
         text = ask.write(values)
@@ -157,15 +162,15 @@ def _read_options(value: Any) -> Any:
         with contextlib.suppress(ValueError):
             return json.loads(value)
         return "no JSON"
-    return _plain(value)
+    return plain_values(value)
 
 
-def _plain(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
     """Values of columns as JSON has them, without those that are null."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items() if not is_nothing(each)}
+        return {str(key): plain_values(each) for key, each in value.items() if not is_nothing(each)}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value if not is_nothing(each)]
+        return [plain_values(each) for each in value if not is_nothing(each)]
     if isinstance(value, Decimal):
         return int(value) if value == value.to_integral_value() else float(value)
     return value if isinstance(value, bool | int | float | str) else to_text(value)

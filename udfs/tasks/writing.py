@@ -120,6 +120,7 @@ class Writing(ABC):
 
     per_token = False
     generates = True
+    strips_space = True  # the one that a tokenizer puts before an answer
     _is_chat: bool  # questions are messages, which the model's chat template joins
     _roles: tuple[str, ...] = ("user",)  # of the messages of each, as far as they are known before there is a row
 
@@ -170,7 +171,9 @@ class Writing(ABC):
         }
         failures |= {n * self.units_per_text: way for n, (_, way) in enumerate(ways) if isinstance(way, RowError)}
         limits = [self.max_tokens if isinstance(way, RowError) else self._limit(way) for _, way in ways]
-        ids = self._encode_prompts(["" if n in failures else str(prompt) for n, prompt in enumerate(rendered)])
+        ids = self._encode_questions(
+            questions, ["" if n in failures else str(prompt) for n, prompt in enumerate(rendered)]
+        )
         asked = [[_Prompt(i, q.forced)] if i else [] for i, q in zip(ids, questions, strict=True)]
         truncated = np.array([len(i) > limits[n // self.units_per_text] for n, i in enumerate(ids)], dtype=bool)
         for number in np.flatnonzero(truncated).tolist():
@@ -273,7 +276,9 @@ class Writing(ABC):
             way = self._of_item(_told_of(items, item))
             thoughts, text = part_thoughts(self.codec, answer.ids, prompts[item]) if thinks else (None, next(decoded))
             first = len(self.codec.decode([answer.ids[: way.min_tokens]])[0]) if way.stop and way.min_tokens else 0
-            cut = _cut_at(text, answer.finish, way.stop, thoughts, first)
+            if not self.strips_space and len(answer.ids) and not text.startswith(" "):
+                text = " " * self.codec.token_bytes(int(answer.ids[0])).startswith(b" ") + text
+            cut = _cut_at(text, answer.finish, way.stop, thoughts, first, strips_space=self.strips_space)
             shown = None if answer.logprobs is None else self._show(answer.ids, answer.logprobs, cut)
             told.append(cut._replace(tokens=len(answer.ids), logprobs=shown))
         return told
@@ -304,6 +309,10 @@ class Writing(ABC):
         if refused := [prompt for prompt in prompts if isinstance(prompt, RefusedError)]:
             raise refused[0]
         return self._encode_prompts([str(prompt) for prompt in prompts])
+
+    def _encode_questions(self, questions: Sequence[Question], prompts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each question, whose prompt is rendered."""
+        return self._encode_prompts(prompts)
 
     def _encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
         return self.codec.encode(prompts, special=not self._is_chat)  # a chat template writes special tokens itself
@@ -476,11 +485,20 @@ def _list_columns(options: WritingOptions) -> Iterator[tuple[str, pa.DataType]]:
         yield "candidates", CANDIDATES
 
 
-def _cut_at(text: str, finish: int, stop: Sequence[str], thoughts: str | None = None, first: int = 0) -> _Told:
+def _cut_at(
+    text: str,
+    finish: int,
+    stop: Sequence[str],
+    thoughts: str | None = None,
+    first: int = 0,
+    *,
+    strips_space: bool = True,
+) -> _Told:
     """A text up to the first stop string from a place on, without the one space that a tokenizer puts before."""
     places = [(place, string) for string in stop if (place := text.find(string, first)) >= 0]
+    before = " " if strips_space else ""
     if not places:
-        return _Told(text.removeprefix(" "), finish, thoughts)
+        return _Told(text.removeprefix(before), finish, thoughts)
     place, string = min(places, key=lambda found: found[0])
     text = text[:place]
-    return _Told(text.removeprefix(" "), STOP if text.strip() else EMPTY, thoughts, string)
+    return _Told(text.removeprefix(before), STOP if text.strip() else EMPTY, thoughts, string)

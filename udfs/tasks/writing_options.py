@@ -168,8 +168,6 @@ class WritingOptions(Options):
             yield f"num_beams follows the likeliest answers, without {', '.join(asked)}; choose one"
         if (self.n > 1 or self.options_from is not None) and spec.overflow == "chunk":
             yield "n and options_from are for texts that are not read in chunks; take overflow truncate or fail"
-        if self.options_from is not None and spec.template is None and not getattr(self, "messages", ()):
-            yield "options_from names a field beside the text's; write the text as a template over the struct of both"
         if self.options_from is not None and self.asked_for:
             yield "options_from is for rows that are asked once, not for several variants or languages"
 

@@ -14,6 +14,7 @@ from udfs.errors import SpecError
 from udfs.local import LocalEngine
 from udfs.spec import ScoreSpec
 from udfs.tasks.registry import make_spec
+from udfs.tasks.text_generation import make_asker
 from udfs.worker.scoring import score_with
 
 NEW = 10
@@ -138,7 +139,6 @@ def test_an_answer_that_leaves_its_prompt_no_room_fails_its_row_alone(llama: str
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"options_from": "options", "template": None}, "write the text as a template"),
         ({"top_logprobs": 2}, "top_logprobs takes logprobs"),
         ({"presence_penalty": 3.0}, "presence_penalty is 3.0"),
         ({"n": 2, "variants": ("a",), "variant_name": "text"}, "n is for rows that are asked once"),
@@ -148,6 +148,11 @@ def test_an_answer_that_leaves_its_prompt_no_room_fails_its_row_alone(llama: str
 def test_options_of_a_job_that_do_not_fit_are_told_before_it_starts(llama: str, options: Any, told: str) -> None:
     with pytest.raises(SpecError, match=told):
         _spec(llama, **options)
+
+
+def test_options_beside_a_text_need_a_struct_of_both(llama: str) -> None:
+    with pytest.raises(SpecError, match="write the text as a template"):
+        make_asker(_spec(llama, options_from="options", template=None))
 
 
 def test_identical_texts_with_other_options_are_written_apart(llama: str, tmp_path: Path) -> None:
