@@ -201,7 +201,7 @@ def make_response_body(answers: Sequence[Answer], *, model: str, asked: Mapping[
         "truncation": "disabled",
         "usage": {
             "input_tokens": read,
-            "input_tokens_details": {"cached_tokens": cached},
+            "input_tokens_details": {"cached_tokens": cached, "cache_write_tokens": 0},
             "output_tokens": wrote,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": read + wrote,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -30,13 +31,19 @@ class RequestWriting(Writing):
         self._is_chat = has_chat(files)
         super().__init__(spec, files)
 
-    def pack(self, ask: Ask) -> list[str]:
+    def pack(self, ask: Ask, custom_id: str) -> list[str]:
         """A line's prompts as texts, with its options.
+
+        What is drawn without a seed depends on the line's id, so that lines with one prompt differ, and a line that is
+        run again does not.
 
         Raises:
             RefusedError: The model cannot be asked so.
         """
         options, suffix = dict(ask.options), ""
+        if options.get("temperature", self._spec.options.temperature) and "seed" not in options:
+            digest = hashlib.blake2b(custom_id.encode("utf-8", "surrogatepass"), digest_size=4).digest()
+            options["seed"] = int.from_bytes(digest, "little")
         if ask.tools is not None and "tools" not in self._reads:
             raise RefusedError("the model's chat template knows no tools", code="unsupported_parameter", param="tools")
         if ask.must_call:

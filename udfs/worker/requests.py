@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -55,6 +56,7 @@ _OF_REQUEST = {
     "bad_options": (400, "invalid_request"),
     "bad_template": (400, "invalid_request"),
     "unreadable": (400, "invalid_request"),
+    "bad_request": (400, "invalid_value"),
     "invalid_output": (500, "invalid_output"),
 }
 _DIALECTS = {"openai-batch": openai, "anthropic-batch": anthropic}
@@ -170,7 +172,7 @@ class _Requests:
     def prepare(self, window: pa.StructArray) -> tuple[list[_Row], list[_Part]]:
         """A window's lines read, and their prompts tokenized for each engine; past the deadline, none is."""
         rows = [self._read(values) for values in _values_of(window)]
-        late = self._ask.deadline is not None and any(spec.is_late() for spec in self._ask.specs())
+        late = self._ask.deadline is not None and time.time() >= self._ask.deadline
         texts: dict[int, tuple[_Route, list[Any], list[_Place]]] = {}
         for number, row in enumerate(rows):
             if row.line.ask is None or row.refused:
@@ -180,7 +182,9 @@ class _Requests:
                 continue
             try:
                 route = self._find_route(row.line.ask)
-                prompts = route.task.pack(row.line.ask) if row.line.ask.kind == "write" else row.line.ask.prompts
+                prompts = row.line.ask.prompts
+                if row.line.ask.kind == "write":
+                    prompts = route.task.pack(row.line.ask, str(row.line.custom_id))
             except RefusedError as refused:
                 row.refused = refused
                 continue
