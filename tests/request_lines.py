@@ -21,7 +21,8 @@ from udfs.worker.requests import answer_requests
 TOOL_CHAT = (
     "{% if tools %}<tools>{{ tools | tojson }}</tools> answer by <tool_call>{% endif %}{% for m in messages %}"
     "<{{ m.role }}>{{ m.content }}{% for c in m.tool_calls or [] %}{{ c.function.name }}"
-    "{{ c.function.arguments | tojson }}{% endfor %}</{{ m.role }}>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    "{{ c.function.arguments | tojson }}{% endfor %}</{{ m.role }}>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 MESSAGES = [{"role": "user", "content": "tea?"}]
 

@@ -10,6 +10,7 @@ A file is read once, line by line; of all lines, what is kept in memory is eight
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import re
@@ -36,6 +37,7 @@ LAID_OUT = pa.schema(
 _NOTE, _REQUESTS = "files.json", "requests"
 _PART_LINES, _PART_BYTES = 500, 8 << 20
 _BODY = re.compile(rb'^\s*(?:\xef\xbb\xbf)?\s*\{\s*"requests"\s*:\s*\[')
+_BETWEEN = re.compile(r"[ \t\r\n,]*")
 _LOOK = 1 << 16
 _DUPLICATE = "duplicate_custom_id: the custom_id is that of another line of the file"
 _NO_TEXT = "invalid_json_line: the line is not UTF-8"
@@ -166,7 +168,9 @@ def read_lines(stream: BinaryIO) -> Iterator[_Line]:
 
     A line ends with a line feed, and a carriage return before it is no part of it; nothing else ends one.
     """
-    head = stream.read(_LOOK)
+    head = b""
+    while len(head) < _LOOK and (read := stream.read(_LOOK)):
+        head += read
     several = _read_body(head, stream) if _BODY.match(head) else _split(head, stream)
     seen: set[int] = set()
     for number, raw in several:
@@ -200,28 +204,26 @@ def _split(head: bytes, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 def _read_body(head: bytes, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
     """The requests of `{"requests": [...]}`, each as it stands there; what is left where one is broken is the last."""
-    begun = _BODY.match(head)
-    data, number, decoder = head[begun.end() if begun else 0 :], 0, json.JSONDecoder()
-    more = True
+    begun, decode = _BODY.match(head), codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
+    text, place, number, more = decode(head[begun.end() if begun else 0 :]), 0, 0, True
+    scan = json.JSONDecoder().raw_decode
     while True:
-        data = data.lstrip(b" \t\r\n,")
-        if data.startswith(b"]") or (not data and not more):
+        place = _BETWEEN.match(text, place).end()  # type: ignore[union-attr]  # it matches nothing at least
+        if text.startswith("]", place) or (place == len(text) and not more):
             return
-        text = data.decode("utf-8", "surrogateescape")
         try:
-            _, end = decoder.raw_decode(text)
+            _, end = scan(text, place)
             is_whole = not more or end < len(text)  # a number might go on
         except (ValueError, RecursionError):
             end, is_whole = len(text), not more
         if is_whole:
             number += 1
-            yield number, text[:end].encode("utf-8", "surrogateescape")
-            data = text[end:].encode("utf-8", "surrogateescape")
-            if end < len(text):
-                continue
-        read = stream.read(max(_LOOK, len(data)))
+            yield number, text[place:end].encode("utf-8", "surrogateescape")
+            place = end
+            continue
+        read = stream.read(max(_LOOK, len(text) - place))
         more = bool(read)
-        data += read
+        text, place = text[place:] + decode(read, not more), 0
 
 
 def _hash_id(text: str) -> int | None:
