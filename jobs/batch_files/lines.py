@@ -35,7 +35,7 @@ LAID_OUT = pa.schema(
     ]
 )
 _NOTE, _REQUESTS = "files.json", "requests"
-_PART_LINES, _PART_BYTES = 500, 8 << 20
+_PART_LINES, _PART_BYTES = 250, 8 << 20
 _BODY = re.compile(rb'^\s*(?:\xef\xbb\xbf)?\s*\{\s*"requests"\s*:\s*\[')
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
 _LOOK = 1 << 16

@@ -99,7 +99,7 @@ def test_files_are_laid_out_once_and_new_ones_added(tmp_path: Path) -> None:
     run = lay_out(asked)
     assert run.input.path == f"{work_of(asked)}/requests"
     before = sorted((Path(work_of(asked)) / "requests").iterdir())
-    assert len(before) == 3
+    assert len(before) == 5
     (folder / "a.jsonl").write_text(B)
     lay_out(asked)
     laid = list(read_laid_out(Folder(work_of(asked))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from jobs.errors import DeadlineReached
 from jobs.job import check_report
 from jobs.job_file import load_settings
 from jobs.run import retry, score
+from tests.batch_soak import soak
+from tests.conftest import MINILM, ROOT
+from tests.fetch_smollm2 import TARGET
 from tests.models import make_encoder
 from tests.random_writers import save_writer
 from tests.request_lines import anthropic_line, chat_line, openai_line
@@ -85,6 +89,29 @@ def test_a_body_of_messages_has_its_results(spark: Any, models: list[str], tmp_p
     ]
     summary = MessageBatch.model_validate_json((tmp_path / "out.jsonl.batch.json").read_text(), strict=True)
     assert (summary.request_counts.succeeded, summary.request_counts.errored) == (2, 1)
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not TARGET.is_dir(), reason="python -m tests.fetch_smollm2 brings the model")
+@pytest.mark.parametrize(("dialect", "good"), [("openai", 9), ("anthropic", 9)])
+def test_the_jobs_that_come_along_answer_their_ten_lines(spark: Any, dialect: str, good: int, tmp_path: Path) -> None:
+    settings = load_settings(
+        ROOT / f"conf/{dialect}_batch.yaml",
+        [
+            f"input.path={ROOT}/conf/samples/{dialect}_requests.jsonl",
+            f"output.path={tmp_path}/out.jsonl",
+            f"models={{gpt-4o-mini: {TARGET}, claude-haiku-4-5: {TARGET}, text-embedding-3-small: {MINILM!r}}}",
+        ],
+    )
+    report = score(settings)
+    assert (report.succeeded, report.rows) == (good, 10)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.skipif(not TARGET.is_dir(), reason="python -m tests.fetch_smollm2 brings the model")
+def test_a_driver_that_is_killed_again_and_again_loses_no_line(tmp_path: Path) -> None:
+    soak(tmp_path, int(os.environ.get("GRISTMILL_SOAK_LINES", "1000")), writer=str(TARGET))
 
 
 def _write_yaml(path: Path, models: list[str], input_: dict[str, Any], output: dict[str, Any]) -> Path:
