@@ -71,9 +71,10 @@ def score(
         )
     )
     if show:
+        from jobs.batch_files.lines import run_of
         from jobs.telling.show import answer_table
 
-        Console().print(answer_table(settings, show), "")
+        Console().print(answer_table(run_of(settings), show), "")
     console.print(report.summary_table(done))
     console.print(f"written to {settings.output.path}", style="dim", soft_wrap=True)
     check_report(done, settings)

@@ -66,9 +66,15 @@ def lay_out(settings: Settings, *, overwrite: bool = False) -> Settings:
     """
     if not settings.models:
         return settings
+    if settings.input.format in BATCH_FORMATS:
+        _lay_out_files(settings, Folder(work_of(settings)), overwrite=overwrite)
+    return run_of(settings)
+
+
+def run_of(settings: Settings) -> Settings:
+    """The job that is run in a job's place, once its requests are laid out."""
     work = work_of(settings)
     if settings.input.format in BATCH_FORMATS:
-        _lay_out_files(settings, Folder(work), overwrite=overwrite)
         update = {"path": f"{work}/{_REQUESTS}", "key": ["source", "line"], "options": {}}
         settings = settings.model_copy(update={"input": settings.input.model_copy(update=update)})
     if settings.output.format in BATCH_FORMATS:

@@ -15,10 +15,12 @@ from udfs.spec import ScoreSpec
 from udfs.tasks.row_options import pack_text
 from udfs.tasks.text_generation import TextGenerationOptions
 from udfs.tasks.writing import Writing
-from udfs.tasks.writing_options import WritingOptions
+from udfs.tasks.writing_options import WritingOptions, resolve_whole_tokens
 from udfs.text.chats import RefusedError as RefusedChatError
 from udfs.text.chats import has_chat, names_read, read_template
 from udfs.text.questions import Question
+
+_CHARACTERS_A_TOKEN = 512  # more than the longest token of any vocabulary has
 
 
 class RequestWriting(Writing):
@@ -93,13 +95,18 @@ class RequestWriting(Writing):
 
     def _encode_questions(self, questions: Sequence[Question], prompts: Sequence[str]) -> list[list[int]]:
         payloads = [json.loads(question.parts[0][1]) for question in questions]
-        plain = iter(
-            self.codec.encode([x for x, p in zip(prompts, payloads, strict=True) if "text" in p], special=True)
-        )
-        chats = iter(
-            self.codec.encode([x for x, p in zip(prompts, payloads, strict=True) if "chat" in p], special=False)
-        )
-        return [p["ids"] if "ids" in p else next(plain) if "text" in p else next(chats) for p in payloads]
+        # What cannot fit, however long its tokens are, is not tokenized: a line may have megabytes.
+        hopeless = [len(prompt) > _CHARACTERS_A_TOKEN * self._whole for prompt in prompts]
+        told = ["" if is_hopeless else prompt for prompt, is_hopeless in zip(prompts, hopeless, strict=True)]
+        plain = iter(self.codec.encode([x for x, p in zip(told, payloads, strict=True) if "text" in p], special=True))
+        chats = iter(self.codec.encode([x for x, p in zip(told, payloads, strict=True) if "chat" in p], special=False))
+        ids = [p["ids"] if "ids" in p else next(plain) if "text" in p else next(chats) for p in payloads]
+        return [[0] * (self._whole + 1) if lost else found for found, lost in zip(ids, hopeless, strict=True)]
+
+    @cached_property
+    def _whole(self) -> int:
+        """Longest prompt and answer together."""
+        return resolve_whole_tokens(self._files, self._spec)
 
     def _check(self, text: str, way: WritingOptions) -> Any:
         return None

@@ -223,6 +223,12 @@ def test_what_cannot_be_answered_is_an_error_of_its_line_alone(answerer: Answere
     assert all(line["response"]["status_code"] == 200 for line in found[1::2])
 
 
+def test_a_line_of_sixty_megabytes_is_too_long_and_holds_nobody_up(answerer: Answerer) -> None:
+    found = answerer.openai(chat_line(messages=[{"role": "user", "content": "word " * 12_000_000}]), chat_line())
+    assert found[0]["response"]["body"]["error"]["code"] == "context_length_exceeded"
+    assert found[1]["response"]["status_code"] == 200
+
+
 @pytest.mark.parametrize("custom_id", ["é\u2028\u2029\x85", "a\x00b", "🫖", "x" * 5000, "\ud800", "a\nb\r", " a "])
 def test_an_id_comes_back_as_it_was(answerer: Answerer, custom_id: str) -> None:
     told = openai_line({"model": "encoder", "input": "tea"}, url="/v1/embeddings", custom_id=custom_id)
