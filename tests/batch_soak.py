@@ -81,8 +81,8 @@ def _break(line: dict[str, Any], how: str) -> str:
     return json.dumps({**line, "body": "@"}).replace('"@"', '{"a":' * 400 + "1" + "}" * 400)
 
 
-def soak(folder: Path, count: int, *, writer: str, kills: int = 3, least_s: float = 25.0, most_s: float = 60.0) -> str:
-    """Run, kill, run again, and check that each line has one line, in the right file and shape; what was seen."""
+def soak(folder: Path, count: int, *, writer: str, kills: int = 3) -> str:
+    """Run, kill once more is committed, run again, and check that each line has one line, in the right file and shape; what was seen."""
     lines, answered = make_lines(count)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "requests.jsonl").write_text("\n".join(lines))
@@ -90,15 +90,17 @@ def soak(folder: Path, count: int, *, writer: str, kills: int = 3, least_s: floa
     command += [str(folder / "requests.jsonl"), str(folder / "results.jsonl")]
     command += ["--model", f"smol={writer}", "--model", f"mini={MINILM}", "--set", "input.increment_bytes=1"]
     chance, begun, killed = random.Random(2), time.monotonic(), 0
+    rows = folder / "results.jsonl.gristmill/rows"
     while killed < kills:
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(chance.uniform(least_s, most_s))
+        while process.poll() is None and len(list(rows.glob("increment=*"))) <= killed:
+            time.sleep(0.5)
+        time.sleep(chance.uniform(0, 5))
+        if process.poll() is not None:
             break
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            killed += 1
+        process.kill()
+        process.wait()
+        killed += 1
     subprocess.run(command, cwd=ROOT, check=True)
     check(folder, lines, answered)
     return f"{count} lines, {killed} kills, {time.monotonic() - begun:.0f} s"

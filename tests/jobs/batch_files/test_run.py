@@ -130,7 +130,7 @@ def test_a_batch_file_becomes_a_table(spark: Any, models: list[str], tmp_path: P
     rows = spark.read.parquet(str(tmp_path / "out")).orderBy("line").select("line", "outcome", "prediction.*").collect()
     assert [(row["custom_id"], row["status_code"], row["model"]) for row in rows] == [
         ("a", 200, "encoder"),
-        ("b", 404, None),
+        ("b", 400, None),
     ]
 
 
