@@ -71,11 +71,58 @@ def score(
         )
     )
     if show:
+        from jobs.batch_files.lines import run_of
         from jobs.telling.show import answer_table
 
-        Console().print(answer_table(settings, show), "")
+        Console().print(answer_table(run_of(settings), show), "")
     console.print(report.summary_table(done))
     console.print(f"written to {settings.output.path}", style="dim", soft_wrap=True)
+    check_report(done, settings)
+
+
+@app.command("run-batch")
+def run_batch(
+    requests: Annotated[str, typer.Argument(metavar="REQUESTS", help="A file of requests, or a directory of them.")],
+    results: Annotated[str, typer.Argument(metavar="RESULTS", help="The results file.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=MODEL", help="A model, by the name that requests give it; as often as needed."),
+    ] = None,
+    errors: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Of OpenAI's: where failures go; RESULTS.errors.")
+    ] = None,
+    dialect: Annotated[
+        str | None, typer.Option(help="openai or anthropic, where the file itself does not tell.")
+    ] = None,
+    deadline: Annotated[str | None, typer.Option(help="As limits.deadline: requests after it expire.")] = None,
+    set_: Overrides = None,
+    overwrite: Annotated[bool, typer.Option(help="Start afresh, whatever there is.")] = False,
+    retry: Annotated[bool, typer.Option(help="Run again what expired or failed through no fault of its own.")] = False,
+    spark_log: SparkLog = None,
+) -> None:
+    """Run a file of OpenAI's Batch API or Anthropic's Message Batches on models of your own.
+
+    The results are a file as the service gives it. The same command goes on where a run before it ended.
+    """
+    from jobs.batch_files.command import make_settings
+    from jobs.job import check_report
+    from jobs.run import retry as run_again
+    from jobs.run import score as run
+    from jobs.spark.interrupts import run_interruptibly
+    from jobs.telling import report
+
+    console = Console(file=sys.stderr)
+    settings = make_settings(
+        requests, results, models=model or [], errors=errors, dialect=dialect, deadline=deadline, overrides=set_
+    )
+    if retry:
+        done = run_interruptibly(lambda stop: run_again(settings, spark_log=spark_log, console=console, stop=stop))
+    else:
+        done = run_interruptibly(
+            lambda stop: run(settings, overwrite=overwrite, spark_log=spark_log, console=console, stop=stop)
+        )
+    console.print(report.summary_table(done))
+    console.print(f"written to {results}", style="dim", soft_wrap=True)
     check_report(done, settings)
 
 

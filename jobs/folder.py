@@ -7,12 +7,12 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import psutil
 import pyarrow.fs as pafs
@@ -105,6 +105,24 @@ class Folder:
     def read_text(self, name: str) -> str:
         with self._fs.open_input_stream(self._join(name)) as stream:
             return stream.read().decode()
+
+    @contextlib.contextmanager
+    def reading(self, name: str) -> Iterator[BinaryIO]:
+        """A file, to be read from its start on; an empty name is the folder itself, where it is a file."""
+        with self._fs.open_input_stream(self._join(name)) as stream:
+            yield stream
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        """A file to be written piece by piece, which is there once all of it is; as `write_json`."""
+        target = self._join(name)
+        draft = target if isinstance(self._fs, _PUT_WHOLE) else f"{target}.tmp"
+        with self._fs.open_output_stream(draft) as stream:
+            yield stream
+        if self.is_local:
+            _sync(Path(draft))
+        if draft != target:
+            self._fs.move(draft, target)
 
     def read_json(self, name: str) -> Any:
         return json.loads(self.read_text(name))

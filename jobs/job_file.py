@@ -28,13 +28,21 @@ def load_settings(path: str | Path, overrides: list[str] | None = None) -> Setti
     Raises:
         SettingsError: No such file, no YAML, or mistakes in it, all of them in one message.
     """
-    values = _read_yaml(Path(path))
+    return check_settings(_read_yaml(Path(path)), overrides, name=str(path))
+
+
+def check_settings(values: dict[str, Any], overrides: list[str] | None = None, *, name: str) -> Settings:
+    """Settings out of values, with overrides laid over them; `name` is what they are called in a message.
+
+    Raises:
+        SettingsError: Mistakes in them, all of them in one message.
+    """
     for override in overrides or []:
         values = _override(values, override)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise SettingsError(f"{path} has {error.error_count()} mistake(s):\n{_list_mistakes(error)}") from error
+        raise SettingsError(f"{name} has {error.error_count()} mistake(s):\n{_list_mistakes(error)}") from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

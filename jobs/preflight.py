@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
+from jobs.serving import serve
 from jobs.settings import Settings
 from udfs.generation.ends import find_ends
 from udfs.generation.own_settings import read_obeyed, tell_ignored
@@ -42,6 +43,11 @@ def check_model(settings: Settings) -> Settings:
     Raises:
         ModelError, SpecError: It is not.
     """
+    if settings.models:
+        for served in serve(settings).specs():
+            if served.options.writes:
+                check_answer_fits(open_model_of(served), served.options.max_new_tokens)
+        return settings
     spec = settings.spec()
     files = open_model_of(spec)
     check_takes_text(files)
@@ -62,6 +68,9 @@ def check_model(settings: Settings) -> Settings:
 
 def tell_ignored_settings(settings: Settings) -> list[str]:
     """Warns of what the model's own settings, the schema, the chat's settings and a pair's texts ask for in vain."""
+    if settings.models:
+        writers = [spec for spec in serve(settings).specs() if spec.options.writes]
+        return [line for spec in writers if (line := tell_ignored(open_model_of(spec), spec))]
     spec = settings.spec()
     files = open_model_of(spec)
     own = tell_ignored(files, spec)

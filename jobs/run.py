@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from jobs.batch_files.lines import lay_out
+from jobs.batch_files.results import has_results, write_results
 from jobs.errors import OutputError
 from jobs.hiding import hiding
 from jobs.increments.outlook import Outlook
@@ -23,7 +25,7 @@ from jobs.input.sources import Kind, find_kind, read_input
 from jobs.job import Job, open_job, start_run
 from jobs.output.committed import add_up
 from jobs.output.directory import Output
-from jobs.settings import Settings
+from jobs.settings import BATCH_FORMATS, Settings
 from jobs.spark.interrupts import Stop
 from jobs.telling.progress import ProgressBar
 from jobs.telling.report import RunReport
@@ -63,16 +65,17 @@ def score(
         TooManyFailed: They did in the last run, and nobody has accepted it; nothing was scored.
         JobError: Spark gave up. Here as above, what was committed before stays, and the next run goes on from there.
     """
+    asked, settings = settings, lay_out(settings, overwrite=overwrite)
     with hiding(settings):
         start = start_run("score", settings, console=console, stop=stop)
         look = LastLook(start.settings, start.output)
-        if not (overwrite or accept_failures) and (told := look.find_warnings()) is not None:
+        if not (overwrite or accept_failures) and has_results(asked) and (told := look.find_warnings()) is not None:
             return start.report_nothing(told)
         with open_job(start, overwrite=overwrite, spark_log=spark_log) as job:
-            return _score(job, look, overwrite=overwrite, accept_failures=accept_failures)
+            return _score(job, asked, look, overwrite=overwrite, accept_failures=accept_failures)
 
 
-def _score(job: Job, look: LastLook, *, overwrite: bool, accept_failures: bool) -> RunReport:
+def _score(job: Job, asked: Settings, look: LastLook, *, overwrite: bool, accept_failures: bool) -> RunReport:
     settings, output = job.settings, job.output
     schema = None if overwrite else output.schema()
     frame = read_input(job.spark, settings, schema)
@@ -91,6 +94,7 @@ def _score(job: Job, look: LastLook, *, overwrite: bool, accept_failures: bool) 
         for warning in tell_drift(job.spark, settings, frame, unscored.files(), is_first=schema is None):
             job.warn(warning)
     report = job.carry_out(lambda: _score_new(job, kind, frame, unscored), left=unscored.as_counts)
+    _write_lines(job, asked)
     if unscored.input_files and report.status == "completed" and not report.left:
         look.keep(unscored.input_files, [*tell_skipped(settings.input.options), *unscored.warnings()])
     return report
@@ -116,6 +120,7 @@ def retry(
     Raises:
         The same errors as `score`.
     """
+    asked, settings = settings, lay_out(settings)
     if not Output(settings).is_begun():
         raise OutputError(f"output.path {settings.output.path} holds no results yet; `gristmill score` comes first")
     with (
@@ -124,7 +129,18 @@ def retry(
     ):
         job.begin()
         publish_retries(job.spark, settings, job.run)
-        return job.carry_out(lambda: _retry_failed(job, only, again=again))
+        report = job.carry_out(lambda: _retry_failed(job, only, again=again))
+        _write_lines(job, asked)
+        return report
+
+
+def _write_lines(job: Job, asked: Settings) -> None:
+    """The results file of a job that was asked for one."""
+    if asked.output.format in BATCH_FORMATS and job.output.increments():
+        started_at = job.run.started_at.timestamp()
+        counts = write_results(job.spark, asked, job.settings, started_at=started_at)
+        told = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.by_kind.items()))
+        job.say(f"{sum(counts.by_kind.values()):,} lines in {asked.output.path}: {told}")
 
 
 def _score_new(job: Job, kind: Kind, frame: DataFrame, unscored: Unscored) -> None:

@@ -20,9 +20,26 @@ from udfs.spec import ScoreSpec, thaw
 from udfs.tasks.registry import KINDS, SHARED, make_spec, task_options
 from udfs.tasks.text_classification import reads_pairs
 from udfs.tasks.text_generation import asks_questions, question_columns
+from udfs.text.pairs import as_template
 from udfs.text.templates import is_template, template_columns
 
 FILE_FORMATS = frozenset({"parquet", "json", "csv", "text", "orc", "avro", "xml", "binaryfile"})
+BATCH_FORMATS = frozenset({"openai-batch", "anthropic-batch"})
+# Of requests, by their dialect: the columns of a table of them.
+_REQUEST_COLUMNS = {"openai-batch": ("body", "custom_id", "url"), "anthropic-batch": ("custom_id", "params")}
+_LAID_OUT = ("problem", "request")  # of lines that are laid out as a table, see `jobs.batch_files.lines`
+_ASKED_BY_REQUESTS = (
+    "task",
+    "model",
+    "text",
+    "prompt",
+    "messages",
+    "schema",
+    "choices",
+    "variants",
+    "options_from",
+    "n",
+)
 _SHARED_BY_SCORE = ("base_model", "base_revision", "max_tokens", "overflow", "chunk_overlap", "precision")
 
 
@@ -34,7 +51,11 @@ class InputSettings(_Section):
     """Where the rows come from: a path with its format, a catalog table, or a query."""
 
     path: str | None = Field(None, description="A file or directory, as Spark takes it; or one of `table` and `query`.")
-    format: str = Field("parquet", description="Of `path`: any format that Spark reads.")
+    format: str = Field(
+        "parquet",
+        description="Of `path`: any format that Spark reads; or `openai-batch`, `anthropic-batch`: the request files "
+        "of these services, for a job with `models`.",
+    )
     options: dict[str, str | int | float | bool] = Field({}, description="Spark's options for reading that format.")
     table: str | None = Field(None, description="A catalog table.")
     query: str | None = Field(None, description="A SQL query; it is one increment.")
@@ -65,14 +86,25 @@ class InputSettings(_Section):
 
     def is_files(self) -> bool:
         """Plain files in a directory, as against a table with a log of its own."""
-        return self.path is not None and self.format.lower() in FILE_FORMATS
+        return self.path is not None and self.format.lower() in FILE_FORMATS | BATCH_FORMATS
+
+    def reader(self) -> str:
+        """What Spark reads the files by; lines of requests are laid out as Parquet first."""
+        return "parquet" if self.format in BATCH_FORMATS else self.format
 
 
 class OutputSettings(_Section):
     """Where the answers go: always Parquet, and what of the input is kept beside them."""
 
     path: str = Field(description="A directory; another job's results are refused.")
-    format: Literal["parquet"] = Field("parquet", description="The only one so far.")
+    format: Literal["parquet", "openai-batch", "anthropic-batch"] = Field(
+        "parquet",
+        description="`openai-batch` and `anthropic-batch` make `path` a results file of that service, of a job with "
+        "`models`; the rows that it is made of are in `PATH.gristmill/rows`.",
+    )
+    errors: str | None = Field(
+        None, description="Of `openai-batch`: the file of the requests that failed; without it, PATH.errors."
+    )
     columns: list[str] | None = Field(None, description="Input columns to keep; without it all, `[]` for none.")
     name: str = Field("prediction", description="The result column.")
 
@@ -253,10 +285,48 @@ class Settings(_Section):
     input: InputSettings
     output: OutputSettings
     score: ScoreSettings
+    models: dict[str, str] = Field(
+        {},
+        description="Of a job whose rows are requests: the models by the names that requests give them. `score` then "
+        "holds what requests leave open, as `max_new_tokens`.",
+    )
     batching: BatchingSettings = BatchingSettings()
     limits: LimitSettings = LimitSettings()
     cost: CostSettings = CostSettings()
     spark: SparkSettings = SparkSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _requests_ask_themselves(cls, values: Any) -> Any:
+        """A job of requests has its questions, and its models, elsewhere."""
+        if not isinstance(values, dict) or not values.get("models"):
+            return values
+        score, limits = values.get("score") or {}, values.get("limits") or {}
+        if given := [name for name in _ASKED_BY_REQUESTS if name in score]:
+            raise ValueError(f"score.{given[0]} is for jobs without models; requests say it themselves")
+        models = values["models"]
+        first = next(iter(models.values())) if isinstance(models, dict) else models
+        own = {"task": "text-generation", "model": first, "prompt": "request", "temperature": 1.0, "overflow": "fail"}
+        return {**values, "score": {**own, **score}, "limits": {"max_error_rate": 1.0, **limits}}
+
+    @model_validator(mode="after")
+    def _requests_have_models(self) -> Settings:
+        dialects = {self.input.format, self.output.format} & BATCH_FORMATS
+        if len(dialects) > 1:
+            raise ValueError("input.format and output.format are of two services; choose one")
+        if bool(dialects) != bool(self.models):
+            raise ValueError(
+                "models are for input.format or output.format openai-batch or anthropic-batch, and these need models"
+            )
+        if self.output.errors and self.output.format != "openai-batch":
+            raise ValueError("output.errors is for output.format openai-batch")
+        if dialects and getattr(self.score, "overflow", None) == "chunk":
+            raise ValueError("score.overflow is chunk, and requests are not read in chunks; take fail or truncate")
+        return self
+
+    def dialect(self) -> Any:
+        """Whose requests the rows are; None where they are none."""
+        return next(iter({self.input.format, self.output.format} & BATCH_FORMATS), None)
 
     @model_validator(mode="after")
     def _spec_holds(self) -> Settings:
@@ -282,6 +352,8 @@ class Settings(_Section):
         score = self.score
         asked = score.text or score.prompt
         is_made = asked and (is_template(asked) or score.text_pair is not None)
+        if asked and not is_made and self._options_column():  # two columns make a row's text
+            asked, is_made = as_template(asked), True
         budget = self.batching.max_batch_tokens
         name, variants = score.named_variants()
         return make_spec(
@@ -306,11 +378,15 @@ class Settings(_Section):
     def is_templated(self) -> bool:
         """The text is made of several columns, and not a column itself."""
         spec = self.spec()
-        return spec.template is not None or asks_questions(spec)
+        return bool(self.models) or spec.template is not None or asks_questions(spec)
 
     def text_columns(self) -> tuple[str, ...]:
         """The columns that the text is made of, an exploded variant's among them."""
+        if self.models:
+            return _LAID_OUT if self.input.format in BATCH_FORMATS else _REQUEST_COLUMNS[self.dialect()]
         spec = self.spec()
+        if options := self._options_column():
+            return tuple(sorted({*self._asked_columns(), options}))
         if asks_questions(spec):
             return question_columns(spec)
         if reads_pairs(spec):
@@ -320,9 +396,22 @@ class Settings(_Section):
 
     def columns_by_setting(self) -> dict[str, tuple[str, ...]]:
         """The settings that say what is read, and the columns of the input that each names."""
+        if self.models:
+            return {"requests": self.text_columns()}
         if reads_pairs(self.spec()):
             return self._pair_columns()
+        if options := self._options_column():
+            return {self.asked_by(): self._asked_columns(), "options_from": (options,)}
         return {self.asked_by(): self.input_columns()}
+
+    def _options_column(self) -> str | None:
+        """The column of each row's own options."""
+        return getattr(self.score, "options_from", None) if KINDS[self.score.task].options.writes else None
+
+    def _asked_columns(self) -> tuple[str, ...]:
+        """The columns of the text, without that of the options."""
+        spec = self.spec()
+        return question_columns(spec) if asks_questions(spec) else template_columns(spec.template or "")
 
     def _pair_columns(self) -> dict[str, tuple[str, ...]]:
         parts = {"text": self.score.text or "", "text_pair": self.score.text_pair or ""}
@@ -330,7 +419,7 @@ class Settings(_Section):
 
     def plain_columns(self) -> dict[str, str]:
         """The settings that are a column's name by itself, and that column."""
-        told = {name: getattr(self.score, name) for name in ("text", "prompt", "text_pair")}
+        told = {name: getattr(self.score, name) for name in ("text", "prompt", "text_pair") if not self.models}
         return {name: text for name, text in told.items() if text is not None and not is_template(text)}
 
     def input_columns(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from jobs.hiding import is_secret, seal
 from jobs.input.files import InputFiles, find_files
 from jobs.output.directory import Output
 from jobs.paths import scheme_of
+from jobs.serving import list_specs
 from jobs.settings import Settings
 from jobs.telling.report import find_versions
 from udfs.model.files import open_model_of
@@ -59,7 +60,7 @@ class LastLook:
         asked = self._settings.model_dump(mode="json")
         for section, name in (("input", "options"), ("spark", "conf")):  # Spark's may say where a path leads
             asked[section][name] = {n: v for n, v in asked[section][name].items() if not is_secret(n)}
-        model = open_model_of(self._settings.spec()).stamp()
+        model = [open_model_of(spec).stamp() for spec in list_specs(self._settings)]
         found = [(path, info.size, info.changed_ns) for path, info in sorted((self._found or {}).items())]
         held = [(info.name, info.size, info.changed_ns) for info in self._output.state_files()]
         return seal(json.dumps([find_versions(), asked, model, found, held]), self._output.key())

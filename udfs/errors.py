@@ -85,12 +85,19 @@ INPUT_TOO_LONG = RowError("input_too_long", "the text has more tokens than max_t
 NOT_FINITE = RowError("not_finite", "the model's output holds NaN or infinity")
 OUT_OF_MEMORY = RowError("out_of_memory", "the text does not fit into the device's memory, not even alone")
 DEVICE_FAULT = RowError("device_fault", "the model fails on this text, or its process dies or hangs, even on it alone")
+BAD_REQUEST = RowError("bad_request", "the request cannot be answered as it is meant; its line says why")
+BAD_OPTIONS = RowError("bad_options", "the engine cannot write by the options of this row")
 EXPIRED = RowError("expired", "the deadline passed before the row was scored; `gristmill retry` scores it")
 
 
 def bad_template(error: BaseException) -> RowError:
     """A template that breaks on a row; the exception's type alone, since its text may quote the row."""
     return RowError("bad_template", f"the template raised {type(error).__name__}")
+
+
+def bad_options(why: str) -> RowError:
+    """Options of a row that are none, do not fit together or that the model cannot follow."""
+    return RowError("bad_options", why)
 
 
 def bad_chat_template(raised: str) -> RowError:

@@ -21,6 +21,7 @@ from pyspark import TaskContext
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_type
 
+from udfs.batch_api.spec import BatchSpec
 from udfs.errors import GristmillError, SpecError
 from udfs.executor import Executor, executor_of, find_executor
 from udfs.model.files import pin
@@ -38,6 +39,7 @@ from udfs.text.templates import READ, pack_texts, read_texts
 from udfs.wire.home import EngineId
 from udfs.worker.parts import PARTS, Target, write_parts
 from udfs.worker.process import reach_engine
+from udfs.worker.requests import result_of_requests, score_requests
 from udfs.worker.scoring import output_type, score
 
 HAS_ARROW_UDF = hasattr(F, "arrow_udf")
@@ -280,6 +282,25 @@ def make_udf(spec: ScoreSpec[Any], *, arrow: bool | None = None) -> Any:
     from udfs.worker.pandas_batches import make_pandas_function
 
     return F.pandas_udf(make_pandas_function(spec, _whereabouts), returns).asNondeterministic()
+
+
+def make_request_udf(ask: BatchSpec, *, arrow: bool | None = None) -> Any:
+    """A UDF that answers requests of a hosted service: a struct of a line, or of a request's fields.
+
+    Args:
+        ask: The models that requests name.
+        arrow: As `make_udf`.
+    """
+    returns = from_arrow_type(result_of_requests())
+    if arrow if arrow is not None else HAS_ARROW_UDF:
+
+        def answer_arrow(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
+            return score_requests(batches, ask, **_whereabouts())
+
+        return F.arrow_udf(answer_arrow, returns).asNondeterministic()
+    from udfs.worker.pandas_batches import make_pandas_answerer
+
+    return F.pandas_udf(make_pandas_answerer(ask, _whereabouts), returns).asNondeterministic()
 
 
 def make_reader(spec: ScoreSpec[Any], *, arrow: bool | None = None) -> Any:

@@ -43,7 +43,14 @@ def make_parts(
     types = frame.select(*map(column, kept)).schema
     timestamps = _timestamps(spark, types)
     codec = _CODECS.get(_conf(spark, "spark.sql.parquet.compression.codec", "snappy"))
-    if read.counts.malformed or not plan.rows or codec is None or timestamps is None or not _writes_alike(spark):
+    if (
+        settings.models
+        or read.counts.malformed
+        or not plan.rows
+        or codec is None
+        or timestamps is None
+        or not _writes_alike(spark)
+    ):
         return None
     if not all(_is_plain(field.dataType) for field in types):
         return None

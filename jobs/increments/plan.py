@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobs.input.kinds import as_sent, can_hash, column, spelt
 from jobs.input.reading import count_rows
 from jobs.input.records import raw_column
 from jobs.input.sources import OWN
+from jobs.serving import serve
 from jobs.settings import Settings
 from jobs.spark.session import count_slots
-from udfs.factory import make_reader, make_udf
+from udfs.factory import make_reader, make_request_udf, make_udf
 from udfs.model.files import open_model_of
 from udfs.tasks.registry import make_task
 from udfs.tasks.text_classification import reads_pairs
@@ -84,7 +85,7 @@ def score_frame(
     name, kept = settings.output.name, kept_columns(frame, settings)
     scored = spread_rows(frame, settings, plan).select(
         *(column(c) for c in (*kept, *keep)),
-        make_udf(settings.spec(deadline=deadline))(text_of(frame, settings)).alias(name),
+        _make_answerer(settings, deadline)(text_of(frame, settings)).alias(name),
     )
     outcome = F.when(column(name)["error"].isNull(), "succeeded").otherwise("failed")
     return scored.withColumn("outcome", outcome)
@@ -93,6 +94,12 @@ def score_frame(
 def spread_rows(frame: DataFrame, settings: Settings, plan: Plan) -> DataFrame:
     """Rows spread by the hash of their text, so that identical texts meet in one task and are scored once."""
     return frame.repartition(plan.partitions, *_hashed(frame, settings))
+
+
+def _make_answerer(settings: Settings, deadline: float | None) -> Any:
+    if settings.models:
+        return make_request_udf(serve(settings, deadline=deadline))
+    return make_udf(settings.spec(deadline=deadline))
 
 
 def kept_columns(frame: DataFrame, settings: Settings) -> list[str]:

@@ -28,7 +28,7 @@ from jobs.output.marks import Mark
 from jobs.settings import Settings
 from jobs.spark.interrupts import Stop
 from jobs.spark.session import count_slots, spark_conf
-from udfs.errors import MALFORMED
+from udfs.errors import BAD_REQUEST, MALFORMED
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -128,7 +128,8 @@ def find_failed(
         rows.metadataColumn("_metadata")["row_index"].alias(_ROW),
         column(name)["error"]["code"].alias(_CODE),
     )
-    located = located.where(F.col(_CODE) != MALFORMED.code)  # what it was meant to say is not known
+    # What a record was meant to say is not known, and a request that is refused is refused again.
+    located = located.where(~F.col(_CODE).isin(MALFORMED.code, BAD_REQUEST.code))
     wanted = _not_retried(located, _retried(spark, output, name), again=again)
     if only:
         wanted = wanted.where(F.col(_CODE).isin(*only))
@@ -253,7 +254,7 @@ def check_codes(only: str | None) -> list[str]:
     from udfs import errors
 
     known = {value.code for value in vars(errors).values() if isinstance(value, errors.RowError)}
-    known |= {"bad_template", "unreadable"}
+    known |= {"bad_template", "unreadable", "bad_options"}
     asked = [code.strip() for code in (only or "").split(",") if code.strip()]
     if unknown := sorted(set(asked) - known):
         raise InputError(f"--only names {', '.join(unknown)}; the codes are {', '.join(sorted(known))}")

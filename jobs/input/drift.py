@@ -53,7 +53,7 @@ def tell_drift(
     options = {name: value for name, value in record_options(source).items() if name.lower() != "basepath"}
     for uri in uris[:_LOOKED_INTO]:
         try:
-            names = spark.read.format(source.format).options(**options).load(as_pattern(uri)).columns
+            names = spark.read.format(source.reader()).options(**options).load(as_pattern(uri)).columns
         except SPARK_ERRORS:  # what is wrong with it is told when it is read
             continue
         found = {name.lower() for name in names}

@@ -129,7 +129,7 @@ def read_headers(spark: SparkSession, source: InputSettings, uris: Sequence[str]
 
     def read(uri: str) -> tuple[str, ...]:
         try:
-            return tuple(spark.read.format(source.format).options(**options).load(as_pattern(uri)).columns)
+            return tuple(spark.read.format(source.reader()).options(**options).load(as_pattern(uri)).columns)
         except SPARK_ERRORS:  # what is wrong with it is told when it is read
             return ()
 

@@ -106,7 +106,7 @@ def _look_into(spark: SparkSession, settings: Settings) -> DataFrame:
     groups = {header: uris for header, uris in by_header(list(headers), headers).items() if header}
     if len(groups) < 2:
         return frame
-    reader = spark.read.format(source.format).options(**_file_options(source))
+    reader = spark.read.format(source.reader()).options(**_file_options(source))
     found = [reader.load([as_pattern(uri) for uri in uris]).schema for uris in groups.values()]
     return _load(spark, source, unite([*found, frame.schema]))
 
@@ -138,7 +138,7 @@ def _read_alike(
 
     source = settings.input
     by_position = {"enforceSchema": "true"} if header else {}  # the schema is in the header's own order
-    reader = spark.read.format(source.format).options(**_file_options(source)).options(**by_position)
+    reader = spark.read.format(source.reader()).options(**_file_options(source)).options(**by_position)
     frame = reader.schema(schema_of(header, uris, schema, source)).load([as_pattern(uri) for uri in uris])
     about = frame.metadataColumn("_metadata")
     located = frame.select(
@@ -165,7 +165,7 @@ def read_stream(spark: SparkSession, settings: Settings, schema: StructType, inc
     reader = spark.readStream.options(**{"maxBytesPerTrigger": increment_bytes, **options})
     if source.table:
         return select_needed(reader.table(source.table), settings)
-    reader = reader.format(source.format)
+    reader = reader.format(source.reader())
     if not source.is_files():
         return select_needed(reader.load(source.path), settings)
     return reader.schema(schema).option("maxFileAge", _FOREVER).load(_as_directory(str(source.path)))
@@ -280,7 +280,7 @@ def _load(spark: SparkSession, source: InputSettings, schema: StructType | None)
     if source.query:
         return spark.sql(source.query)
     options = record_options(source) if source.is_files() else source.options
-    reader = spark.read.format(source.format).options(**options)
+    reader = spark.read.format(source.reader()).options(**options)
     if schema is not None:
         reader = reader.schema(schema)
     elif source.ignore_corrupt:

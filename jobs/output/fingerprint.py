@@ -8,6 +8,7 @@ from typing import Any
 from jobs.hiding import is_secret, seal, without_secrets
 from jobs.input.changes import decides_rows
 from jobs.paths import as_uri_has_it, is_here
+from jobs.serving import serve
 from jobs.settings import Settings
 from udfs.model.files import open_model_of
 from udfs.tasks.registry import option_defaults
@@ -66,6 +67,8 @@ def _seal_options(options: dict[str, Any], key: str) -> dict[str, str]:
 
 def fingerprint(settings: Settings) -> dict[str, Any]:
     """What decides a row's answer: the spec, the text and the model's very files."""
+    if settings.models:
+        return {"requests": settings.dialect(), "models": _describe_models(settings), "gristmill": _MAJOR}
     spec = settings.spec()
     hashes = open_model_of(spec).hashes()
     return {
@@ -73,6 +76,18 @@ def fingerprint(settings: Settings) -> dict[str, Any]:
         "template": settings.score.text or settings.score.prompt,
         "model_files": hashes,
         "gristmill": _MAJOR,
+    }
+
+
+def _describe_models(settings: Settings) -> dict[str, Any]:
+    """What decides the answers of each model that requests name."""
+    return {
+        served.name: [
+            {**spec.decides_answers(), "model_files": open_model_of(spec).hashes()}
+            for spec in (served.write, served.embed)
+            if spec is not None
+        ]
+        for served in serve(settings).models
     }
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from jobs.errors import SPARK_ERRORS
+from jobs.serving import list_specs
 from jobs.settings import Settings, SparkSettings
 from jobs.spark.session import count_slots, is_local
 from udfs.errors import GristmillError
@@ -37,8 +38,9 @@ def start_engines(spark: SparkSession, settings: Settings) -> None:
     def run() -> None:
         with contextlib.suppress(*SPARK_ERRORS):
             slots = count_slots(spark)
-            rows = spark.range(0, slots, 1, slots).select(make_starter(settings.spec())(F.col("id")))
-            rows.write.format("noop").mode("overwrite").save()
+            for spec in list_specs(settings):
+                rows = spark.range(0, slots, 1, slots).select(make_starter(spec)(F.col("id")))
+                rows.write.format("noop").mode("overwrite").save()
 
     threading.Thread(target=run, name="gristmill-start", daemon=True).start()
 
@@ -55,7 +57,8 @@ def start_beside_spark(settings: Settings) -> Iterator[None]:
         while not opened.wait(_POLL_S):
             if pid := _find_spark():
                 with contextlib.suppress(GristmillError, psutil.Error):
-                    reach_engine(EngineId(settings.spec(), None, executor_of(pid)))
+                    for spec in list_specs(settings):
+                        reach_engine(EngineId(spec, None, executor_of(pid)))
                 return
 
     if is_local(settings.spark) and _shares_environment(settings.spark):

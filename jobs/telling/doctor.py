@@ -19,6 +19,7 @@ from rich.markup import escape
 
 from jobs.errors import JobError
 from jobs.job_file import load_settings
+from jobs.serving import serve
 from jobs.spark.java import find_java
 from udfs.errors import GristmillError
 from udfs.executor import usable_cores
@@ -163,6 +164,8 @@ def _look_at_models(conf: Path | None) -> Iterator[Finding]:
 
     def open_job_model() -> str:
         settings = load_settings(conf)
+        if settings.models:
+            return ", ".join(f"{served.name} is {settings.models[served.name]}" for served in serve(settings).models)
         files = open_model_of(settings.spec())
         make_task(settings.spec(), files)
         return f"{settings.score.model} for {settings.score.task}"

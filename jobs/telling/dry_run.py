@@ -18,6 +18,7 @@ from jobs.input.records import raw_column
 from jobs.input.sources import explode_variants, find_kind, read_input
 from jobs.output.directory import Output
 from jobs.preflight import check_model, name_ends, show_warning, tell_ignored_settings
+from jobs.serving import serve
 from jobs.settings import Settings
 from jobs.spark.loss import telling_of_loss
 from jobs.spark.session import keep_noise, open_session
@@ -40,11 +41,26 @@ def show_plan(settings: Settings, console: Console, *, overwrite: bool = False, 
     settings = check_model(settings)
     for warning in tell_ignored_settings(settings):
         show_warning(console, warning)
+    if settings.models:
+        _show_models(settings, console)
+        return
     output = Output(settings)
     with telling_of_loss("run the same command again"):
         spark = open_session(settings.spark, spark_log=spark_log)
         with keep_noise():
             _show(settings, spark, output, console, overwrite=overwrite)
+
+
+def _show_models(settings: Settings, console: Console) -> None:
+    """What each model that requests may name can do; the requests themselves are read as the job begins."""
+    for served in serve(settings).models:
+        for kind, spec in (("write", served.write), ("embed", served.embed)):
+            told = f"is {spec.model}" if spec else f"does not: {dict(served.problems)[kind]}"
+            console.print(f"[bold]{escape(served.name)}[/]  to {kind}, {escape(told)}", soft_wrap=True, highlight=False)
+    source = settings.input.path or settings.input.table or "the query"
+    console.print(
+        f"[bold]plan[/]     {escape(str(settings.dialect()))}: {escape(source)} to {escape(settings.output.path)}"
+    )
 
 
 def _show(settings: Settings, spark: SparkSession, output: Output, console: Console, *, overwrite: bool) -> None:

@@ -29,19 +29,31 @@ This page and the schema are made of the settings' own types by `python -m jobs.
 def make_schema() -> dict[str, Any]:
     """JSON schema of a job's YAML file."""
     made = Settings.model_json_schema()
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **made, "title": "A gristmill job"}
+    made["required"] = [name for name in made["required"] if name != "score"]
+    asked = made["$defs"]["ScoreSettings"].pop("required")  # but of requests, which say it themselves
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **made,
+        "title": "A gristmill job",
+        "if": {"not": {"required": ["models"]}},
+        "then": {"required": ["score"], "properties": {"score": {"required": asked}}},
+    }
 
 
 def make_page() -> str:
     """The reference as Markdown."""
     schema = make_schema()
     parts = [_HEAD, "## The jobs here\n", "| job | |", "| --- | --- |", *_tell_jobs()]
+    asked = schema["then"]["properties"]["score"]["required"]
     for section, told in schema["properties"].items():
+        if "$ref" not in told and "$ref" not in str(told.get("allOf", "")):  # a mapping of the user's own
+            parts += [f"\n## `{section}`\n", told["description"]]
+            continue
         keys = schema["$defs"][told.get("$ref", "").rpartition("/")[2]]
         parts += [f"\n## `{section}`\n", keys["description"]]
         for title, names in _group(section, list(keys["properties"])):
             parts += [f"\n### {title}\n" if title else "", "| key | values | default | |", "| --- | --- | --- | --- |"]
-            required = keys.get("required", [])
+            required = asked if section == "score" else keys.get("required", [])
             parts += [_tell_key(section, n, keys["properties"][n], schema, required=n in required) for n in names]
     return "\n".join(parts).rstrip() + "\n"
 

@@ -123,7 +123,7 @@ def make_report(
         device=_joined(kind.split("/")[0] for kind in kinds),
         precision=_joined(kind.split("/")[1] for kind in kinds),
         batches=_joined(kind.split("/")[2] for kind in kinds),
-        model=settings.score.model,
+        model=", ".join(f"{name}={path}" for name, path in settings.models.items()) or settings.score.model,
         revision=settings.score.revision,
         versions=find_versions(),
         usd=None if price is None else round(price * wall_s / 3600 * max(1, len(hosts)), 4),

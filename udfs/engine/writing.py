@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import abc
 
@@ -15,7 +16,7 @@ from udfs.generation.decoding import Decoder
 from udfs.generation.picking import Sequence
 from udfs.generation.vllm import EngineBrokenError, VllmDecoder
 from udfs.model.memory import free_memory, is_out_of_memory
-from udfs.wire.faults import FAULTY, TOO_LARGE
+from udfs.wire.faults import FAULTY, REFUSED, TOO_LARGE
 from udfs.wire.journal import Journal
 
 
@@ -70,10 +71,11 @@ class WritingRunner(Runner):
             batch = self._held.pop(lane, None) or self._scheduler.take(wait=not len(decoder))
             if batch is None:
                 break
-            prompt = batch.round.items.take(batch.indices).ids
-            if not decoder.fits(len(prompt)):
+            item = batch.round.items.take(batch.indices)
+            prompt, told = item.ids, None if item.options is None else item.options[0]
+            if not decoder.fits(len(prompt), told):
                 self._scheduler.fail(batch, TOO_LARGE)
-            elif not decoder.add(batch, prompt):
+            elif not decoder.add(batch, prompt, told):
                 if not len(decoder):  # not even where nothing else is
                     self._have_no_room(batch, len(prompt))
                     continue
@@ -103,6 +105,13 @@ class WritingRunner(Runner):
             if len(decoder):
                 self._journal.begin(lane, _running(decoder), self._budget.now)
         for sequence in over:
+            if sequence.refused:
+                print(
+                    f"gristmill: options of a row are refused: {told_in_short(sequence.error or ValueError())}",
+                    file=sys.stderr,
+                )
+                self._scheduler.fail(sequence.owner, REFUSED)
+                continue
             if sequence.error is not None:
                 self._look_at(sequence.error)
                 self._count_fault(sequence.error)

@@ -101,14 +101,15 @@ class Decoder:
         self._model, self._picker, self._arena, self._device = model, picker, arena, device
         self._max_new_tokens, self._step_tokens = max_new_tokens, max(step_tokens, max_sequences)
         self._active: list[_Active] = []
+        self._refused: list[Sequence] = []
 
     def __len__(self) -> int:
-        return len(self._active)
+        return len(self._active) + len(self._refused)
 
     @property
     def sequences(self) -> list[Sequence]:
-        """In the order in which they began."""
-        return [active.sequence for active in self._active]
+        """Those that run, in the order in which they began, then those whose options cannot be followed."""
+        return [*(active.sequence for active in self._active), *self._refused]
 
     @property
     def step_tokens(self) -> int:
@@ -125,25 +126,44 @@ class Decoder:
             return False
         return len(self._active) < self.max_sequences and self._unread_tokens() < self._step_tokens
 
-    def fits(self, tokens: int) -> bool:
-        """A prompt of so many tokens could be run at all, if the cache has all the memory that it may come to have."""
-        whole = tokens + self._max_new_tokens
+    def fits(self, tokens: int, told: str | None = None) -> bool:
+        """A prompt of so many tokens could be run at all, if the cache has all the memory that it may come to have.
+
+        Args:
+            tokens: Of the prompt.
+            told: The item's own options, as it came with them.
+        """
+        whole = tokens + self._longest_answer(told)
         return self._arena.fits(whole) or (self._room is not None and capacity_of(whole) <= self._room.wanted)
 
-    def add(self, owner: Any, prompt: np.ndarray) -> bool:
-        """Begin a sequence; False while there is no room for it."""
-        slot = self._take(len(prompt) + self._max_new_tokens)
+    def add(self, owner: Any, prompt: np.ndarray, told: str | None = None) -> bool:
+        """Begin a sequence; False while there is no room for it. One whose options are refused ends with the next step.
+
+        Args:
+            owner: Whose it is.
+            prompt: Its tokens.
+            told: The item's own options, as it came with them.
+        """
+        slot = self._take(len(prompt) + self._longest_answer(told))
         if slot is None:
             return False
-        self._active.append(_Active(self._picker.begin(owner, prompt), slot, prompt))
+        sequence = self._picker.begin(owner, prompt, told)
+        if sequence.error is not None:
+            self._arena.give_back(slot, wipe=0)
+            self._refused.append(sequence)
+        else:
+            self._active.append(_Active(sequence, slot, prompt))
         return True
+
+    def _longest_answer(self, told: str | None) -> int:
+        return self._max_new_tokens if told is None else self._picker.max_new_tokens(told)
 
     def give_way(self, sequences: list[Sequence]) -> None:
         """Memory has run out while these were written, which are dropped by now: the cache gives back half, or what a
         single one does not need."""
         if self._room is None or self._active:
             return
-        need = max(capacity_of(len(sequence.prompt) + self._max_new_tokens) for sequence in sequences)
+        need = max(capacity_of(len(sequence.prompt) + sequence.way.options.max_new_tokens) for sequence in sequences)
         self._forget_graphs()
         self._room.give_way(at_most=need if len(sequences) == 1 else max(need, self._arena.tokens // 2))
 
@@ -157,6 +177,7 @@ class Decoder:
                 if id(active.sequence) in gone:
                     self._arena.give_back(active.slot, wipe=self._tokens_to_wipe(active))
         self._active = [active for active in self._active if id(active.sequence) not in gone]
+        self._refused = [sequence for sequence in self._refused if id(sequence) not in gone]
 
     def _tokens_to_wipe(self, active: _Active) -> int:
         """All that may have been written, those of a step that has raised too.
@@ -171,6 +192,10 @@ class Decoder:
         """Run the model once; returns the sequences that have ended, which are forgotten."""
         import torch
 
+        refused, self._refused = self._refused, []
+        if not self._active:
+            self.wrote = self.read = 0
+            return refused
         with torch.inference_mode():
             planned = self._plan()
             self.wrote = sum(active.is_written() for active, _ in planned)
@@ -188,7 +213,7 @@ class Decoder:
         for active in self._active:
             if self._turn.reads_again and self._has_turned(active):
                 active.read_again()
-        return over
+        return refused + over
 
     def _has_turned(self, active: _Active) -> bool:
         """What has been read has other frequencies than what is written next."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from udfs.generation.picking import Picker
+from udfs.generation.picking import Picker, Sequence
 from udfs.wire.items import Items, pad
 from udfs.wire.written import Written
 
@@ -43,7 +43,7 @@ class EncoderDecoder:
         padding = model.generation_config.pad_token_id
         self._pad = padding if padding is not None else self._start
         self._cache = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-        self._processors = None if num_beams > 1 else _own_processors(model, self._start, max_new_tokens)
+        self._processors: dict[int, Any] = {}  # by the longest answer, at whose end some models force a token
 
     def run(self, items: Items, indices: np.ndarray) -> tuple[list[Written], np.ndarray]:
         """Write the answers to some items.
@@ -56,15 +56,19 @@ class EncoderDecoder:
         sources, begun = zip(*(split_forced(items, i) for i in indices.tolist()), strict=True)
         ids, real = _pad(sources, fill=self._pad, multiple=self.pad_multiple)
         answers: list[Written] = [Written(np.zeros(0, dtype=np.int32))] * len(indices)
-        counts = np.array([len(tokens) for tokens in begun])
+        told = [None] * len(indices) if items.options is None else items.options[indices].tolist()
+        longest = [self._max_new_tokens if t is None else self._picker.max_new_tokens(t) for t in told]
+        counts = np.array([(len(tokens), most) for tokens, most in zip(begun, longest, strict=True)])
         with torch.inference_mode():
-            for count in np.unique(counts).tolist():
-                rows = np.flatnonzero(counts == count)
+            for count, most in np.unique(counts, axis=0).tolist():
+                rows = np.flatnonzero((counts == (count, most)).all(axis=1))
                 start = np.array([[self._start, *begun[row]] for row in rows], dtype=np.int64)
                 write = self._write if self._num_beams == 1 else self._search
                 found = write(
                     *(self._send(part) for part in (ids[rows], real[rows].astype(np.int64), start)),
                     sources=[sources[row] for row in rows],
+                    told=[told[row] for row in rows],
+                    longest=most,
                 )
                 for row, written in zip(rows.tolist(), found, strict=True):
                     answers[row] = written
@@ -75,12 +79,23 @@ class EncoderDecoder:
 
         return torch.from_numpy(array).to(self._device)
 
-    def _write(self, ids: Tensor, mask: Tensor, begun: Tensor, *, sources: list[np.ndarray]) -> list[Written]:
+    def _write(
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        begun: Tensor,
+        *,
+        sources: list[np.ndarray],
+        told: list[str | None],
+        longest: int,
+    ) -> list[Written]:
         """Token by token; what has ended leaves the batch."""
         import torch
         from transformers import DynamicCache, EncoderDecoderCache
 
-        sequences = [self._picker.begin(None, source) for source in sources]
+        sequences = [begin_or_raise(self._picker, *both) for both in zip(sources, told, strict=True)]
+        if longest not in self._processors:
+            self._processors[longest] = _own_processors(self._model, self._start, longest)
         states = self._model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         alive, last = list(sequences), begun
@@ -92,7 +107,7 @@ class EncoderDecoder:
                 use_cache=True,
                 **{self._cache: cache},
             )
-            logits = self._processors(begun, output.logits[:, -1].float())  # type: ignore[misc]
+            logits = self._processors[longest](begun, output.logits[:, -1].float())
             self._picker.pick(logits, alive)
             stay = [row for row, sequence in enumerate(alive) if sequence.finish is None]
             if len(stay) < len(alive):
@@ -104,7 +119,7 @@ class EncoderDecoder:
             begun = torch.cat([begun, last.reshape(-1, 1)], dim=1)
         return [sequence.written() for sequence in sequences]
 
-    def _search(self, ids: Tensor, mask: Tensor, begun: Tensor, *, sources: list[np.ndarray]) -> list[Written]:
+    def _search(self, ids: Tensor, mask: Tensor, begun: Tensor, **_: Any) -> list[Written]:
         """Beam search, by transformers."""
         found = self._model.generate(
             input_ids=ids,
@@ -115,6 +130,18 @@ class EncoderDecoder:
             max_new_tokens=self._max_new_tokens,
         )
         return [self._picker.cut(row[begun.shape[1] :].tolist()) for row in found]
+
+
+def begin_or_raise(picker: Picker, source: np.ndarray, told: str | None) -> Sequence:
+    """A sequence of a micro-batch, which fails as a whole until an item with options that are refused is alone.
+
+    Raises:
+        ValueError: Its options cannot be followed.
+    """
+    sequence = picker.begin(None, source, told)
+    if sequence.error is not None:
+        raise ValueError(f"options of a row cannot be followed: {sequence.error}")
+    return sequence
 
 
 def split_forced(items: Items, index: int) -> tuple[np.ndarray, np.ndarray]:

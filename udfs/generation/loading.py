@@ -29,7 +29,7 @@ from udfs.model.precision import DevicePlan
 from udfs.model.prepacking import prepack
 from udfs.model.tokenizer import load_tokenizer
 from udfs.spec import ScoreSpec
-from udfs.tasks.writing_options import WritingOptions, resolve_prompt_tokens
+from udfs.tasks.writing_options import WritingOptions, resolve_whole_tokens
 from udfs.text.choices import encode_choices
 from udfs.text.codec import load_codec
 from udfs.text.reasoning import find_marks
@@ -142,7 +142,7 @@ def _load_decoders(
         prepack(model)
     on_cuda = plan.device.startswith("cuda")
     sequences = max(1, (_CUDA_SEQUENCES if on_cuda else _CPU_SEQUENCES) // lanes)
-    longest = resolve_prompt_tokens(files, spec) + spec.options.max_new_tokens
+    longest = resolve_whole_tokens(files, spec)
     step_tokens = spec.max_batch_tokens or (_CUDA_STEP_TOKENS if on_cuda else _CPU_STEP_TOKENS)
     rooms = [Room(Arena(0, dict(kinds)), sequences * (longest + 64), plan.device, lanes) for _ in range(lanes)]
     for room in rooms:
@@ -199,7 +199,7 @@ def _make_picker(options: WritingOptions, files: ModelFiles, model: Any, *, pena
     ends = add_turn_end(find_ends(model), files)
     if not ends:
         print(f"gristmill: model {files.name!r} names no end token; its answers have full length", file=sys.stderr)
-    return Picker(options, ends=ends, tokenizer=tokenizer, penalty=penalty, choices=choices, marks=marks)
+    return Picker(options, ends=ends, tokenizer=tokenizer, penalty=penalty, choices=choices, marks=marks, files=files)
 
 
 def find_ends(model: Any) -> frozenset[int]:

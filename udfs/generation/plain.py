@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from udfs.generation.encoder_decoder import find_start, split_forced
+from udfs.generation.encoder_decoder import begin_or_raise, find_start, split_forced
 from udfs.generation.picking import Picker, Sequence
 from udfs.wire.items import Items
 from udfs.wire.written import Written
@@ -49,14 +49,15 @@ class PlainWriter:
 
     def _write(self, items: Items, index: int) -> Written:
         source, begun = split_forced(items, index)
-        sequence = self._picker.begin(None, source)
+        told = None if items.options is None else items.options[index]
+        sequence = begin_or_raise(self._picker, source, told)
         asked = {"input_ids": self._send(source)}
         asked["attention_mask"] = asked["input_ids"].new_ones(asked["input_ids"].shape)
         if self._model.config.is_encoder_decoder:
             asked["decoder_input_ids"] = self._send(np.array([find_start(self._model), *begun]))
         self._model.generate(
             **asked,
-            max_new_tokens=self._max_new_tokens,
+            max_new_tokens=self._max_new_tokens if told is None else sequence.way.options.max_new_tokens,
             num_beams=1,
             do_sample=False,
             logits_processor=[self._make_processor(sequence)],

@@ -15,11 +15,12 @@ import numpy as np
 from udfs.errors import ModelError
 from udfs.executor import available_memory
 from udfs.generation.ends import find_ends
-from udfs.generation.picking import Sequence, prompt_seed
+from udfs.generation.picking import Sequence, Way, prompt_seed
 from udfs.model.files import ModelFiles
 from udfs.model.precision import DevicePlan
 from udfs.spec import ScoreSpec
-from udfs.tasks.writing_options import WritingOptions, resolve_prompt_tokens
+from udfs.tasks.row_options import read_differing
+from udfs.tasks.writing_options import Form, WritingOptions, resolve_whole_tokens
 from udfs.text.schema_parts import hold_schema
 from udfs.wire.written import LENGTH, STOP
 
@@ -109,17 +110,18 @@ class VllmDecoder:
         """There is room for another prompt."""
         return len(self) < self.max_sequences
 
-    def fits(self, tokens: int) -> bool:
-        """A prompt of so many tokens could be run at all."""
-        return tokens + self._sampling.options.max_new_tokens <= self._max_model_len
+    def fits(self, tokens: int, told: str | None = None) -> bool:
+        """A prompt of so many tokens could be run at all, with an item's own options."""
+        return tokens + self._sampling.way_of(told).options.max_new_tokens <= self._max_model_len
 
-    def add(self, owner: Any, prompt: np.ndarray) -> bool:
-        """Begin a sequence; one that vLLM refuses ends with the next step."""
+    def add(self, owner: Any, prompt: np.ndarray, told: str | None = None) -> bool:
+        """Begin a sequence, with an item's own options; one that vLLM refuses ends with the next step."""
         from vllm.inputs import tokens_input
 
-        sequence, number = Sequence(owner, prompt), str(next(self._numbers))
+        way = self._sampling.way_of(told)
+        sequence, number = Sequence(owner, prompt, way), str(next(self._numbers))
         try:
-            self._engine.add_request(number, tokens_input(prompt.tolist()), self._sampling.of(prompt))
+            self._engine.add_request(number, tokens_input(prompt.tolist()), self._sampling.of(prompt, way))
         except Exception as error:  # noqa: BLE001 - whatever vLLM has against a prompt is that prompt's fate
             sequence.error = error
             self._refused.append(sequence)
@@ -156,11 +158,24 @@ class VllmDecoder:
         (answer,) = output.outputs
         ids = list(answer.token_ids)
         sequence.ids = ids[:-1] if ids and ids[-1] in self._sampling.ends else ids
+        sequence.logprobs = _read_logprobs(answer, ids, sequence.way.options)
         sequence.cached_tokens = output.num_cached_tokens or 0
         sequence.finish = LENGTH if answer.finish_reason == "length" else STOP
         if answer.finish_reason not in ("stop", "length"):
             sequence.error = RuntimeError(f"vLLM ended a text with {answer.finish_reason!r}")
         return sequence
+
+
+def _read_logprobs(answer: Any, ids: list[int], options: WritingOptions) -> list[tuple[float, list[int], list[float]]]:
+    """How likely each token was, as vLLM tells it: by token, each with its rank."""
+    if not options.logprobs:
+        return []
+    told = []
+    for token, places in zip(ids, answer.logprobs or [], strict=False):
+        ranked = sorted(((one.rank or 0, which, one.logprob) for which, one in places.items()))
+        tops = [(which, value) for rank, which, value in ranked if rank <= options.top_logprobs]
+        told.append((places[token].logprob, [which for which, _ in tops], [value for _, value in tops]))
+    return told
 
 
 @dataclass(frozen=True)
@@ -179,32 +194,46 @@ class Sampling:
 
     @property
     def needs_tokenizer(self) -> bool:
-        return bool(self.options.stop or self.options.form)
+        return bool(self.options.stop or self.options.form or self.options.options_from)
 
-    def of(self, prompt: np.ndarray) -> Any:
+    def way_of(self, told: str | None) -> Way:
+        """How an item is answered, by its own options."""
+        options, index = read_differing(self.options, told)
+        return Way(options, index)
+
+    def of(self, prompt: np.ndarray, way: Way | None = None) -> Any:
         """vLLM's parameters for a prompt; what is drawn depends on it and the seed alone."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        options = self.options
+        way = way or Way(self.options)
+        options = way.options
+        more: dict[str, Any] = {}
+        if options.logprobs:
+            more["logprobs"] = options.top_logprobs
+        if options.logit_bias:
+            more["logit_bias"] = {int(token): bias for token, bias in options.logit_bias.items()}
+        for name in ("presence_penalty", "frequency_penalty", "min_tokens"):
+            if getattr(options, name):
+                more[name] = getattr(options, name)
         return SamplingParams(
             max_tokens=options.max_new_tokens,
             temperature=options.temperature,
             top_p=options.top_p,
             top_k=options.top_k,
-            seed=prompt_seed(prompt, options.seed) if options.temperature else None,
+            seed=prompt_seed(prompt, options.seed, way.index) if options.temperature else None,
             repetition_penalty=self.penalty,
             stop=list(options.stop),
             stop_token_ids=sorted(self.ends),
             detokenize=bool(options.stop),
             output_kind=RequestOutputKind.FINAL_ONLY,
-            structured_outputs=self._structured(),
+            structured_outputs=self._structured(options.form),
+            **more,
         )
 
-    def _structured(self) -> Any:
+    def _structured(self, form: Form) -> Any:
         from vllm.sampling_params import StructuredOutputsParams
 
-        form = self.options.form
         if form.json_schema:
             return StructuredOutputsParams(json=hold_schema(form.json_schema).schema)
         return StructuredOutputsParams(choice=list(form.choices)) if form.choices else None
@@ -227,11 +256,11 @@ def load_vllm(spec: ScoreSpec[WritingOptions], files: ModelFiles, plan: DevicePl
     from vllm.config import StructuredOutputsConfig
 
     sampling = Sampling(spec.options, find_ends(files), find_own_penalty(files))
-    max_model_len = resolve_prompt_tokens(files, spec) + spec.options.max_new_tokens
+    max_model_len = resolve_whole_tokens(files, spec)
     limits: dict[str, Any] = {"max_num_batched_tokens": spec.max_batch_tokens} if spec.max_batch_tokens else {}
     if (
-        spec.options.temperature and plan.device == "cpu"
-    ):  # there it cannot take back what it drew after a piece of a prompt
+        spec.options.temperature or spec.options.options_from
+    ) and plan.device == "cpu":  # there it cannot take back what it drew after a piece of a prompt
         whole = max(max_model_len, spec.max_batch_tokens or _CPU_STEP_TOKENS)
         limits = {"enable_chunked_prefill": False, "max_num_batched_tokens": whole}
     sequences = min(_SEQUENCES, spec.max_batch_tokens or _SEQUENCES)

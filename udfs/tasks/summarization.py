@@ -43,6 +43,8 @@ class Summarization(Writing):
 
     def ask_on(self, answers: Answers, tokenized: Tokenized) -> More | None:
         """Summarize the joined summaries of a long text's chunks, as long as they become fewer."""
+        if self._spec.overflow != "chunk":
+            return None
         chunks = np.diff(tokenized.units)
         summaries = answers.columns[0].to_pylist()
         texts = [int(text) for text in np.flatnonzero(chunks > 1) if text not in answers.failures and summaries[text]]

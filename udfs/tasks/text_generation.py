@@ -7,14 +7,17 @@ stands in them, the longest of the row's columns, which alone is cut if the whol
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any, ClassVar
 
 from udfs.errors import SpecError
 from udfs.model.files import ModelFiles
 from udfs.spec import ScoreSpec, list_problems, option
+from udfs.tasks.row_options import pack_text
 from udfs.tasks.text_classification import reads_pairs
 from udfs.tasks.writing import Writing
 from udfs.tasks.writing_options import Form, WritingOptions
@@ -59,7 +62,7 @@ class TextGenerationOptions(WritingOptions):
 
     @property
     def form(self) -> Form:
-        return Form(self.json_schema, self.choices)
+        return Form(self.json_schema, self.choices) if self.json_schema or self.choices else super().form
 
     def find_problems(self, spec: ScoreSpec[Any]) -> Iterator[str]:
         yield from super().find_problems(spec)
@@ -71,6 +74,8 @@ class TextGenerationOptions(WritingOptions):
             yield f"messages has the role {', '.join(map(repr, strange))}; roles are system, user and assistant"
         if self.json_schema is not None and self.choices:
             yield "schema and choices exclude each other: an answer is JSON or one of the choices"
+        if self.response_format == "json_object" and (self.json_schema or self.choices):
+            yield "response_format json_object says less than schema or choices; choose one"
         yield from list_problems("choices", self.choices)
         yield from list_problems("variants", self.variants)
         if any(choice != choice.strip() for choice in self.choices):
@@ -129,7 +134,49 @@ def question_columns(spec: ScoreSpec[TextGenerationOptions]) -> tuple[str, ...]:
 
 
 def make_asker(spec: ScoreSpec[Any]) -> Renderer | None:
-    """What makes a row's text, its pair or its questions of its columns; None where the input column is the text."""
+    """What makes a row's text, its pair or its questions of its columns; None where the input column is the text.
+
+    Options of a row travel with its text.
+
+    Raises:
+        SpecError: There are options of a row, and no struct that they could be a field of.
+    """
+    column, ask = getattr(spec.options, "options_from", None), _make_asker(spec)
+    if column is None:
+        return ask
+    if ask is None:
+        raise SpecError("options_from names a field beside the text's; write the text as a template over both")
+
+    def write(values: Mapping[str, Any]) -> str:
+        text = ask.write(values)
+        return "" if is_blank(text) else pack_text(text, _read_options(values[column]))
+
+    return replace(ask, write=write, reads=ask.reads | {(column,)}, beside=ask.beside | {column})
+
+
+def _read_options(value: Any) -> Any:
+    """A row's options as JSON has them; what is none is told where they are checked."""
+    if is_nothing(value) or (isinstance(value, str) and not value.strip()):
+        return None
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            return json.loads(value)
+        return "no JSON"
+    return plain_values(value)
+
+
+def plain_values(value: Any) -> Any:
+    """Values of columns as JSON has them, without those that are null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain_values(each) for key, each in value.items() if not is_nothing(each)}
+    if isinstance(value, list | tuple):
+        return [plain_values(each) for each in value if not is_nothing(each)]
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    return value if isinstance(value, bool | int | float | str) else to_text(value)
+
+
+def _make_asker(spec: ScoreSpec[Any]) -> Renderer | None:
     if reads_pairs(spec):
         return make_pair_renderer(spec.template or "text", spec.options.text_pair)
     if not asks_questions(spec):
@@ -153,7 +200,7 @@ def make_asker(spec: ScoreSpec[Any]) -> Renderer | None:
         return _write_questions((p, _find_document(p, found)) for p in parts)
 
     question_columns(spec)
-    return Renderer(write, reads, beside=options.variant_name)
+    return Renderer(write, reads, beside=frozenset([options.variant_name] if options.variant_name else ()))
 
 
 def _ask_chat(column: str) -> Renderer:

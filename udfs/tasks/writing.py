@@ -5,19 +5,28 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from udfs.errors import EngineError, RowError, SpecError, bad_chat_template, invalid_output
+from udfs.errors import EngineError, RowError, SpecError, bad_chat_template, bad_options, invalid_output
 from udfs.model.files import ModelFiles
 from udfs.spec import Overflow, ScoreSpec
-from udfs.tasks.writing_options import WritingOptions, check_ways, check_writes, resolve_prompt_tokens
+from udfs.tasks.row_options import RowOptionsError, differing, read_differing, resolve_options, unpack_text
+from udfs.tasks.writing_options import (
+    ANY_OBJECT,
+    WritingOptions,
+    check_ways,
+    check_writes,
+    prompt_tokens_beside,
+    resolve_prompt_tokens,
+)
 from udfs.text.chats import RefusedError, make_chat
+from udfs.text.choices import check_choices
 from udfs.text.codec import Codec, load_codec
 from udfs.text.questions import Question
 from udfs.text.reasoning import part_thoughts
@@ -25,17 +34,37 @@ from udfs.text.schemas import InvalidAnswerError, answer_type, parse_answer
 from udfs.text.splitting import Chunk, Splitter, find_gaps
 from udfs.text.tokenizing import Tokenized, join_ids
 from udfs.wire.items import Items
-from udfs.wire.written import EMPTY, FINISH_REASONS, LENGTH, STOP, Written
+from udfs.wire.written import EMPTY, FINISH_REASONS, LENGTH, STOP, Logprobs, Written
 
+_KEPT_OPTIONS = 256  # of rows
 _HOW_ENDED = {LENGTH: "; max_new_tokens ended it", EMPTY: "; a stop string came first"}
 
 
 class _Told(NamedTuple):
-    """An answer, how it ended, and what the model thought before."""
+    """An answer, how it ended, what the model thought before, which stop string came, what its tokens were."""
 
     text: str
     finish: int
     thoughts: str | None = None
+    stop: str | None = None
+    tokens: int = 0
+    logprobs: list[dict[str, Any]] | None = None
+
+
+_TOKEN = [pa.field("token", pa.string()), pa.field("logprob", pa.float32()), pa.field("bytes", pa.binary())]
+LOGPROBS = pa.list_(pa.struct([*_TOKEN, pa.field("top", pa.list_(pa.struct(_TOKEN)))]))
+CANDIDATES = pa.list_(
+    pa.struct(
+        [
+            pa.field("text", pa.string()),
+            pa.field("finish_reason", pa.string()),
+            pa.field("stop_sequence", pa.string()),
+            pa.field("reasoning", pa.string()),
+            pa.field("output_tokens", pa.int32()),
+            pa.field("logprobs", LOGPROBS),
+        ]
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -71,6 +100,7 @@ class _Prompt:
     ids: list[int]
     forced: tuple[int, ...] = ()
     gap: str = ""
+    told: str | None = None  # how it is to be answered, as `row_options.differing` has it
 
 
 class Writing(ABC):
@@ -90,6 +120,7 @@ class Writing(ABC):
 
     per_token = False
     generates = True
+    strips_space = True  # the one that a tokenizer puts before an answer
     _is_chat: bool  # questions are messages, which the model's chat template joins
     _roles: tuple[str, ...] = ("user",)  # of the messages of each, as far as they are known before there is a row
 
@@ -101,6 +132,8 @@ class Writing(ABC):
         self.max_tokens = resolve_prompt_tokens(files, spec)
         self.fields = _make_fields(spec.options)
         self._splitters: dict[int, Splitter] = {}
+        self._resolve = lru_cache(_KEPT_OPTIONS)(self._resolve_told)
+        self._of_item = lru_cache(_KEPT_OPTIONS)(lambda told: read_differing(spec.options, told)[0])
         if self._is_chat:
             self.chat = make_chat(files, spec.options.chat_template_kwargs)
             if self._roles:  # what it has against these for any text, it has now
@@ -130,21 +163,30 @@ class Writing(ABC):
 
     def _tokenize(self, texts: list[str], overflows: Sequence[Overflow]) -> Tokenized:
         """Texts to items, with what is to become of each one that is too long."""
-        questions = [question for text in texts for question in self.questions(text)]
+        ways = [self._way_of(text) for text in texts]
+        questions = [question for text, _ in ways for question in self.questions(text)]
         rendered = self._render(questions)
         failures = {
             n: bad_chat_template(prompt.raised) for n, prompt in enumerate(rendered) if isinstance(prompt, RefusedError)
         }
-        ids = self._encode_prompts(["" if n in failures else str(prompt) for n, prompt in enumerate(rendered)])
+        failures |= {n * self.units_per_text: way for n, (_, way) in enumerate(ways) if isinstance(way, RowError)}
+        limits = [self.max_tokens if isinstance(way, RowError) else self._limit(way) for _, way in ways]
+        ids = self._encode_questions(
+            questions, ["" if n in failures else str(prompt) for n, prompt in enumerate(rendered)]
+        )
         asked = [[_Prompt(i, q.forced)] if i else [] for i, q in zip(ids, questions, strict=True)]
-        truncated = np.array([len(i) > self.max_tokens for i in ids], dtype=bool)
+        truncated = np.array([len(i) > limits[n // self.units_per_text] for n, i in enumerate(ids)], dtype=bool)
         for number in np.flatnonzero(truncated).tolist():
+            text = number // self.units_per_text
             try:
-                asked[number] = self._fit(questions[number], ids[number], overflows[number // self.units_per_text])
+                asked[number] = self._fit(questions[number], ids[number], overflows[text], limits[text])
             except RefusedError as error:
                 asked[number], failures[number] = [], bad_chat_template(error.raised)
         for number in failures:
             asked[number] = []
+        for text, (_, way) in enumerate(ways):
+            if isinstance(way, WritingOptions) and (way.n > 1 or way is not self._spec.options):
+                asked[text] = _ask_by(self._spec.options, way, asked[text])
         units = np.concatenate([[0], np.cumsum([len(prompts) for prompts in asked], dtype=np.int64)])
         flat = [prompt for prompts in asked for prompt in prompts]
         gaps = [prompt.gap for prompt in flat]
@@ -165,16 +207,57 @@ class Writing(ABC):
             tokenized: Which items are whose.
         """
         cut = self._decode(written, tokenized)
-        told = [self._join(cut[start:end], tokenized, start) for start, end in pairwise(tokenized.units.tolist())]
+        places = list(pairwise(tokenized.units.tolist()))
+        ways = [self._of_item(_told_of(tokenized.items, start)) if end > start else None for start, end in places]
+        chunked = self._spec.overflow == "chunk"
+        several = [cut[start:end] if end - start > 1 and not chunked else None for start, end in places]
+        told = [
+            self._join(cut[start:end], tokenized, start) if all_ is None else _first_of(all_)
+            for (start, end), all_ in zip(places, several, strict=True)
+        ]
+        candidates = [all_ if all_ is not None else [answer] for all_, answer in zip(several, told, strict=True)]
         values: list[Any] = [None] * len(told)
         failures: dict[int, RowError] = {}
-        for unit, answer in enumerate(told):
+        for unit, (answer, way) in enumerate(zip(told, ways, strict=True)):
+            if answer is None or way is None:
+                continue
             try:
-                values[unit] = self._check(answer.text) if answer else None
+                checked = [self._check(each.text, way) for each in candidates[unit] if each]
+                values[unit] = checked[0] if way.form == self._form else None
             except InvalidAnswerError as error:
-                how = _HOW_ENDED.get(answer.finish, "") if answer else ""
-                failures[unit // self.units_per_text] = invalid_output(f"{error}{how}")
-        return Answers(self._make_columns(told, values), failures)
+                failures[unit // self.units_per_text] = invalid_output(f"{error}{_HOW_ENDED.get(answer.finish, '')}")
+        return Answers(self._make_columns(told, values, candidates, ways), failures)
+
+    def _way_of(self, text: str) -> tuple[str, WritingOptions | RowError]:
+        """A text without the options that it may come with, and how it is to be answered."""
+        if self._spec.options.options_from is None:
+            return text, self._spec.options
+        inner, told = unpack_text(text)
+        return inner, self._resolve(json.dumps(told)) if told else self._spec.options
+
+    def _resolve_told(self, told: str) -> WritingOptions | RowError:
+        try:
+            way = resolve_options(self._spec, json.loads(told))
+            self._check_tokens(way)
+        except RowOptionsError as error:
+            return bad_options(str(error))
+        except SpecError as error:
+            return bad_options(error.message)
+        return way
+
+    def _check_tokens(self, way: WritingOptions) -> None:
+        """Refuse choices that the tokenizer cannot write, and tokens that the model has not."""
+        check_choices(self.codec, way.form.choices, max_new_tokens=way.max_new_tokens)
+        if way.logit_bias and max(map(int, way.logit_bias)) >= self.codec.size:
+            raise RowOptionsError(f"logit_bias names a token that the model has not; it has {self.codec.size}")
+        longest = self._files.config.get("max_position_embeddings") if self.encodes else None
+        if longest and way.max_new_tokens >= longest:
+            raise RowOptionsError(f"max_new_tokens is more than the {longest - 1} tokens that the model writes")
+
+    def _limit(self, way: WritingOptions) -> int:
+        if way is self._spec.options:
+            return self.max_tokens
+        return prompt_tokens_beside(self._files, self._spec, way)
 
     def ask_on(self, answers: Answers, tokenized: Tokenized) -> More | None:
         """What is to be asked once more, now that there are answers."""
@@ -182,16 +265,39 @@ class Writing(ABC):
 
     def _decode(self, written: Sequence[Written | None], tokenized: Tokenized) -> list[_Told | None]:
         """What was written to each item, as a text up to the first stop string, and the thoughts before it."""
-        stop, items = self._spec.options.stop, tokenized.items
-        if self._spec.options.reasoning is None:
-            decoded = iter(self.codec.decode([w.ids for w in written if w]))
-            return [_cut_at(next(decoded), w.finish, stop) if w else None for w in written]
-        prompts = np.split(items.ids, items.offsets[1:-1]) if len(items) else []
+        items, thinks = tokenized.items, self._spec.options.reasoning is not None
+        decoded = iter([] if thinks else self.codec.decode([w.ids for w in written if w]))
+        prompts = np.split(items.ids, items.offsets[1:-1]) if len(items) and thinks else []
         told: list[_Told | None] = []
-        for answer, prompt in zip(written, prompts, strict=True):
-            thoughts, text = part_thoughts(self.codec, answer.ids, prompt) if answer else (None, "")
-            told.append(_cut_at(text, answer.finish, stop, thoughts) if answer else None)
+        for item, answer in enumerate(written):
+            if answer is None:
+                told.append(None)
+                continue
+            way = self._of_item(_told_of(items, item))
+            thoughts, text = part_thoughts(self.codec, answer.ids, prompts[item]) if thinks else (None, next(decoded))
+            first = len(self.codec.decode([answer.ids[: way.min_tokens]])[0]) if way.stop and way.min_tokens else 0
+            if not self.strips_space and len(answer.ids) and not text.startswith(" "):
+                text = " " * self.codec.token_bytes(int(answer.ids[0])).startswith(b" ") + text
+            cut = _cut_at(text, answer.finish, way.stop, thoughts, first, strips_space=self.strips_space)
+            shown = None if answer.logprobs is None else self._show(answer.ids, answer.logprobs, cut)
+            told.append(cut._replace(tokens=len(answer.ids), logprobs=shown))
         return told
+
+    def _show(self, ids: np.ndarray, logprobs: Logprobs, cut: _Told) -> list[dict[str, Any]]:
+        """What is told of each token; where a stop string cuts an answer, of those that begin before it."""
+        shown, length = list[dict[str, Any]](), 0
+        for place, token in enumerate(ids.tolist()):
+            if cut.stop is not None and length >= len(cut.text.encode()):
+                break
+            tops = zip(logprobs.top_ids[place].tolist(), logprobs.top_values[place].tolist(), strict=True)
+            one = self._show_token(token, float(logprobs.values[place]))
+            shown.append(one | {"top": [self._show_token(*top) for top in tops]})
+            length += len(one["bytes"])
+        return shown
+
+    def _show_token(self, token: int, logprob: float) -> dict[str, Any]:
+        written = self.codec.token_bytes(token)
+        return {"token": written.decode("utf-8", "replace"), "logprob": logprob, "bytes": written}
 
     def _render(self, questions: Sequence[Question]) -> list[str | RefusedError]:
         """A prompt for each question, or what the chat template has against its text."""
@@ -204,25 +310,29 @@ class Writing(ABC):
             raise refused[0]
         return self._encode_prompts([str(prompt) for prompt in prompts])
 
+    def _encode_questions(self, questions: Sequence[Question], prompts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each question, whose prompt is rendered."""
+        return self._encode_prompts(prompts)
+
     def _encode_prompts(self, prompts: Sequence[str]) -> list[list[int]]:
         return self.codec.encode(prompts, special=not self._is_chat)  # a chat template writes special tokens itself
 
-    def _fit(self, question: Question, ids: list[int], overflow: Overflow) -> list[_Prompt]:
+    def _fit(self, question: Question, ids: list[int], overflow: Overflow, limit: int) -> list[_Prompt]:
         """Prompts that are short enough, in the place of one that is not; none where there is no room."""
         match overflow:
             case "truncate":
-                return [_Prompt(cut, question.forced)] if (cut := self._shorten(question, ids)) else []
+                return [_Prompt(cut, question.forced)] if (cut := self._shorten(question, ids, limit)) else []
             case "chunk":
-                return self._chunk(question)
+                return self._chunk(question, limit)
         return []
 
-    def _chunk(self, question: Question) -> list[_Prompt]:
+    def _chunk(self, question: Question, limit: int) -> list[_Prompt]:
         """The question about each chunk of its document; room is made for what a prompt takes around it."""
-        room = self._room
+        room = self._room - (self.max_tokens - limit)
         while room > 0:
             (chunks,) = self._splitter(room)([question.document])
             ids = self._encode([question.about(chunk.text) for chunk in chunks])
-            excess = max(map(len, ids), default=0) - self.max_tokens
+            excess = max(map(len, ids), default=0) - limit
             if excess <= 0:
                 gaps = self._gaps(question.document, chunks)
                 return [_Prompt(i, question.forced, gap) for i, gap in zip(ids, gaps, strict=True) if i]
@@ -259,32 +369,42 @@ class Writing(ABC):
         finish = max((answer.finish for answer in told if answer.finish != EMPTY), default=EMPTY)
         return _Told(text, finish, "\n\n".join(thoughts) if thoughts else None)
 
-    def _shorten(self, question: Question, ids: list[int]) -> list[int]:
+    def _shorten(self, question: Question, ids: list[int], limit: int) -> list[int]:
         """A prompt whose document is cut until the whole fits; nothing where the rest is too long."""
         ends = self.codec.token_ends(question.document)
-        kept = len(ends) - (len(ids) - self.max_tokens)
+        kept = len(ends) - (len(ids) - limit)
         while kept > 0:
             ids = self._encode([question.cut(ends[kept - 1])])[0]
-            if len(ids) <= self.max_tokens:
+            if len(ids) <= limit:
                 return ids
-            kept -= len(ids) - self.max_tokens
+            kept -= len(ids) - limit
         return []
 
-    @cached_property
-    def _choices(self) -> frozenset[str]:
-        return frozenset(self._form.choices)
-
-    def _check(self, text: str) -> Any:
-        if self._choices and text.strip() not in self._choices:
+    def _check(self, text: str, way: WritingOptions) -> Any:
+        form = way.form
+        if form.choices and text.strip() not in _as_set(form.choices):
             raise InvalidAnswerError("the answer is none of the choices")
-        return parse_answer(text, self._form.json_schema) if self._form.json_schema else None
+        return parse_answer(text, form.json_schema) if form.json_schema else None
 
-    def _make_columns(self, answers: list[_Told | None], values: list[Any]) -> list[pa.Array]:
+    def _make_columns(
+        self,
+        answers: list[_Told | None],
+        values: list[Any],
+        candidates: list[list[_Told | None]],
+        ways: list[WritingOptions | None],
+    ) -> list[pa.Array]:
         told = {
-            "text": [answer and (answer.text.strip() if self._choices else answer.text) for answer in answers],
+            "text": [_text_of(answer, way) for answer, way in zip(answers, ways, strict=True)],
             "finish_reason": [answer and FINISH_REASONS[answer.finish] for answer in answers],
             "answer": values,
             "reasoning": [answer and answer.thoughts for answer in answers],
+            "logprobs": [answer and answer.logprobs for answer in answers],
+            "candidates": [
+                [_as_candidate(each, way) for each in all_] if answer else None
+                for answer, all_, way in zip(answers, candidates, ways, strict=True)
+            ]
+            if self._spec.options.tells_candidates
+            else [],
         }
         columns: list[list[Any]] = [told[name] for name, _ in _list_columns(self._spec.options)]
         names, size = self._spec.options.asked_for, self.units_per_text
@@ -301,12 +421,48 @@ class Writing(ABC):
 def _make_items(prompts: Sequence[_Prompt]) -> Items:
     """Prompts as items; tokens that an answer begins with come last, and are of type 1."""
     flat, offsets = join_ids([[*prompt.ids, *prompt.forced] for prompt in prompts])
+    options = np.array([*(prompt.told for prompt in prompts), None], dtype=object)[:-1]
+    own = options if any(prompt.told for prompt in prompts) else None
     if not any(prompt.forced for prompt in prompts):
-        return Items(flat, offsets)
+        return Items(flat, offsets, None, own)
     types = np.zeros(len(flat), dtype=np.int32)
     for prompt, end in zip(prompts, offsets[1:].tolist(), strict=True):
         types[end - len(prompt.forced) : end] = 1
-    return Items(flat, offsets, types)
+    return Items(flat, offsets, types, own)
+
+
+def _ask_by(job: WritingOptions, way: WritingOptions, prompts: list[_Prompt]) -> list[_Prompt]:
+    """A text's prompts with how they are to be answered, each as many times as there are to be answers."""
+    return [replace(p, told=differing(job, way, index=index)) for p in prompts for index in range(way.n)]
+
+
+def _told_of(items: Items, item: int) -> str | None:
+    return None if items.options is None else items.options[item]
+
+
+def _first_of(answers: list[_Told | None]) -> _Told | None:
+    """The first of several answers; none where one of them is missing."""
+    return answers[0] if answers and None not in answers else None
+
+
+@lru_cache(maxsize=16)
+def _as_set(choices: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(choices)
+
+
+def _text_of(answer: _Told | None, way: WritingOptions | None) -> str | None:
+    return answer and (answer.text.strip() if way and way.form.choices else answer.text)
+
+
+def _as_candidate(answer: _Told | None, way: WritingOptions | None) -> dict[str, Any] | None:
+    return answer and {
+        "text": _text_of(answer, way),
+        "finish_reason": FINISH_REASONS[answer.finish],
+        "stop_sequence": answer.stop,
+        "reasoning": answer.thoughts if way and way.reasoning == "keep" else None,
+        "output_tokens": answer.tokens,
+        "logprobs": answer.logprobs,
+    }
 
 
 def _make_fields(options: WritingOptions) -> tuple[pa.Field, ...]:
@@ -319,16 +475,30 @@ def _list_columns(options: WritingOptions) -> Iterator[tuple[str, pa.DataType]]:
     """Name and type of what is told of each answer."""
     yield "text", pa.string()
     yield "finish_reason", pa.string()
-    if options.form.json_schema is not None:
-        yield "answer", answer_type(json.loads(options.form.json_schema))
+    if options.form.json_schema not in (None, ANY_OBJECT):
+        yield "answer", answer_type(json.loads(str(options.form.json_schema)))
     if options.reasoning == "keep":
         yield "reasoning", pa.string()
+    if options.tells_logprobs:
+        yield "logprobs", LOGPROBS
+    if options.tells_candidates:
+        yield "candidates", CANDIDATES
 
 
-def _cut_at(text: str, finish: int, stop: Sequence[str], thoughts: str | None = None) -> _Told:
-    """A text up to the first stop string, without the one space that a tokenizer puts before."""
-    places = [place for string in stop if (place := text.find(string)) >= 0]
-    if places:
-        text = text[: min(places)]
-        finish = STOP if text.strip() else EMPTY
-    return _Told(text.removeprefix(" "), finish, thoughts)
+def _cut_at(
+    text: str,
+    finish: int,
+    stop: Sequence[str],
+    thoughts: str | None = None,
+    first: int = 0,
+    *,
+    strips_space: bool = True,
+) -> _Told:
+    """A text up to the first stop string from a place on, without the one space that a tokenizer puts before."""
+    places = [(place, string) for string in stop if (place := text.find(string, first)) >= 0]
+    before = " " if strips_space else ""
+    if not places:
+        return _Told(text.removeprefix(before), finish, thoughts)
+    place, string = min(places, key=lambda found: found[0])
+    text = text[:place]
+    return _Told(text.removeprefix(before), STOP if text.strip() else EMPTY, thoughts, string)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from udfs.errors import ModelError
@@ -22,7 +22,11 @@ _WRITERS = (
 _DEFAULT_TOKENS = 2048  # of a model without a table of positions
 
 
+MOST_ANSWERS, MOST_TOP_LOGPROBS = 128, 20
+ANY_OBJECT = '{"type": "object", "additionalProperties": true}'
+
 Reasoning = Literal["drop", "keep"]
+ResponseFormat = Literal["text", "json_object"]
 WritingEngine = Literal["auto", "transformers", "vllm"]
 
 
@@ -42,6 +46,11 @@ class Form:
         return bool(self.json_schema or self.choices)
 
 
+def _name_by_text(value: Any) -> Any:
+    """Keys of a mapping as text, as JSON has them."""
+    return {str(key): each for key, each in value.items()} if isinstance(value, dict) else value
+
+
 @dataclass(frozen=True, kw_only=True)
 class WritingOptions(Options):
     """What each task takes whose model writes."""
@@ -54,6 +63,37 @@ class WritingOptions(Options):
     top_k: int = option(0, "Draw among so many of the likeliest tokens; 0 for all.", least=0)
     seed: int = option(0, "Of what is drawn.", least=0)
     stop: tuple[str, ...] = option((), "Strings that end an answer, and are cut off.")
+    n: int = option(
+        1,
+        "Answers to each row, of which `text` is the first and `candidates` all; with a temperature each is drawn by "
+        "itself.",
+        least=1,
+        for_engine=False,
+    )
+    logprobs: bool = option(
+        False, "Tell how likely each token of an answer was, in `logprobs`, by the model's own logits.", for_engine=True
+    )
+    top_logprobs: int = option(
+        0, "Beside each token as many of the likeliest, at most 20; it takes `logprobs: true`.", least=0
+    )
+    presence_penalty: float = option(0.0, "Taken from the logits of tokens that the answer has already, -2 to 2.")
+    frequency_penalty: float = option(0.0, "Likewise, once for each time that it has them, -2 to 2.")
+    logit_bias: dict[str, float] | None = option(
+        None,
+        "Added to the logits of tokens, by their ids in the model's tokenizer, -100 to 100.",
+        check=_name_by_text,
+    )
+    min_tokens: int = option(0, "Tokens before which nothing ends an answer.", least=0)
+    response_format: ResponseFormat = option(
+        "text", "`json_object` holds an answer to a JSON object of any keys; it is in `text`, as it was written."
+    )
+    options_from: str | None = option(
+        None,
+        "A column of options of each row, a struct or a map, or JSON as text: `max_new_tokens`, `temperature`, "
+        "`top_p`, `top_k`, `seed`, `stop`, `schema`, `choices`, `n`, `logprobs`, `top_logprobs`, `presence_penalty`, "
+        "`frequency_penalty`, `logit_bias`, `min_tokens`, `response_format`. What it leaves out, or null, is as the "
+        "job says. Rows then have `candidates` and `logprobs` in any case.",
+    )
     reasoning: Reasoning | None = option(
         None,
         "What becomes of what a model thinks before it answers, as `<think>…</think>`: `drop` it, or `keep` it beside "
@@ -74,7 +114,17 @@ class WritingOptions(Options):
     @property
     def form(self) -> Form:
         """What an answer has to be."""
-        return Form()
+        return Form(ANY_OBJECT) if self.response_format == "json_object" else Form()
+
+    @property
+    def tells_candidates(self) -> bool:
+        """Rows have a list of all their answers."""
+        return self.n > 1 or self.options_from is not None
+
+    @property
+    def tells_logprobs(self) -> bool:
+        """Rows have a column for how likely tokens were."""
+        return self.logprobs or self.options_from is not None
 
     def find_problems(self, spec: ScoreSpec[Any]) -> Iterator[str]:
         yield from super().find_problems(spec)
@@ -88,10 +138,38 @@ class WritingOptions(Options):
             yield "num_beams follows the likeliest answers and temperature draws them; choose one"
         if self.num_beams > 1 and self.form:
             yield "num_beams follows answers that are free, and schema and choices bind them; choose one"
+        yield from self._find_problems_of_tokens(spec)
         if taken := sorted((self.chat_template_kwargs or {}).keys() & {"messages", "add_generation_prompt"}):
             yield f"chat_template_kwargs holds {', '.join(taken)}, which gristmill gives the chat template itself"
         if isinstance(self.stop, str) or any(not string for string in self.stop):
             yield "stop needs a list of strings that are not empty"
+
+    def _find_problems_of_tokens(self, spec: ScoreSpec[Any]) -> Iterator[str]:
+        if self.top_logprobs and not self.logprobs:
+            yield "top_logprobs takes logprobs: true"
+        if self.top_logprobs > MOST_TOP_LOGPROBS:
+            yield f"top_logprobs is {self.top_logprobs}; it must be at most {MOST_TOP_LOGPROBS}"
+        if self.n > MOST_ANSWERS:
+            yield f"n is {self.n}; it must be at most {MOST_ANSWERS}"
+        if self.n > 1 and self.asked_for:
+            yield "n is for rows that are asked once, not for several variants or languages"
+        if self.min_tokens > self.max_new_tokens:
+            yield f"min_tokens is {self.min_tokens}, and max_new_tokens {self.max_new_tokens}"
+        for name in ("presence_penalty", "frequency_penalty"):
+            if not -2 <= getattr(self, name) <= 2:
+                yield f"{name} is {getattr(self, name)}; it must be from -2 to 2"
+        told = (self.logit_bias or {}).items()
+        wrong = [key for key, bias in told if not str(key).isdigit() or not -100 <= bias <= 100]
+        if wrong:
+            yield f"logit_bias takes ids of tokens and numbers from -100 to 100; look at {wrong[0]!r}"
+        beside = ("n", "logprobs", "presence_penalty", "frequency_penalty", "logit_bias", "min_tokens", "options_from")
+        defaults = {f.name: f.default for f in fields(self)}
+        if self.num_beams > 1 and (asked := [name for name in beside if getattr(self, name) != defaults[name]]):
+            yield f"num_beams follows the likeliest answers, without {', '.join(asked)}; choose one"
+        if (self.n > 1 or self.options_from is not None) and spec.overflow == "chunk":
+            yield "n and options_from are for texts that are not read in chunks; take overflow truncate or fail"
+        if self.options_from is not None and self.asked_for:
+            yield "options_from is for rows that are asked once, not for several variants or languages"
 
 
 def check_writes(files: ModelFiles, task: str) -> None:
@@ -156,3 +234,24 @@ def resolve_prompt_tokens(files: ModelFiles, spec: ScoreSpec[WritingOptions]) ->
             f"{spec.max_tokens or 'open'} and max_new_tokens {max_new_tokens}"
         )
     return spec.max_tokens or limit - max_new_tokens
+
+
+def resolve_whole_tokens(files: ModelFiles, spec: ScoreSpec[WritingOptions]) -> int:
+    """Longest prompt and answer of a decoder together, whatever a row's options are.
+
+    Raises:
+        The errors of `resolve_prompt_tokens`.
+    """
+    told, limit = resolve_prompt_tokens(files, spec) + spec.options.max_new_tokens, position_limit(files)
+    if spec.options.options_from is None:
+        return told
+    return limit if limit < NO_LIMIT else max(told, _DEFAULT_TOKENS)
+
+
+def prompt_tokens_beside(files: ModelFiles, spec: ScoreSpec[WritingOptions], options: WritingOptions) -> int:
+    """Longest prompt of a row with these options; 0 or less where the model has no room for its answer."""
+    longest = resolve_prompt_tokens(files, spec)
+    if files.config.get("is_encoder_decoder") or options.max_new_tokens == spec.options.max_new_tokens:
+        return longest
+    room = resolve_whole_tokens(files, spec) - options.max_new_tokens
+    return room if spec.max_tokens is None else min(spec.max_tokens, room)

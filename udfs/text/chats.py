@@ -32,12 +32,17 @@ class RefusedError(ModelError):
     raised: str
 
 
-Messages = Sequence[tuple[str, str]]
+Messages = Sequence[tuple[str, str]] | Mapping[str, Any]
 Chat = Callable[[Sequence[Messages]], list[str | RefusedError]]
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 _AT_ONCE = 256  # chats that are handed over together
 _KEPT = 4  # processes of templates that may be asked for again
 _TRIES = 2  # a process that is killed from outside is no fault of its template
+
+
+def read_template(files: ModelFiles) -> str | None:
+    """The chat template that a model comes with."""
+    return _find_template(files)
 
 
 def has_chat(files: ModelFiles) -> bool:
@@ -52,6 +57,9 @@ def names_read(files: ModelFiles) -> frozenset[str]:
 
 def make_chat(files: ModelFiles, more: Mapping[str, Any] | None = None) -> Chat:
     """A function from chats, each of messages as roles with texts, to the prompts that have the model answer them.
+
+    A chat may be a mapping as well: of `messages`, as the template is to see them, of `tools`, and of `continue` where
+    its last message is to be written on.
 
     In the place of a prompt is an error where the template refuses those messages.
 
@@ -137,7 +145,8 @@ class _Template:
         raise ModelError(f"{self._name} does not parse: {answer['reason']}")
 
     def _refusal(self, told: dict[str, str], messages: Messages) -> RefusedError:
-        roles = ", ".join(role for role, _ in messages)
+        asked = messages["messages"] if isinstance(messages, Mapping) else messages
+        roles = ", ".join(str(m.get("role")) if isinstance(m, Mapping) else m[0] for m in asked)
         error = RefusedError(f"{self._name} refuses messages of {roles}: {told['reason']}")
         error.raised = told["raised"]
         return error

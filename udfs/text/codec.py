@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Protocol
@@ -39,6 +40,15 @@ class Codec(Protocol):
         """Tokens as the model reads them, special ones included."""
         ...
 
+    @property
+    def size(self) -> int:
+        """How many tokens there are."""
+        ...
+
+    def token_bytes(self, token: int) -> bytes:
+        """What a token writes, which may be a part of a character."""
+        ...
+
 
 def load_codec(files: ModelFiles, source_lang: str | None = None) -> Codec:
     """The tokenizer of a model that writes; transformers, and torch with it, is imported for translators alone."""
@@ -64,11 +74,47 @@ class FastCodec:
     def show(self, ids: np.ndarray) -> str:
         return self._backend.decode(ids.tolist(), skip_special_tokens=False)
 
+    @property
+    def size(self) -> int:
+        return self._backend.get_vocab_size()
+
+    def token_bytes(self, token: int) -> bytes:
+        name = self._backend.id_to_token(token) or ""
+        if token in self._added:
+            return name.encode()
+        return bytes(map(_BYTES.__getitem__, name)) if self._is_of_bytes else _read_piece(name)
+
+    @cached_property
+    def _added(self) -> frozenset[int]:
+        return frozenset(self._backend.get_added_tokens_decoder())
+
+    @cached_property
+    def _is_of_bytes(self) -> bool:
+        decoder = self._backend.decoder
+        return decoder is not None and b"ByteLevel" in decoder.__getstate__()
+
     def token_ends(self, text: str) -> list[int]:
         return [end for _, end in self._backend.encode(text, add_special_tokens=False).offsets]
 
     def make_splitter(self, room: int, *, overlap: int) -> Splitter:
         return Splitter(self._backend, room=room, overlap=overlap)
+
+
+def _name_bytes() -> dict[str, int]:
+    """Characters by which tokenizers of bytes write each of them: itself where it can be seen, others from 256 on."""
+    seen = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in seen]
+    return {chr(byte): byte for byte in seen} | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+def _read_piece(name: str) -> bytes:
+    """What a piece of sentencepiece's kind writes."""
+    byte = _ONE_BYTE.fullmatch(name)
+    return bytes([int(byte[1], 16)]) if byte else name.replace("▁", " ").encode()
+
+
+_BYTES = _name_bytes()
+_ONE_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class TransformersCodec:
@@ -80,6 +126,13 @@ class TransformersCodec:
         self._tokenizer: Any = load_tokenizer(files)
         if source_lang is not None:
             self._tokenizer.src_lang = source_lang
+
+    @property
+    def size(self) -> int:
+        return len(self._tokenizer)
+
+    def token_bytes(self, token: int) -> bytes:
+        return _read_piece(self._tokenizer.convert_ids_to_tokens(token))
 
     @cached_property
     def vocabulary(self) -> dict[str, int]:

@@ -74,7 +74,7 @@ def _bound(seconds: float, bytes_: int) -> None:
             resource.setrlimit(limit, (value, resource.getrlimit(limit)[1]))
 
 
-def _render_all(render: Callable[..., str], chats: list[list[list[str]]]) -> list[str | dict[str, str]]:
+def _render_all(render: Callable[..., str], chats: list[Any]) -> list[str | dict[str, str]]:
     """Prompts; in the place of one that the template refuses, why."""
     made: list[str | dict[str, str]] = []
     for chat in chats:
@@ -85,13 +85,27 @@ def _render_all(render: Callable[..., str], chats: list[list[list[str]]]) -> lis
     return made
 
 
-def _render(render: Callable[..., str], chat: list[list[str]]) -> str:
-    messages = [{"role": role, "content": text} for role, text in chat]
-    text = render(messages=messages)
-    if len(text) > _START_LENGTH + _LENGTH_A_CHARACTER * sum(len(text) for _, text in chat):
+def _render(render: Callable[..., str], chat: Any) -> str:
+    whole = chat if isinstance(chat, dict) else {"messages": [{"role": role, "content": text} for role, text in chat]}
+    goes_on = whole.get("continue", False)
+    more = {"add_generation_prompt": False} if goes_on else {}
+    text = render(messages=whole["messages"], **more, **({"tools": whole["tools"]} if whole.get("tools") else {}))
+    if len(text) > _START_LENGTH + _LENGTH_A_CHARACTER * len(json.dumps(whole)):
         raise _TooLongError
+    if goes_on:
+        text = _cut_after(text, str(whole["messages"][-1]["content"]).strip())
     text.encode()  # a template can write half a character, which no tokenizer takes
     return text
+
+
+def _cut_after(text: str, last: str) -> str:
+    """A chat up to the end of its last message, which the model is to write on."""
+    from jinja2 import TemplateError
+
+    place = text.rfind(last)
+    if place < 0:
+        raise TemplateError("the last message is not in the chat as it is, and cannot be written on")
+    return text[: place + len(last)]
 
 
 class _TooLongError(Exception):

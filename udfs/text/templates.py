@@ -101,13 +101,13 @@ class Renderer:
     Args:
         write: Gets the values of the columns, null as `NOTHING`. It may raise anything.
         reads: What it reads of them.
-        beside: A column which does not save a row from being empty.
+        beside: Columns which do not save a row from being empty.
         chat: A column that is a chat; it may stand for the whole struct.
     """
 
     write: Callable[[Mapping[str, Any]], str]
     reads: frozenset[Path]
-    beside: str | None = None
+    beside: frozenset[str] = frozenset()
     chat: str | None = None
 
     @functools.cached_property
@@ -117,11 +117,11 @@ class Renderer:
     @functools.cached_property
     def _whole(self) -> list[str]:
         """Columns that are read as a whole."""
-        return [str(path[0]) for path in self.reads if len(path) == 1 and path[0] != self.beside]
+        return [str(path[0]) for path in self.reads if len(path) == 1 and path[0] not in self.beside]
 
     @functools.cached_property
     def _within(self) -> list[Path]:
-        counted = (path for path in self.reads if path[0] != self.beside)
+        counted = (path for path in self.reads if path[0] not in self.beside)
         return [path for path in counted if len(path) > 1 and (self.chat is None or path[-1] == "content")]
 
     def __call__(self, row: Mapping[str, Any]) -> tuple[str | None, RowError | None]:

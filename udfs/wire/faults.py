@@ -55,4 +55,4 @@ def _place(home: Home) -> tuple[Home, str]:
 
 
 # What is wrong with an item, as it crosses the wire.
-FINE, TOO_LARGE, FAULTY = 0, 1, 2
+FINE, TOO_LARGE, FAULTY, REFUSED = 0, 1, 2, 3

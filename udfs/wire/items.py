@@ -17,11 +17,14 @@ class Items:
         ids: (T,) int32, all items' tokens one after the other.
         offsets: (N + 1,) int64; item i is ids[offsets[i]:offsets[i + 1]], never empty.
         type_ids: (T,) int32, segment of each token, for pairs of texts; None where all are 0.
+        options: (N,) objects, how each is to be answered where that is not the job's way, as `udfs.tasks.row_options`
+            writes it, or None; None where all are answered the job's way.
     """
 
     ids: np.ndarray
     offsets: np.ndarray
     type_ids: np.ndarray | None = None
+    options: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -32,16 +35,19 @@ class Items:
         return np.diff(self.offsets)
 
     def digest(self, index: int) -> str:
-        """What tells one item's tokens from all others: their number and a hash."""
+        """What tells one item from all others: its number of tokens and a hash."""
         where = slice(*self.offsets[index : index + 2].tolist())
         types = b"" if self.type_ids is None else self.type_ids[where].astype(np.int32).tobytes()
         tokens = self.ids[where].astype(np.int32)
-        return f"{len(tokens)}-{hashlib.blake2b(tokens.tobytes() + b'/' + types, digest_size=16).hexdigest()}"
+        told = "" if self.options is None else self.options[index] or ""
+        whole = tokens.tobytes() + b"/" + types + told.encode()
+        return f"{len(tokens)}-{hashlib.blake2b(whole, digest_size=16).hexdigest()}"
 
     def take(self, indices: np.ndarray) -> Items:
         """The items with these indices, in their order."""
         where, offsets = token_places(self.offsets, indices)
-        return Items(self.ids[where], offsets, None if self.type_ids is None else self.type_ids[where])
+        types = None if self.type_ids is None else self.type_ids[where]
+        return Items(self.ids[where], offsets, types, None if self.options is None else self.options[indices])
 
 
 def join_items(parts: Sequence[Items]) -> Items:
@@ -53,7 +59,10 @@ def join_items(parts: Sequence[Items]) -> Items:
     types = None
     if any(part.type_ids is not None for part in parts):
         types = np.concatenate([np.zeros_like(p.ids) if p.type_ids is None else p.type_ids for p in parts])
-    return Items(np.concatenate([part.ids for part in parts]), offsets, types)
+    options = None
+    if any(part.options is not None for part in parts):
+        options = np.concatenate([np.full(len(p), None) if p.options is None else p.options for p in parts])
+    return Items(np.concatenate([part.ids for part in parts]), offsets, types, options)
 
 
 def padded_length(length: int, multiple: int) -> int:

@@ -10,9 +10,15 @@ import numpy as np
 import pyarrow as pa
 
 from udfs.wire.items import Items
-from udfs.wire.written import Written
+from udfs.wire.written import Logprobs, Written
 
-REQUEST = pa.schema([pa.field("ids", pa.list_(pa.int32())), pa.field("type_ids", pa.list_(pa.int32()))])
+REQUEST = pa.schema(
+    [
+        pa.field("ids", pa.list_(pa.int32())),
+        pa.field("type_ids", pa.list_(pa.int32())),
+        pa.field("options", pa.string()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -40,17 +46,21 @@ def items_to_arrow(items: Items) -> pa.RecordBatch:
     """Items as a batch of REQUEST, without a copy of the tokens."""
     offsets = pa.array(items.offsets.astype(np.int32))
     ids = pa.ListArray.from_arrays(offsets, pa.array(items.ids))
-    if items.type_ids is None:
-        return pa.record_batch([ids, pa.nulls(len(items), REQUEST.field("type_ids").type)], schema=REQUEST)
-    return pa.record_batch([ids, pa.ListArray.from_arrays(offsets, pa.array(items.type_ids))], schema=REQUEST)
+    types, options = pa.nulls(len(items), REQUEST.field("type_ids").type), pa.nulls(len(items), pa.string())
+    if items.type_ids is not None:
+        types = pa.ListArray.from_arrays(offsets, pa.array(items.type_ids))
+    if items.options is not None:
+        options = pa.array(items.options.tolist(), pa.string())
+    return pa.record_batch([ids, types, options], schema=REQUEST)
 
 
 def items_from_arrow(batch: pa.RecordBatch) -> Items:
     """The items of a batch of REQUEST."""
-    ids, types = batch.column("ids"), batch.column("type_ids")
+    ids, types, told = batch.column("ids"), batch.column("type_ids"), batch.column("options")
     offsets = ids.offsets.to_numpy().astype(np.int64)
     flat_types = None if types.null_count == len(types) else types.flatten().to_numpy()
-    return Items(ids.flatten().to_numpy(), offsets - offsets[0], flat_types)
+    options = None if told.null_count == len(told) else np.array([*told.to_pylist(), None], dtype=object)[:-1]
+    return Items(ids.flatten().to_numpy(), offsets - offsets[0], flat_types, options)
 
 
 def answer_to_arrow(answer: Answer) -> pa.RecordBatch:
@@ -66,7 +76,7 @@ def answer_to_arrow(answer: Answer) -> pa.RecordBatch:
 
 def answer_from_arrow(number: int, batch: pa.RecordBatch) -> Answer:
     """The arrays of an answer; they lie in the batch's own memory."""
-    if batch.schema.names == list(_WRITTEN):
+    if batch.schema.names[: len(_WRITTEN)] == list(_WRITTEN):
         return _written_from_arrow(number, batch)
     values, padded, faults = (batch.column(name) for name in _ANSWER)
     offsets = None
@@ -80,17 +90,43 @@ def _written_to_arrow(answer: Answer, written: list[Written | None]) -> pa.Recor
     ids = pa.array([None if w is None else w.ids for w in written], pa.list_(pa.int32()))
     finish = pa.array([None if w is None else w.finish for w in written], pa.int8())
     cached = pa.array([None if w is None else w.cached_tokens for w in written], pa.int32())
-    return pa.record_batch([ids, finish, cached, pa.array(answer.padded), pa.array(answer.faults)], names=_WRITTEN)
+    columns = [ids, finish, cached, pa.array(answer.padded), pa.array(answer.faults)]
+    if not any(w is not None and w.logprobs is not None for w in written):
+        return pa.record_batch(columns, names=_WRITTEN)
+    told = [None if w is None else w.logprobs for w in written]
+    return pa.record_batch(
+        [
+            *columns,
+            pa.array([None if t is None else t.values for t in told], pa.list_(pa.float32())),
+            pa.array([None if t is None else t.top_ids.reshape(-1) for t in told], pa.list_(pa.int32())),
+            pa.array([None if t is None else t.top_values.reshape(-1) for t in told], pa.list_(pa.float32())),
+        ],
+        names=[*_WRITTEN, *_LOGPROBS],
+    )
 
 
 def _written_from_arrow(number: int, batch: pa.RecordBatch) -> Answer:
     ids, finish, cached, padded, faults = (batch.column(name) for name in _WRITTEN)
+    logprobs = [None] * len(ids) if len(batch.schema) == len(_WRITTEN) else _read_logprobs(batch)
     written = [
-        None if how is None else Written(tokens.values.to_numpy(), how, shared)
-        for tokens, how, shared in zip(ids, finish.to_pylist(), cached.to_pylist(), strict=True)
+        None if how is None else Written(tokens.values.to_numpy(), how, shared, told)
+        for tokens, how, shared, told in zip(ids, finish.to_pylist(), cached.to_pylist(), logprobs, strict=True)
     ]
     none = np.zeros((len(written), 0), dtype=np.float32)
     return Answer(number, none, padded.to_numpy(), faults.to_numpy(), written=written)
+
+
+def _read_logprobs(batch: pa.RecordBatch) -> list[Logprobs | None]:
+    told: list[Logprobs | None] = []
+    for values, top_ids, top_values in zip(*(batch.column(name) for name in _LOGPROBS), strict=True):
+        if not values.is_valid:
+            told.append(None)
+            continue
+        flat = values.values.to_numpy()
+        width = len(top_ids.values) // max(1, len(flat))
+        tops = (part.values.to_numpy().reshape(len(flat), width) for part in (top_ids, top_values))
+        told.append(Logprobs(flat, *tops))
+    return told
 
 
 def pack_note(**note: int | str) -> bytes:
@@ -105,3 +141,4 @@ def unpack_note(metadata: object) -> dict[str, Any]:
 
 _ANSWER = ("values", "padded", "faults")
 _WRITTEN = ("ids", "finish", "cached", "padded", "faults")
+_LOGPROBS = ("logprobs", "top_ids", "top_logprobs")

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from udfs.errors import EMPTY_INPUT, INPUT_TOO_LONG, NOT_FINITE, EngineError, RowError
 from udfs.tasks.chunks import sum_by_unit
+from udfs.tasks.row_options import is_repeated
 from udfs.tasks.task import Task
 from udfs.tasks.writing import Writing
 from udfs.text.tokenizing import Tokenized
@@ -91,6 +92,9 @@ def answer_texts(tokenized: Tokenized, outputs: Outputs, task: Task) -> Answered
         columns = [pa.nulls((len(tokenized.units) - 1) // per_text, field.type) for field in task.fields]
     sent = np.where(outputs.faults == LATE, 0, items.lengths)
     cost = {"input_tokens": sent, "padded_tokens": outputs.padded_tokens, **_written_tokens(written, len(items))}
+    if items.options is not None:  # several answers to one prompt
+        repeated = np.array([is_repeated(told) for told in items.options], dtype=bool)
+        cost |= {name: np.where(repeated, 0, cost[name]) for name in ("input_tokens", "cached_tokens")}
     starts = tokenized.units[::per_text]
     return Answered(
         columns,

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from udfs.errors import DEVICE_FAULT, EXPIRED, OUT_OF_MEMORY, RowError
-from udfs.wire.faults import FAULTY, FINE, TOO_LARGE
+from udfs.errors import BAD_OPTIONS, DEVICE_FAULT, EXPIRED, OUT_OF_MEMORY, RowError
+from udfs.wire.faults import FAULTY, FINE, REFUSED, TOO_LARGE
 from udfs.wire.items import Items, token_places
 from udfs.wire.messages import Answer
 from udfs.wire.written import Written
 
 LATE = -1  # of an item that was not answered before the deadline
-ERRORS: dict[int, RowError] = {TOO_LARGE: OUT_OF_MEMORY, FAULTY: DEVICE_FAULT, LATE: EXPIRED}
+ERRORS: dict[int, RowError] = {TOO_LARGE: OUT_OF_MEMORY, FAULTY: DEVICE_FAULT, REFUSED: BAD_OPTIONS, LATE: EXPIRED}
 
 
 @dataclass(frozen=True)

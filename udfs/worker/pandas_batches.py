@@ -8,12 +8,14 @@ from typing import Any, Iterator  # noqa: UP035 - Spark 4.0 knows this spelling
 import pandas as pd
 import pyarrow as pa
 
+from udfs.batch_api.spec import BatchSpec
 from udfs.spec import ScoreSpec
 from udfs.tasks.text_classification import name_texts
 from udfs.tasks.text_generation import make_asker
 from udfs.text.pairs import name_columns
 from udfs.text.templates import Renderer, pack_texts, read_objects
 from udfs.text.values import from_objects
+from udfs.worker.requests import score_requests
 from udfs.worker.scoring import score
 
 
@@ -29,6 +31,21 @@ def make_pandas_function(spec: ScoreSpec, whereabouts: Callable[[], dict[str, An
             yield pa.Table.from_struct_array(result).to_pandas(maps_as_pydicts="strict")
 
     return score_pandas
+
+
+def make_pandas_answerer(ask: BatchSpec, whereabouts: Callable[[], dict[str, Any]]) -> Callable[[Any], Any]:
+    """The function of a pandas UDF that answers requests, whose fields are strings all of them."""
+
+    def answer_pandas(batches: Iterator[pd.DataFrame]) -> Iterator[pd.DataFrame]:
+        for result in score_requests(map(_as_struct, batches), ask, **whereabouts()):
+            yield pa.Table.from_struct_array(result).to_pandas()
+
+    return answer_pandas
+
+
+def _as_struct(batch: pd.DataFrame) -> pa.StructArray:
+    columns = {name: [None if pd.isna(value) else str(value) for value in column] for name, column in batch.items()}
+    return pa.StructArray.from_arrays([pa.array(c, pa.string()) for c in columns.values()], list(map(str, columns)))
 
 
 def make_pandas_reader(spec: ScoreSpec) -> Callable[[Any], Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -153,6 +154,24 @@ def test_tokens_are_picked_as_the_job_says(vllm: Any) -> None:
     assert (found.stop, found.detokenize) == (["END"], True)
     assert found.seed == drawn.of(prompt).seed == prompt_seed(prompt, 3) < 2**63
     assert len({found.seed, drawn.of(other).seed, prompt_seed(prompt, 4)}) == 3
+
+
+def test_a_row_s_own_options_are_told_beside_the_job_s(vllm: Any) -> None:
+    prompt = np.array([1, 2], dtype=np.int32)
+    sampling = Sampling(_spec("m", temperature=0.5).options, frozenset({END}))
+    own = {
+        "max_new_tokens": 3,
+        "logprobs": True,
+        "top_logprobs": 2,
+        "logit_bias": {"7": 5.0},
+        "min_tokens": 1,
+        "index": 1,
+    }
+    told = sampling.of(prompt, sampling.way_of(json.dumps(own)))
+    assert (told.max_tokens, told.logprobs, told.logit_bias, told.min_tokens) == (3, 2, {7: 5.0}, 1)
+    assert told.seed != sampling.of(prompt).seed
+    bound = sampling.way_of(json.dumps({"choices": ["yes", "no"]}))
+    assert sampling.of(prompt, bound).structured_outputs.choice == ["yes", "no"]
 
 
 def test_answers_are_bound_by_choices_or_a_schema(vllm: Any) -> None:

@@ -1,0 +1,273 @@
+"""Requests of files, laid out as a table that Spark reads: small parts, so that a kill costs little, each line once.
+
+    PATH.gristmill/
+        requests/    00000-000000.parquet: part 0 of file 0, with `source`, `line`, `problem` and `request`
+        files.json   which files are laid out, as they were
+        rows/        the rows that were made of them, an output as of any job (only where results are a file)
+
+A file is read once, line by line; of all lines, what is kept in memory is eight bytes of hash of each id.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.errors import InputError, OutputError
+from jobs.folder import Folder
+from jobs.paths import GLOB
+from jobs.settings import BATCH_FORMATS, Settings
+
+LAID_OUT = pa.schema(
+    [
+        pa.field("source", pa.string()),
+        pa.field("line", pa.int64()),
+        pa.field("problem", pa.string()),
+        pa.field("request", pa.string()),
+    ]
+)
+_NOTE, _REQUESTS = "files.json", "requests"
+_PART_LINES, _PART_BYTES = 250, 8 << 20
+_BODY = re.compile(rb'^\s*(?:\xef\xbb\xbf)?\s*\{\s*"requests"\s*:\s*\[')
+_BETWEEN = re.compile(r"[ \t\r\n,]*")
+_LOOK = 1 << 16
+_DUPLICATE = "duplicate_custom_id: the custom_id is that of another line of the file"
+_NO_TEXT = "invalid_json_line: the line is not UTF-8"
+
+
+@dataclass(frozen=True)
+class _Line:
+    number: int
+    text: str
+    problem: str | None = None
+
+
+def lay_out(settings: Settings, *, overwrite: bool = False) -> Settings:
+    """Have the requests of a job's files read by Spark; the settings as they are otherwise.
+
+    Args:
+        settings: The job.
+        overwrite: Start afresh, also where a file has changed since it was laid out.
+
+    Returns:
+        The settings of the job that is run: its input is the laid out table, its output the rows.
+
+    Raises:
+        InputError: There are no such files.
+        OutputError: A file has changed since.
+    """
+    if not settings.models:
+        return settings
+    if settings.input.format in BATCH_FORMATS:
+        _lay_out_files(settings, Folder(work_of(settings)), overwrite=overwrite)
+    return run_of(settings)
+
+
+def run_of(settings: Settings) -> Settings:
+    """The job that is run in a job's place, once its requests are laid out."""
+    work = work_of(settings)
+    if settings.input.format in BATCH_FORMATS:
+        update = {"path": f"{work}/{_REQUESTS}", "key": ["source", "line"], "options": {}}
+        settings = settings.model_copy(update={"input": settings.input.model_copy(update=update)})
+    if settings.output.format in BATCH_FORMATS:
+        rows = settings.output.model_copy(update={"path": f"{work}/rows"})
+        settings = settings.model_copy(update={"output": rows})
+    return settings
+
+
+def work_of(settings: Settings) -> str:
+    """The directory beside a job's output for what it is made of."""
+    return f"{settings.output.path.rstrip('/')}.gristmill"
+
+
+def read_laid_out(work: Folder) -> Iterator[dict[str, Any]]:
+    """All that is laid out, by files' URIs and then by line, a part at a time."""
+    files, parts = work.find_json(_NOTE) or {}, [n for n in work.entries(_REQUESTS) if n.endswith(".parquet")]
+    for uri in sorted(files, key=str.encode):
+        for name in parts:
+            if name.startswith(f"{files[uri]['number']:05d}-"):
+                with work.reading(f"{_REQUESTS}/{name}") as stream:
+                    yield from pq.read_table(pa.BufferReader(stream.read())).to_pylist()
+
+
+def _lay_out_files(settings: Settings, work: Folder, *, overwrite: bool) -> None:
+    known: dict[str, Any] = {} if overwrite else work.find_json(_NOTE) or {}
+    found = _find_files(str(settings.input.path))
+    changed = [uri for uri, told in found.items() if uri in known and known[uri]["told"] != told]
+    if changed:
+        raise OutputError(
+            f"{changed[0]} has changed since the job was begun, and answers to its old requests are there; give the "
+            "results another name, or start afresh with --overwrite"
+        )
+    if overwrite:
+        work.delete(_REQUESTS)
+        work.delete(_NOTE)
+    folder = Folder(str(settings.input.path))
+    for uri, told in found.items():
+        if uri in known:
+            continue
+        with folder.reading(told["name"]) as stream:
+            lines = _write_parts(work, len(known), uri, read_lines(stream))
+        known[uri] = {"told": told, "number": len(known), "lines": lines}
+        work.write_json(_NOTE, known)
+    if not any(file["lines"] for file in known.values()):
+        raise InputError(f"{settings.input.path} holds no request")
+
+
+def _find_files(path: str) -> dict[str, dict[str, Any]]:
+    if GLOB.search(path):
+        raise InputError(f"input.path {path} is a pattern; name a file of requests, or a directory of them")
+    folder = Folder(path)
+    found = {
+        f"{path.rstrip('/')}/{file.name}".rstrip("/"): {
+            "name": file.name,
+            "size": file.size,
+            "changed": str(file.changed_ns),
+        }
+        for file in sorted(folder.walk(), key=lambda file: file.name)
+        if not any(part.startswith(("_", ".")) for part in file.name.split("/"))
+    }
+    if not found:
+        raise InputError(f"there are no files at {path}")
+    return found
+
+
+def _write_parts(work: Folder, number: int, source: str, lines: Iterator[_Line]) -> int:
+    count = part = size = 0
+    held: list[_Line] = []
+    work.make(_REQUESTS)
+
+    def write() -> None:
+        table = pa.table(
+            [
+                pa.array([source] * len(held)),
+                pa.array([line.number for line in held], pa.int64()),
+                pa.array([line.problem for line in held], pa.string()),
+                pa.array([line.text for line in held], pa.string()),
+            ],
+            schema=LAID_OUT,
+        )
+        with work.writing(f"{_REQUESTS}/{number:05d}-{part:06d}.parquet") as stream:
+            pq.write_table(table, stream, compression="zstd")
+
+    for line in lines:
+        held.append(line)
+        size += len(line.text)
+        if len(held) == _PART_LINES or size >= _PART_BYTES:
+            write()
+            count, part, size, held = count + len(held), part + 1, 0, []
+    if held:
+        write()
+    return count + len(held)
+
+
+def read_lines(stream: BinaryIO) -> Iterator[_Line]:
+    """The lines of a file that are not blank, by their numbers from 1 on, or the requests of a body.
+
+    A line ends with a line feed, and a carriage return before it is no part of it; nothing else ends one.
+    """
+    head = b""
+    while len(head) < _LOOK and (read := stream.read(_LOOK)):
+        head += read
+    several = _read_body(head, stream) if _BODY.match(head) else _split(head, stream)
+    seen: set[int] = set()
+    for number, raw in several:
+        if not (raw := raw.strip(b" \t\r\n\x0b\x0c")):
+            continue
+        try:
+            text, problem = raw.decode("utf-8-sig" if number == 1 else "utf-8"), None
+        except UnicodeDecodeError:
+            text, problem = raw.decode("utf-8", "replace"), _NO_TEXT
+        if not text:
+            continue
+        if (key := _hash_id(text)) is not None:
+            problem = problem or (_DUPLICATE if key in seen else None)
+            seen.add(key)
+        yield _Line(number, text, problem)
+
+
+def _split(head: bytes, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """Lines by their numbers; a piece at a time, as no stream of pyarrow's has lines."""
+    number, rest, pieces = 0, head, list[bytes]()
+    while rest:
+        *whole, last = rest.split(b"\n")
+        for line in whole:
+            number += 1
+            yield number, b"".join([*pieces, line])
+            pieces = []
+        pieces.append(last)
+        rest = stream.read(_LOOK << 4)
+    yield number + 1, b"".join(pieces)
+
+
+def _read_body(head: bytes, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """The requests of `{"requests": [...]}`, each as it stands there; what is left where one is broken is the last."""
+    begun, decode = _BODY.match(head), codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
+    text, place, number, more = decode(head[begun.end() if begun else 0 :]), 0, 0, True
+    scan = json.JSONDecoder().raw_decode
+    while True:
+        place = _BETWEEN.match(text, place).end()  # type: ignore[union-attr]  # it matches nothing at least
+        if text.startswith("]", place) or (place == len(text) and not more):
+            return
+        try:
+            _, end = scan(text, place)
+            is_whole = not more or end < len(text)  # a number might go on
+        except (ValueError, RecursionError):
+            end, is_whole = len(text), not more
+        if is_whole:
+            number += 1
+            yield number, text[place:end].encode("utf-8", "surrogateescape")
+            place = end
+            continue
+        read = stream.read(max(_LOOK, len(text) - place))
+        more = bool(read)
+        text, place = text[place:] + decode(read, not more), 0
+
+
+def _hash_id(text: str) -> int | None:
+    """Of a line's id; None where it has none that is a string."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    custom_id = value.get("custom_id") if isinstance(value, dict) else None
+    if not isinstance(custom_id, str):
+        return None
+    digest = hashlib.blake2b(custom_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def find_dialect(path: str) -> str:
+    """Whose requests a file holds, by its first lines.
+
+    Raises:
+        InputError: They do not tell.
+    """
+    folder = Folder(path)
+    names = [file.name for file in sorted(folder.walk(), key=lambda file: file.name)]
+    if not names:
+        raise InputError(f"there is no file at {path}")
+    with folder.reading(names[0]) as stream:
+        head = stream.read(_LOOK << 4)
+    if _BODY.match(head):
+        return "anthropic-batch"
+    for raw in head.split(b"\n"):
+        try:
+            value = json.loads(raw.decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict) and "params" in value:
+            return "anthropic-batch"
+        if isinstance(value, dict) and value.keys() & {"body", "url", "method"}:
+            return "openai-batch"
+    raise InputError(
+        f"{path} does not tell whose requests it holds: no line has a `body` or `params`; say it by --dialect"
+    )
