@@ -31,6 +31,11 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def _is_whole(value: Any) -> bool:
+    """As transformers has it: Music Flamingo's has 1200.0 places."""
+    return _is_int(value) or (isinstance(value, float) and value.is_integer())
+
+
 def _is_dict(value: Any) -> bool:
     return isinstance(value, dict)
 
@@ -50,7 +55,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "text_config": (_is_dict, "object"),
     "rope_scaling": (_is_dict, "object"),
     "rope_parameters": (_is_dict, "object"),
-    "max_position_embeddings": (_is_int, "number"),
-    "n_positions": (_is_int, "number"),
+    "max_position_embeddings": (_is_whole, "whole number"),
+    "n_positions": (_is_whole, "whole number"),
     "pad_token_id": (_is_int, "number"),
 }

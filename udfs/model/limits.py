@@ -61,7 +61,7 @@ def check_answer_fits(files: ModelFiles, max_new_tokens: int) -> None:
     positions = files.config.get("max_position_embeddings")
     if files.config.get("is_encoder_decoder") and positions and max_new_tokens >= positions:
         raise ModelError(
-            f"max_new_tokens is {max_new_tokens}, but model {files.name!r} writes at most {positions - 1} tokens"
+            f"max_new_tokens is {max_new_tokens}, but model {files.name!r} writes at most {int(positions) - 1} tokens"
         )
 
 
