@@ -22,6 +22,7 @@ from tests.models import make_encoder, write_json
 from udfs.errors import ModelError, UnsafeModelError
 from udfs.model.files import check_links, open_model, pin
 from udfs.model.importing import import_model
+from udfs.model.limits import position_limit
 from udfs.model.loading import load_transformer
 from udfs.tasks.registry import make_spec, make_task
 
@@ -210,6 +211,7 @@ def test_json_of_another_shape_is_told(model: Path, file: str, content: str) -> 
         ("text_config", {"max_position_embeddings": "x"}),
         ("rope_scaling", "x"),
         ("max_position_embeddings", "64"),
+        ("max_position_embeddings", 64.5),
         ("pad_token_id", [0]),
     ],
 )
@@ -217,6 +219,11 @@ def test_a_config_of_other_kinds_is_told_with_its_key(model: Path, key: str, val
     _add("config.json", key, value)(model)
     with pytest.raises(ModelError, match=f"config.json has {next(iter(value)) if 'max_pos' in str(value) else key} "):
         open_model(str(model))
+
+
+def test_a_whole_number_of_places_is_one_though_it_is_written_as_a_float(model: Path) -> None:
+    _add("config.json", "max_position_embeddings", 64.0)(model)
+    assert position_limit(open_model(str(model))) == 64
 
 
 @pytest.mark.parametrize(("key", "value"), [("hidden_size", "32"), ("num_attention_heads", 0), ("pad_token_id", 10**6)])
