@@ -62,7 +62,7 @@ def make_parts(
         function, told = make_writer(spec, target)
         rows = spread_rows(frame, settings, plan)
         sent = [column(name).alias(f"c{number}") for number, name in enumerate(kept)]  # mapInArrow parses names
-        return rows.select(*sent, text_of(frame, settings).alias(TEXT)).mapInArrow(function, told)
+        return rows.select(*sent, text_of(frame, settings, whole=True).alias(TEXT)).mapInArrow(function, told)
 
     return write
 

@@ -128,12 +128,13 @@ def take_samples(frame: DataFrame, settings: Settings, count: int = 3) -> list[S
     return samples
 
 
-def text_of(frame: DataFrame, settings: Settings) -> Column:
-    """What the text is made of, as one column: what `make_udf` takes."""
+def text_of(frame: DataFrame, settings: Settings, *, whole: bool | None = None) -> Column:
+    """What the text is made of, as one column: what `make_udf` takes, or with `whole` what reads Arrow itself."""
     from pyspark.sql import functions as F
 
     names = settings.text_columns()
-    sent = [as_sent(column(name), frame.schema[spelt(frame.columns, name)].dataType) for name in names]
+    kinds = [frame.schema[spelt(frame.columns, name)].dataType for name in names]
+    sent = [as_sent(column(name), kind, whole=whole) for name, kind in zip(names, kinds, strict=True)]
     return (
         F.struct(*(c.alias(name) for c, name in zip(sent, names, strict=True))) if settings.is_templated() else sent[0]
     )

@@ -82,22 +82,29 @@ def as_arrow(kind: DataType) -> pa.DataType:
     return pa.string()
 
 
-def as_sent(value: Column, kind: DataType) -> Column:
-    """A column as it is sent to be read: what Arrow cannot carry, or not wholly, is text, as Spark writes it."""
+def as_sent(value: Column, kind: DataType, *, whole: bool | None = None) -> Column:
+    """A column as it is sent to be read: what Arrow cannot carry, or not wholly, is text, as Spark writes it.
+
+    Args:
+        value: The column.
+        kind: Its type.
+        whole: All that Arrow carries arrives as it is; None asks `sends_all`, for a UDF.
+    """
+    whole = sends_all() if whole is None else whole
     from pyspark.sql import functions as F
     from pyspark.sql import types as T
 
-    if not _changes(kind):
+    if not _changes(kind, whole=whole):
         return value
     match kind:
         case T.StructType():
-            fields = [(F.lit(f.name), as_sent(value.getField(f.name), f.dataType)) for f in kind.fields]
+            fields = [(F.lit(f.name), as_sent(value.getField(f.name), f.dataType, whole=whole)) for f in kind.fields]
             return F.when(value.isNotNull(), F.named_struct(*(part for field in fields for part in field)))
         case T.ArrayType():
-            return F.transform(value, lambda item: as_sent(item, kind.elementType))
+            return F.transform(value, lambda item: as_sent(item, kind.elementType, whole=whole))
         case T.MapType():
-            keyed = F.transform_keys(value, lambda key, _: as_sent(key, kind.keyType))
-            return F.transform_values(keyed, lambda _, item: as_sent(item, kind.valueType))
+            keyed = F.transform_keys(value, lambda key, _: as_sent(key, kind.keyType, whole=whole))
+            return F.transform_values(keyed, lambda _, item: as_sent(item, kind.valueType, whole=whole))
         case T.VariantType():
             return F.to_json(value)
         case T.StringType():
@@ -110,19 +117,19 @@ def as_sent(value: Column, kind: DataType) -> Column:
     return value.cast("string")
 
 
-def _changes(kind: Any) -> bool:
+def _changes(kind: Any, *, whole: bool) -> bool:
     """Whether a type, or one within it, is sent otherwise than it is."""
     from pyspark.sql import types as T
 
     match kind:
         case T.StructType():
-            return any(_changes(field.dataType) for field in kind.fields)
+            return any(_changes(field.dataType, whole=whole) for field in kind.fields)
         case T.ArrayType():
-            return _changes(kind.elementType)
+            return _changes(kind.elementType, whole=whole)
         case T.MapType():
-            return _changes(kind.keyType) or _changes(kind.valueType)
+            return _changes(kind.keyType, whole=whole) or _changes(kind.valueType, whole=whole)
         case T.StringType() | T.IntegralType() | T.DateType() | T.TimestampType() | T.TimestampNTZType():
-            return not sends_all()
+            return not whole
     return isinstance(kind, T.VariantType) or "interval" in kind.typeName()
 
 

@@ -18,6 +18,7 @@ from jobs.output.directory import Output
 from jobs.output.parts import write_parts
 from jobs.run import retry, score
 from jobs.spark.session import spark_conf
+from tests.conftest import MINILM
 from tests.models import make_encoder
 from udfs.results import USAGE
 from udfs.worker.parts import PARTS
@@ -63,6 +64,24 @@ def test_all_types_come_out_as_spark_writes_them(
         pq.read_table(tmp_path / name / "increment=000000", partitioning=None).schema for name in ("workers", "spark")
     )
     assert by_workers.remove_metadata() == by_spark.remove_metadata()
+
+
+def test_texts_are_the_same_where_spark_has_no_arrow_udfs(
+    spark: Any, write_job: WriteJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dates = "date'2026-01-02' AS day, timestamp'2026-01-02 03:04:05' AS at"
+    spark.sql(f"SELECT id, {dates}, cast(x'c328' AS string) AS torn FROM range(2)").write.parquet(str(tmp_path / "in"))
+    told = []
+    for name, arrow in (("new", True), ("old", False)):
+        monkeypatch.setattr("udfs.factory.HAS_ARROW_UDF", arrow)
+        job = write_job(
+            input={"path": str(tmp_path / "in"), "format": "parquet"},
+            output={"path": str(tmp_path / name)},
+            score={"model": MINILM, "text": "{{ id }} {{ day }} {{ at }} {{ torn }}"},
+        )
+        assert score(load_settings(job)).succeeded == 2
+        told.append(rows_of(spark, load_settings(job)))
+    assert told[0] == told[1]
 
 
 @pytest.mark.parametrize(
