@@ -5,7 +5,7 @@
         files.json   which files are laid out, as they were
         rows/        the rows that were made of them, an output as of any job (only where results are a file)
 
-A file is read once, line by line; of all lines, what is kept in memory is eight bytes of hash of each id.
+A file is read once, line by line; of all lines, what is kept in memory is a hash of each id, some seventy bytes.
 """
 
 from __future__ import annotations
