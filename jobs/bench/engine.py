@@ -61,10 +61,10 @@ class Clock:
         """Count the seconds of an object's method, or a module's function, to a step."""
         call = getattr(owner, name)
 
-        def timed(*args: Any) -> Any:
+        def timed(*args: Any, **about: Any) -> Any:
             began = time.perf_counter()
             try:
-                return call(*args)
+                return call(*args, **about)
             finally:
                 with self._lock:
                     self.seconds[step] += time.perf_counter() - began
@@ -197,7 +197,8 @@ def _run_job(engine: LocalEngine, windows: list[pa.Array], spec: ScoreSpec, task
     clock, began = Clock(), time.perf_counter()
     with (
         mock.patch.object(scoring, "make_task", return_value=task),
-        clock.at("tokenize", scoring, "prepare"),
+        clock.at("tokenize", scoring, "read_window"),
+        clock.at("tokenize", scoring, "tokenize_part"),
         clock.at("wait", engine, "collect"),
         clock.at("forward", engine.model, "run"),
         clock.at("answer", scoring, "answer_texts"),

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from jobs.errors import BusyError, DeadlineReached, Interrupted, JobError, OutputError, TooManyFailed
 from jobs.increments.scoring import Run
-from jobs.job import Job
+from jobs.job import Job, Start
 from jobs.job_file import load_settings
 from jobs.output.committed import Committed
 from jobs.output.directory import Output
@@ -33,7 +33,8 @@ def make_job(write_job: WriteJob) -> Callable[..., Job]:
         run, spark = Run("run", datetime.now(UTC), claim=claim or Claim()), None
         output = Output(settings)
         output.begin()
-        return Job("retry", settings, spark, run, output, Console(stderr=True), Stop())  # type: ignore[arg-type]
+        start = Start("retry", settings, run, output, Console(stderr=True), Stop())
+        return Job(start, spark, run)  # type: ignore[arg-type]
 
     return make
 

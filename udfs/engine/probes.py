@@ -83,7 +83,7 @@ class Probes:
         found = [self._come_near(number, tokens) for number in range(self._count)]
         parts = [items for items in found if items is not None]
         if not parts and self._sentences is _SENTENCES:
-            vocabulary = load_backend(self._files).get_vocab()
+            vocabulary = load_backend(self._files).get_vocab(with_added_tokens=False)
             self._sentences = sorted(vocabulary, key=vocabulary.__getitem__)[:_VOCABULARY] or _SENTENCES[:1]
             return self._make(tokens)
         if not parts:

@@ -83,9 +83,10 @@ def test_the_forward_pass_alone_has_all_windows_before_it_waits_for_one(tmp_path
 
 def test_the_job_that_is_timed_is_the_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = make_spec(task="feature-extraction", model=make_encoder(tmp_path), window_rows=2)
-    task, steps = make_task(spec, open_model(spec.model)), ("prepare", "answer_texts", "finish", "make_task")
+    steps = ("read_window", "tokenize_part", "answer_texts", "finish", "make_task")
+    task = make_task(spec, open_model(spec.model))
     before = [getattr(scoring, name) for name in steps]
-    monkeypatch.setattr(scoring, "_WINDOWS_IN_FLIGHT", 3)
+    monkeypatch.setattr(scoring, "_PARTS_IN_FLIGHT", 3)
     with LocalEngine(spec) as engine, _calls_of(engine) as calls:
         shares = _run_job(engine, WINDOWS, spec, task)
     assert calls == ["submit"] * 3 + ["collect"] * 3
