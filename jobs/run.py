@@ -18,7 +18,6 @@ from jobs.increments.outlook import Outlook
 from jobs.increments.retrying import publish_retries, retry_all
 from jobs.increments.scoring import check_failed, check_last_run, score_once, score_spans, score_stream
 from jobs.increments.unscored import Unscored
-from jobs.input.changes import tell_skipped
 from jobs.input.drift import tell_drift
 from jobs.input.iceberg import read_lineage
 from jobs.input.sources import Kind, find_kind, read_input
@@ -88,7 +87,7 @@ def _score(job: Job, asked: Settings, look: LastLook, *, overwrite: bool, accept
         output.accept_failures()
     check_last_run(output, settings)
     unscored = Unscored(settings, output, kind, frame)
-    for warning in (*tell_skipped(settings.input.options), *unscored.warnings()):
+    for warning in unscored.warnings():
         job.warn(warning)
     if kind == "files":
         for warning in tell_drift(job.spark, settings, frame, unscored.files(), is_first=schema is None):
@@ -96,7 +95,7 @@ def _score(job: Job, asked: Settings, look: LastLook, *, overwrite: bool, accept
     report = job.carry_out(lambda: _score_new(job, kind, frame, unscored), left=unscored.as_counts)
     _write_lines(job, asked)
     if unscored.input_files and report.status == "completed" and not report.left:
-        look.keep(unscored.input_files, [*tell_skipped(settings.input.options), *unscored.warnings()])
+        look.keep(unscored.input_files, unscored.warnings())
     return report
 
 

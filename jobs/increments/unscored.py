@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jobs.input.changes import takes_all
+from jobs.input.changes import takes_all, tell_skipped
 from jobs.input.files import InputFiles, list_input, tell_back, tell_replaced, tell_unread
 from jobs.input.reading import count_rows
 from jobs.input.sources import Kind
@@ -74,16 +74,18 @@ class Unscored:
         return {"files": len(sizes), "bytes": sum(sizes.values())} if sizes else {}
 
     def warnings(self) -> list[str]:
-        """Warnings of files that are not read, or not again."""
-        if self._files is None:
-            return []
+        """Warnings of what is left out: changes of a table, and files that are not read, or not again."""
         source = self._settings.input
+        skipped = tell_skipped(source.options)
+        if self._files is None:
+            return skipped
         filtered = any(key.lower() in _FILTERS for key in source.options)
         known = self._output.increments()
         gone = [uri for increment in known for uri in increment.gone_files]
         looked = sorted((i.input_offset, i.began_ms) for i in known if i.input_offset is not None)
         seen, read = self._output.checkpoint().seen(), self._output.read_files().values()
         return [
+            *skipped,
             *tell_unread(self._files, path=str(source.path), filtered=filtered),
             *tell_replaced(self._files, seen, read, looked),
             *tell_back(self._files, gone),

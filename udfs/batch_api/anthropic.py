@@ -13,7 +13,7 @@ from typing import Any
 
 from udfs.batch_api.contents import make_chat, read_text
 from udfs.batch_api.openai_bodies import sum_usage
-from udfs.batch_api.requests import Answer, Ask, Fields, Line, RefusedError, make_id, write_json
+from udfs.batch_api.requests import Answer, Ask, Fields, Line, RefusedError, as_object, make_id, write_json
 from udfs.batch_api.tools import Call
 
 _CUSTOM_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -28,13 +28,8 @@ def read_line(line: Mapping[str, Any]) -> Line:
     try:
         if not isinstance(custom_id, str) or not _CUSTOM_ID.fullmatch(custom_id):
             raise RefusedError("custom_id is not 1 to 64 letters, digits, underscores and hyphens", param="custom_id")
-        params = line.get("params")
-        if isinstance(params, str):  # a column of a table
-            try:
-                params = json.loads(params)
-            except ValueError:
-                params = None
-        if not isinstance(params, dict):
+        params = as_object(line.get("params"))
+        if params is None:
             raise RefusedError("params is missing, or is no object", param="params")
         if more := sorted(line.keys() - {"custom_id", "params"}):
             raise RefusedError(f"{more[0]} is unknown", param=more[0])

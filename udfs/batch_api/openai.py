@@ -12,7 +12,7 @@ from typing import Any
 
 from udfs.batch_api.contents import make_chat, read_arguments, read_text
 from udfs.batch_api.openai_bodies import embedding_list, make_chat_body, make_completion_body, make_response_body
-from udfs.batch_api.requests import Ask, Fields, Line, RefusedError, check_text, make_id, write_json
+from udfs.batch_api.requests import Ask, Fields, Line, RefusedError, as_object, check_text, make_id, write_json
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 _IGNORED = ("user", "metadata", "service_tier", "prompt_cache_key", "prompt_cache_retention", "safety_identifier")
@@ -49,13 +49,8 @@ def check_custom_id(line: Mapping[str, Any]) -> None:
 def _read_body(line: Mapping[str, Any]) -> dict[str, Any]:
     if line.get("method", "POST") != "POST":
         raise RefusedError("method is not POST", code="invalid_method", param="method")
-    body = line.get("body")
-    if isinstance(body, str):  # a column of a table
-        try:
-            body = json.loads(body)
-        except ValueError:
-            body = None
-    if not isinstance(body, dict):
+    body = as_object(line.get("body"))
+    if body is None:
         raise RefusedError("body is missing, or is no object", code="invalid_request", param="body")
     return body
 

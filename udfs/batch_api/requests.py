@@ -105,6 +105,16 @@ class _DoubledKeyError(ValueError):
     pass
 
 
+def as_object(value: Any) -> dict[str, Any] | None:
+    """A request's object as it is, or as the JSON that a column of a table holds; None for anything else."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return None
+    return value if isinstance(value, dict) else None
+
+
 def read_object(text: str) -> tuple[dict[str, Any], str]:
     """A line as an object, and what is wrong with it: empty, or why it is no object or no JSON.
 
