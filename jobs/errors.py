@@ -6,6 +6,7 @@ JobError                 exit 1: unexpected
 │   ├── InputError       the table, its columns
 │   ├── OutputError      the place for the result
 │   │   └── BusyError    another driver works on it, or has taken it over
+│   ├── ProviderError    a hosted model's provider: the key, the model's name, money, an address
 │   ├── JavaError        no Java, or one that Spark cannot use
 │   └── SessionError     Spark does not start
 ├── TooManyFailed        exit 3: over max_error_rate; what was committed stays
@@ -77,6 +78,10 @@ class BusyError(OutputError):
     pass
 
 
+class ProviderError(UserError):
+    pass
+
+
 class JavaError(UserError):
     pass
 
@@ -121,7 +126,8 @@ class Interrupted(JobError):
 
 _MARK = "[gristmill job] "
 _ACROSS: dict[str, type[JobError]] = {
-    kind.__name__: kind for kind in (JobError, InputError, OutputError, BusyError, TooManyFailed, DeadlineReached)
+    kind.__name__: kind
+    for kind in (JobError, InputError, OutputError, BusyError, ProviderError, TooManyFailed, DeadlineReached)
 }
 
 

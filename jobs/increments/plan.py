@@ -93,7 +93,7 @@ def score_frame(
 
 def spread_rows(frame: DataFrame, settings: Settings, plan: Plan) -> DataFrame:
     """Rows spread by the hash of their text, so that identical texts meet in one task and are scored once."""
-    return frame.repartition(plan.partitions, *_hashed(frame, settings))
+    return frame.repartition(plan.partitions, *hashed(frame, settings))
 
 
 def _make_answerer(settings: Settings, deadline: float | None) -> Any:
@@ -140,7 +140,7 @@ def text_of(frame: DataFrame, settings: Settings, *, whole: bool | None = None) 
     )
 
 
-def _hashed(frame: DataFrame, settings: Settings) -> list[Column]:
+def hashed(frame: DataFrame, settings: Settings) -> list[Column]:
     """What identical texts have in common: the columns that Spark hashes, or what it writes of the others."""
     from pyspark.sql import functions as F
 
