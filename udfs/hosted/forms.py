@@ -18,11 +18,15 @@ from udfs.text.schema_parts import close_schema, hold_schema, show_path, walk
 CHOICE = "answer"  # the key whose value is the choice
 _MOST_CHOICES, _MANY_CHOICES, _MOST_CHARACTERS = 1000, 250, 15_000  # of OpenAI's enumerations
 _NOTES = {"default", "examples", "example", "$schema", "$id", "$comment", "deprecated", "readOnly", "writeOnly"}
-_LENGTHS = {"minLength", "maxLength", "uniqueItems", "minProperties", "maxProperties", "contains", "minContains"}
-_LENGTHS |= {"maxContains", "contentEncoding", "contentMediaType"}
-_NUMBERS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "maxItems", "minItems"}
 _SHAPES = {"type", "properties", "required", "additionalProperties", "enum", "const", "items", "anyOf", "$ref", "$defs"}
 _SHAPES |= {"definitions", "title", "description", "pattern", "format"}
+_NUMBERS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"}
+# Keywords that bound a value and not its shape: what a provider does not know of them is told in words.
+_OF_OPENAI = _SHAPES | _NUMBERS | {"minItems", "maxItems"}
+_OF_ANTHROPIC = _SHAPES | {"allOf"}
+_BOUNDS = {"minLength", "maxLength", "uniqueItems", "minProperties", "maxProperties", "contentEncoding"}
+_BOUNDS |= {"contentMediaType", "minItems", "maxItems", *_NUMBERS}
+_FORMATS = {"date-time", "time", "date", "duration", "email", "hostname", "uri", "ipv4", "ipv6", "uuid"}
 
 
 @dataclass(frozen=True)
@@ -47,26 +51,31 @@ def fit_openai(schema: str) -> Fitted:
     Source: OpenAI, "Structured model outputs", supported schemas.
     """
     root = json.loads(close_schema(schema))
-    lost = tuple(_take_out(root, _NOTES | _LENGTHS))
-    if _is_strict(root) and root.get("type") == "object" and "anyOf" not in root:
+    lost = tuple(_loosen(root, _OF_OPENAI))
+    parts = [part for _, part in walk(root)]
+    for part in parts:
+        if "$ref" in part:  # it stands alone
+            part.pop("title", None)
+            part.pop("description", None)
+    is_known = all(part.keys() <= _OF_OPENAI and not ("$ref" in part and len(part) > 1) for part in parts)
+    is_whole = all(set(part.get("required", ())) == set(part.get("properties", {})) for part in parts)
+    is_object = root.get("type") == "object" and "anyOf" not in root
+    if is_known and is_whole and is_object and all(map(_is_closed, parts)):
         return Fitted(root, lost=lost)
     return Fitted(json.loads(close_schema(schema)), strict=False)
 
 
 @functools.lru_cache(maxsize=64)
 def fit_anthropic(schema: str) -> Fitted:
-    """By Anthropic's structured outputs; a schema with open objects or others of its shapes is told in the prompt.
+    """By Anthropic's structured outputs; a schema of other shapes, or with open objects, is told in the prompt.
 
     Source: Anthropic, "Structured outputs", JSON Schema limitations.
     """
     root = json.loads(close_schema(schema))
-    lost = tuple(_take_out(root, _NOTES | _LENGTHS | _NUMBERS))
-    is_held = all(
-        part.keys() <= _SHAPES | {"allOf"}
-        and (("properties" not in part and part.get("type") != "object") or part.get("additionalProperties") is False)
-        for _, part in walk(root)
-    )
-    return Fitted(root, lost=lost) if is_held else Fitted(None)
+    lost = tuple(_loosen(root, _OF_ANTHROPIC))
+    parts = [part for _, part in walk(root)]
+    is_known = all(part.keys() <= _OF_ANTHROPIC for part in parts)
+    return Fitted(root, lost=lost) if is_known and all(map(_is_closed, parts)) else Fitted(None)
 
 
 @functools.lru_cache(maxsize=64)
@@ -118,26 +127,22 @@ def read_form(text: str, form: Form) -> str:
     return chosen if isinstance(chosen, str) else bare
 
 
-def _take_out(root: dict[str, Any], names: set[str]) -> Iterator[str]:
+def _loosen(root: dict[str, Any], known: set[str]) -> Iterator[str]:
+    """Move bounds that a provider does not know into descriptions, which a model reads; yields what they were."""
     for path, part in list(walk(root)):
-        for name in [name for name in part if name in names]:
+        for name in _NOTES & part.keys():
             del part[name]
-            if name not in _NOTES:
-                yield f"{name} at {show_path(path)}"
-        if part.get("minItems") not in (None, 0, 1) and "minItems" in names:
-            del part["minItems"]
+        bounds = sorted(name for name in part if name in _BOUNDS and name not in known)
+        if part.get("format") not in (None, *_FORMATS):
+            bounds.append("format")
+        if not bounds:
+            continue
+        told = ", ".join(f"{name}: {json.dumps(part.pop(name))}" for name in bounds)
+        part["description"] = f"{part['description']} ({told})" if part.get("description") else f"({told})"
+        yield from (f"{name} at {show_path(path)}" for name in bounds)
 
 
-def _is_strict(root: dict[str, Any]) -> bool:
-    """Every object says all of its keys, and that each has to be there; no shape is beyond OpenAI's."""
-    return all(
-        part.keys() <= _SHAPES | _NUMBERS
-        and (
-            ("properties" not in part and part.get("type") != "object")
-            or (
-                part.get("additionalProperties") is False
-                and set(part.get("required", ())) == set(part.get("properties", {}))
-            )
-        )
-        for _, part in walk(root)
-    )
+def _is_closed(part: dict[str, Any]) -> bool:
+    """It is no object, or says which keys it has."""
+    is_object = "properties" in part or part.get("type") == "object"
+    return not is_object or part.get("additionalProperties") is False
