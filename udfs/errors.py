@@ -4,6 +4,7 @@
     ├── SpecError            the question itself is wrong: a label list missing, a bad template
     ├── ModelError           the model is not there, or is not of the kind that the task needs
     │   └── UnsafeModelError the model directory holds what could run code or read other files
+    ├── ProviderError        a hosted model's provider takes no request at all: the key, the model's name, the money
     └── EngineError          the engine does not start, dies on everything, or gives answers that fit no question
 
     RowError                 not raised: what is wrong with one row; it lands in that row's `error`
@@ -43,11 +44,15 @@ class UnsafeModelError(ModelError):
     code = "unsafe_model"
 
 
+class ProviderError(GristmillError):
+    code = "provider"
+
+
 class EngineError(GristmillError):
     code = "engine"
 
 
-_BY_CODE = {error.code: error for error in (SpecError, ModelError, UnsafeModelError, EngineError)}
+_BY_CODE = {error.code: error for error in (SpecError, ModelError, UnsafeModelError, ProviderError, EngineError)}
 _IN_TEXT = re.compile(rf"\[({'|'.join(_BY_CODE)})\] [^\n]+")
 
 
@@ -87,6 +92,14 @@ OUT_OF_MEMORY = RowError("out_of_memory", "the text does not fit into the device
 DEVICE_FAULT = RowError("device_fault", "the model fails on this text, or its process dies or hangs, even on it alone")
 BAD_REQUEST = RowError("bad_request", "the request cannot be answered as it is meant; its line says why")
 BAD_OPTIONS = RowError("bad_options", "the engine cannot write by the options of this row")
+REFUSED = RowError("refused", "the model refused to answer")
+CONTENT_FILTER = RowError("content_filter", "the provider's filter took the answer, or the text")
+TOO_LONG_FOR_PROVIDER = RowError("input_too_long", "the text is longer than the hosted model reads")
+NO_REPLY = RowError(
+    "no_reply", "the provider gave no answer to the request that can be read; `gristmill retry` asks again"
+)
+BATCH_EXPIRED = RowError("expired", "the provider's batch ended before the request ran; `gristmill retry` asks again")
+CANCELED = RowError("canceled", "the batch was canceled before the request ran; `gristmill retry` asks again")
 EXPIRED = RowError("expired", "the deadline passed before the row was scored; `gristmill retry` scores it")
 
 
@@ -108,6 +121,16 @@ def bad_chat_template(raised: str) -> RowError:
 def invalid_output(why: str) -> RowError:
     """An answer that is none of the choices, does not match its schema, or that no column holds."""
     return RowError("invalid_output", why)
+
+
+def provider_error(why: str) -> RowError:
+    """A request that the provider could not answer, for no fault of the row's; why holds nothing of the request."""
+    return RowError("provider_error", f"the provider failed: {why}; `gristmill retry` asks again")
+
+
+def bad_request(why: str) -> RowError:
+    """A request that the provider does not take; likewise."""
+    return RowError("bad_request", f"the provider does not take the request: {why}")
 
 
 def unreadable(error: Exception) -> RowError:

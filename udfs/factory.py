@@ -24,6 +24,9 @@ from pyspark.sql.pandas.types import from_arrow_type
 from udfs.batch_api.spec import BatchSpec
 from udfs.errors import GristmillError, SpecError
 from udfs.executor import Executor, executor_of, find_executor
+from udfs.hosted.answering import answer_rows, hosted_type
+from udfs.hosted.asking import ASKED, ask_rows
+from udfs.hosted.tasks import make_hosted
 from udfs.model.files import pin
 from udfs.spec import Options, ScoreSpec
 from udfs.tasks.feature_extraction import FeatureExtractionOptions
@@ -284,6 +287,70 @@ def make_udf(spec: ScoreSpec[Any], *, arrow: bool | None = None) -> Any:
     return F.pandas_udf(make_pandas_function(spec, _whereabouts), returns).asNondeterministic()
 
 
+def make_ask_udf(spec: ScoreSpec[Any], *, arrow: bool | None = None) -> Any:
+    """A UDF from the column that `make_udf` takes to what a batch engine's provider is asked about each row.
+
+    Args:
+        spec: What is asked, with an endpoint.
+        arrow: As `make_udf`.
+
+    Returns:
+        A UDF to struct<requests array<struct<id string, line string, tokens int>>, error struct<code, message>>: the
+        id is 32 hexadecimal digits, alike for identical requests; the line is the request's body as JSON, without a
+        custom_id; tokens are those that it reads, estimated.
+
+    Raises:
+        SpecError: The provider cannot do what is asked.
+    """
+    make_hosted(spec)
+    returns = from_arrow_type(ASKED)
+    if arrow if arrow is not None else HAS_ARROW_UDF:
+
+        def ask_arrow(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
+            task = make_hosted(spec)
+            for batch in batches:
+                yield ask_rows(batch, task)
+
+        return F.arrow_udf(ask_arrow, returns)
+    from udfs.hosted.pandas_batches import make_pandas_asker
+
+    return F.pandas_udf(make_pandas_asker(spec), returns)
+
+
+def make_answer_udf(spec: ScoreSpec[Any], *, arrow: bool | None = None) -> Any:
+    """A UDF that gives rows the replies to their requests.
+
+    It is called on struct<text, reply string>: `text` is the column that `make_ask_udf` takes, `reply` a line of a
+    batch's results as the provider wrote it. In each partition those with a reply come first; they are no rows.
+
+    Args:
+        spec: What was asked, with an endpoint.
+        arrow: As `make_udf`.
+
+    Returns:
+        A UDF to the struct of `answer_type(spec)`, null for those with a reply. A reply is known by the last 32
+        characters of its custom_id; a row without one has failed as `no_reply`.
+
+    Raises:
+        SpecError: The provider cannot do what is asked.
+    """
+    returns = from_arrow_type(hosted_type(make_hosted(spec)))
+    if arrow if arrow is not None else HAS_ARROW_UDF:
+
+        def answer_arrow(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
+            return answer_rows(batches, make_hosted(spec))
+
+        return F.arrow_udf(answer_arrow, returns).asNondeterministic()
+    from udfs.hosted.pandas_batches import make_pandas_answerer
+
+    return F.pandas_udf(make_pandas_answerer(spec), returns).asNondeterministic()
+
+
+def answer_type(spec: ScoreSpec[Any]) -> pa.StructType:
+    """The type of the result column, whoever runs the model."""
+    return output_type(spec) if spec.endpoint is None else hosted_type(make_hosted(spec))
+
+
 def make_request_udf(ask: BatchSpec, *, arrow: bool | None = None) -> Any:
     """A UDF that answers requests of a hosted service: a struct of a line, or of a request's fields.
 
@@ -298,9 +365,9 @@ def make_request_udf(ask: BatchSpec, *, arrow: bool | None = None) -> Any:
             return score_requests(batches, ask, **_whereabouts())
 
         return F.arrow_udf(answer_arrow, returns).asNondeterministic()
-    from udfs.worker.pandas_batches import make_pandas_answerer
+    from udfs.worker import pandas_batches
 
-    return F.pandas_udf(make_pandas_answerer(ask, _whereabouts), returns).asNondeterministic()
+    return F.pandas_udf(pandas_batches.make_pandas_answerer(ask, _whereabouts), returns).asNondeterministic()
 
 
 def make_reader(spec: ScoreSpec[Any], *, arrow: bool | None = None) -> Any:

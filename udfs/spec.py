@@ -64,7 +64,7 @@ class Options:
 
     def find_problems(self, spec: ScoreSpec[Any]) -> Iterator[str]:
         """What does not fit together, within these options and with the rest of the spec."""
-        yield from _find_wrong_values(self)
+        yield from find_wrong_values(self)
 
 
 OptionsT_co = TypeVar("OptionsT_co", bound=Options, covariant=True)
@@ -129,6 +129,11 @@ class ScoreSpec(Generic[OptionsT_co]):
         for_engine=False,
         decides=False,
     )
+    endpoint: Any = option(
+        None,
+        "Where a hosted model is asked, as a `udfs.hosted.endpoint.Endpoint`; without it, gristmill runs the model.",
+        for_engine=False,
+    )
 
     def __post_init__(self) -> None:
         problems = [*self._find_problems(), *self.options.find_problems(self)]
@@ -136,7 +141,7 @@ class ScoreSpec(Generic[OptionsT_co]):
             raise SpecError("; ".join(problems))
 
     def _find_problems(self) -> Iterator[str]:
-        yield from _find_wrong_values(self)
+        yield from find_wrong_values(self)
         if self.overflow == "chunk" and self.options.chunks is None:
             yield f"overflow is 'chunk', which {self.task} does not do; choose truncate or fail"
         if self.chunk_overlap > 0 and self.overflow != "chunk":
@@ -161,6 +166,8 @@ class ScoreSpec(Generic[OptionsT_co]):
         """What decides a row's answer, ready for JSON."""
         of_chunks = () if self.overflow == "chunk" else ("chunk_overlap", "chunk_pooling")
         told = self._tell(lambda told: told.metadata.get("decides", True))
+        if self.endpoint is not None:
+            told["endpoint"] = self.endpoint.decides_answers()
         return {name: value for name, value in told.items() if name not in of_chunks}
 
     def _tell(self, wanted: Callable[[Field[Any]], bool]) -> dict[str, Any]:
@@ -189,8 +196,8 @@ def thaw(value: Any) -> Any:
     return list(map(thaw, value)) if isinstance(value, tuple) else value
 
 
-def _find_wrong_values(owner: Any) -> Iterator[str]:
-    """Values that are none of the possible ones, or too small."""
+def find_wrong_values(owner: Any) -> Iterator[str]:
+    """Values of fields that are none of the possible ones, or too small."""
     hints = get_type_hints(type(owner))
     for told in fields(owner):
         value = getattr(owner, told.name)

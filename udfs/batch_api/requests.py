@@ -46,7 +46,7 @@ class Answer:
     """What became of one prompt.
 
     Args:
-        candidates: Of a model that writes, each answer as `udfs.tasks.writing.CANDIDATES` has it.
+        candidates: Of a model that writes, each answer as `udfs.tasks.answers.CANDIDATES` has it.
         vector: Of a model that embeds.
         input_tokens, cached_tokens: Of the prompt.
         error: Why there is neither.

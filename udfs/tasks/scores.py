@@ -37,6 +37,15 @@ class ScoringOptions(Options):
             yield f"chunk_pooling belongs to {self.task} with overflow 'chunk'"
 
 
+def labels_option() -> tuple[str, ...]:
+    """The labels that a job gives."""
+    return option(
+        (),
+        "The candidates, in the order of the answer's scores. Of text-classification for hosted engines alone, whose "
+        "models have no labels of their own; these tell the label, and no scores.",
+    )
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities that sum to 1 over the last axis."""
     shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))

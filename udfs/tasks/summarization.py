@@ -62,5 +62,10 @@ class Summarization(Writing):
 
     def questions(self, text: str) -> list[Question]:
         if not self.encodes:
-            return [ask(text, role="user", before=_ASKED)]
+            return [ask_in_chat(text)]
         return [ask(text, before="summarize: " if self._files.config.get("model_type") in _T5 else "")]
+
+
+def ask_in_chat(text: str) -> Question:
+    """What a model that is told in a chat what to do is asked."""
+    return ask(text, role="user", before=_ASKED)

@@ -14,9 +14,9 @@ from udfs.errors import ModelError
 from udfs.model.files import ModelFiles, open_model_of
 from udfs.model.limits import read_sentence_config
 from udfs.model.tensors import read_shapes
-from udfs.spec import ScoreSpec, option
+from udfs.spec import ScoreSpec, list_problems, option
 from udfs.tasks.activations import Activation, choose_activation, read_cross_encoder
-from udfs.tasks.scores import SCORE_FIELDS, ScoringOptions, pool_chunks, score_columns
+from udfs.tasks.scores import SCORE_FIELDS, ScoringOptions, labels_option, pool_chunks, score_columns
 from udfs.text.pair_tokenizing import PairTokenizer, Truncation
 from udfs.text.pairs import split_pairs
 from udfs.text.templates import is_template
@@ -51,9 +51,13 @@ class TextClassificationOptions(ScoringOptions):
         "`sigmoid` for one label and `none` for several.",
         for_engine=False,
     )
+    labels: tuple[str, ...] = labels_option()
 
     def find_problems(self, spec: ScoreSpec[Any]) -> Iterator[str]:
         yield from super().find_problems(spec)
+        yield from list_problems("labels", self.labels)
+        if self.labels and spec.endpoint is None:
+            yield "labels are those that the model was trained on; to choose your own, take zero-shot-classification"
         if self.text_pair is not None and not self.text_pair.strip():
             yield "text_pair is blank; give a column's name or a template"
         if self.text_pair is None and self.truncation != "longest_first":

@@ -57,6 +57,11 @@ class TranslationOptions(WritingOptions):
     def asked_for(self) -> tuple[str, ...]:
         return self.target_lang if isinstance(self.target_lang, tuple) else ()
 
+    @property
+    def targets(self) -> Sequence[str | None]:
+        """Each language that a text is translated into."""
+        return self.target_lang if isinstance(self.target_lang, tuple) else (self.target_lang,)
+
     def find_problems(self, spec: ScoreSpec[Any]) -> Iterator[str]:
         yield from super().find_problems(spec)
         if self.target_lang == ():
@@ -89,12 +94,7 @@ class Translation(Writing):
     @cached_property
     def _ways(self) -> list[tuple[str, tuple[int, ...]]]:
         """Of each target, what stands before a text, and what its translation begins with."""
-        return [(self._before(target), self._forced(target)) for target in self._targets]
-
-    @property
-    def _targets(self) -> Sequence[str | None]:
-        target = self._languages.target_lang
-        return target if isinstance(target, tuple) else (target,)
+        return [(self._before(target), self._forced(target)) for target in self._languages.targets]
 
     def _forced(self, target: str | None) -> tuple[int, ...]:
         if self._kind not in _MULTILINGUAL or not isinstance(self.codec, TransformersCodec):
@@ -110,8 +110,7 @@ class Translation(Writing):
         if self._kind in _T5:
             return f"translate {name_language(source or '')} to {name_language(target or '')}: "
         if self._is_chat:
-            to = name_language(target or "")
-            return _ASKED.format(name_language(source), to) if source else _ASKED_OPEN.format(to)
+            return write_request(source, target or "")
         return ""
 
     def _check_languages(self) -> None:
@@ -134,3 +133,9 @@ class Translation(Writing):
         if self._kind in _MULTILINGUAL and isinstance(checker := load_codec(self._files), TransformersCodec):
             language_token(checker, self._languages.source_lang, self._files, "source_lang")
         _ = self._ways
+
+
+def write_request(source: str | None, target: str) -> str:
+    """What stands before a text in a chat that asks for its translation."""
+    to = name_language(target)
+    return _ASKED.format(name_language(source), to) if source else _ASKED_OPEN.format(to)

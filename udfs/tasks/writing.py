@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from udfs.errors import EngineError, RowError, SpecError, bad_chat_template, bad_options, invalid_output
+from udfs.errors import EngineError, RowError, SpecError, bad_chat_template, bad_options
 from udfs.model.files import ModelFiles
 from udfs.spec import Overflow, ScoreSpec
+from udfs.tasks.answers import Told, answer_columns, answer_fields
 from udfs.tasks.row_options import RowOptionsError, differing, read_differing, resolve_options, unpack_text
 from udfs.tasks.writing_options import (
-    ANY_OBJECT,
     WritingOptions,
     check_ways,
     check_writes,
@@ -30,41 +30,12 @@ from udfs.text.choices import check_choices
 from udfs.text.codec import Codec, load_codec
 from udfs.text.questions import Question
 from udfs.text.reasoning import part_thoughts
-from udfs.text.schemas import InvalidAnswerError, answer_type, parse_answer
 from udfs.text.splitting import Chunk, Splitter, find_gaps
 from udfs.text.tokenizing import Tokenized, join_ids
 from udfs.wire.items import Items
-from udfs.wire.written import EMPTY, FINISH_REASONS, LENGTH, STOP, Logprobs, Written
+from udfs.wire.written import EMPTY, STOP, Logprobs, Written
 
 _KEPT_OPTIONS = 256  # of rows
-_HOW_ENDED = {LENGTH: "; max_new_tokens ended it", EMPTY: "; a stop string came first"}
-
-
-class _Told(NamedTuple):
-    """An answer, how it ended, what the model thought before, which stop string came, what its tokens were."""
-
-    text: str
-    finish: int
-    thoughts: str | None = None
-    stop: str | None = None
-    tokens: int = 0
-    logprobs: list[dict[str, Any]] | None = None
-
-
-_TOKEN = [pa.field("token", pa.string()), pa.field("logprob", pa.float32()), pa.field("bytes", pa.binary())]
-LOGPROBS = pa.list_(pa.struct([*_TOKEN, pa.field("top", pa.list_(pa.struct(_TOKEN)))]))
-CANDIDATES = pa.list_(
-    pa.struct(
-        [
-            pa.field("text", pa.string()),
-            pa.field("finish_reason", pa.string()),
-            pa.field("stop_sequence", pa.string()),
-            pa.field("reasoning", pa.string()),
-            pa.field("output_tokens", pa.int32()),
-            pa.field("logprobs", LOGPROBS),
-        ]
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -127,10 +98,10 @@ class Writing(ABC):
     def __init__(self, spec: ScoreSpec[WritingOptions], files: ModelFiles) -> None:
         check_writes(files, spec.task)
         check_ways(files, spec.options)
-        self._spec, self._files, self._form = spec, files, spec.options.form
+        self._spec, self._files = spec, files
         self.units_per_text = max(1, len(spec.options.asked_for))
         self.max_tokens = resolve_prompt_tokens(files, spec)
-        self.fields = _make_fields(spec.options)
+        self.fields = answer_fields(spec.options)
         self._splitters: dict[int, Splitter] = {}
         self._resolve = lru_cache(_KEPT_OPTIONS)(self._resolve_told)
         self._of_item = lru_cache(_KEPT_OPTIONS)(lambda told: read_differing(spec.options, told)[0])
@@ -216,17 +187,8 @@ class Writing(ABC):
             for (start, end), all_ in zip(places, several, strict=True)
         ]
         candidates = [all_ if all_ is not None else [answer] for all_, answer in zip(several, told, strict=True)]
-        values: list[Any] = [None] * len(told)
-        failures: dict[int, RowError] = {}
-        for unit, (answer, way) in enumerate(zip(told, ways, strict=True)):
-            if answer is None or way is None:
-                continue
-            try:
-                checked = [self._check(each.text, way) for each in candidates[unit] if each]
-                values[unit] = checked[0] if way.form == self._form else None
-            except InvalidAnswerError as error:
-                failures[unit // self.units_per_text] = invalid_output(f"{error}{_HOW_ENDED.get(answer.finish, '')}")
-        return Answers(self._make_columns(told, values, candidates, ways), failures)
+        columns, failures = answer_columns(self._spec.options, told, candidates, ways)
+        return Answers(columns, failures)
 
     def _way_of(self, text: str) -> tuple[str, WritingOptions | RowError]:
         """A text without the options that it may come with, and how it is to be answered."""
@@ -263,12 +225,12 @@ class Writing(ABC):
         """What is to be asked once more, now that there are answers."""
         return None
 
-    def _decode(self, written: Sequence[Written | None], tokenized: Tokenized) -> list[_Told | None]:
+    def _decode(self, written: Sequence[Written | None], tokenized: Tokenized) -> list[Told | None]:
         """What was written to each item, as a text up to the first stop string, and the thoughts before it."""
         items, thinks = tokenized.items, self._spec.options.reasoning is not None
         decoded = iter([] if thinks else self.codec.decode([w.ids for w in written if w]))
         prompts = np.split(items.ids, items.offsets[1:-1]) if len(items) and thinks else []
-        told: list[_Told | None] = []
+        told: list[Told | None] = []
         for item, answer in enumerate(written):
             if answer is None:
                 told.append(None)
@@ -283,7 +245,7 @@ class Writing(ABC):
             told.append(cut._replace(tokens=len(answer.ids), logprobs=shown))
         return told
 
-    def _show(self, ids: np.ndarray, logprobs: Logprobs, cut: _Told) -> list[dict[str, Any]]:
+    def _show(self, ids: np.ndarray, logprobs: Logprobs, cut: Told) -> list[dict[str, Any]]:
         """What is told of each token; where a stop string cuts an answer, of those that begin before it."""
         shown, length = list[dict[str, Any]](), 0
         for place, token in enumerate(ids.tolist()):
@@ -356,7 +318,7 @@ class Writing(ABC):
             self._splitters[room] = self.codec.make_splitter(room, overlap=overlap)
         return self._splitters[room]
 
-    def _join(self, answers: list[_Told | None], tokenized: Tokenized, start: int) -> _Told | None:
+    def _join(self, answers: list[Told | None], tokenized: Tokenized, start: int) -> Told | None:
         """The answers to a text's chunks as one, apart as the chunks are; None where one is missing."""
         told = [answer for answer in answers if answer]
         if not told or len(told) < len(answers):
@@ -367,7 +329,7 @@ class Writing(ABC):
         parts = [part for gap, answer in zip(gaps, told, strict=True) for part in (gap, answer.text.strip())]
         text, thoughts = "".join(parts).strip(), [answer.thoughts for answer in told if answer.thoughts is not None]
         finish = max((answer.finish for answer in told if answer.finish != EMPTY), default=EMPTY)
-        return _Told(text, finish, "\n\n".join(thoughts) if thoughts else None)
+        return Told(text, finish, "\n\n".join(thoughts) if thoughts else None)
 
     def _shorten(self, question: Question, ids: list[int], limit: int) -> list[int]:
         """A prompt whose document is cut until the whole fits; nothing where the rest is too long."""
@@ -379,43 +341,6 @@ class Writing(ABC):
                 return ids
             kept -= len(ids) - limit
         return []
-
-    def _check(self, text: str, way: WritingOptions) -> Any:
-        form = way.form
-        if form.choices and text.strip() not in _as_set(form.choices):
-            raise InvalidAnswerError("the answer is none of the choices")
-        return parse_answer(text, form.json_schema) if form.json_schema else None
-
-    def _make_columns(
-        self,
-        answers: list[_Told | None],
-        values: list[Any],
-        candidates: list[list[_Told | None]],
-        ways: list[WritingOptions | None],
-    ) -> list[pa.Array]:
-        told = {
-            "text": [_text_of(answer, way) for answer, way in zip(answers, ways, strict=True)],
-            "finish_reason": [answer and FINISH_REASONS[answer.finish] for answer in answers],
-            "answer": values,
-            "reasoning": [answer and answer.thoughts for answer in answers],
-            "logprobs": [answer and answer.logprobs for answer in answers],
-            "candidates": [
-                [_as_candidate(each, way) for each in all_] if answer else None
-                for answer, all_, way in zip(answers, candidates, ways, strict=True)
-            ]
-            if self._spec.options.tells_candidates
-            else [],
-        }
-        columns: list[list[Any]] = [told[name] for name, _ in _list_columns(self._spec.options)]
-        names, size = self._spec.options.asked_for, self.units_per_text
-        if not names:
-            return [pa.array(column, field.type) for column, field in zip(columns, self.fields, strict=True)]
-        return [
-            pa.array(
-                [list(zip(names, column[i : i + size], strict=True)) for i in range(0, len(column), size)], field.type
-            )
-            for column, field in zip(columns, self.fields, strict=True)
-        ]
 
 
 def _make_items(prompts: Sequence[_Prompt]) -> Items:
@@ -440,49 +365,9 @@ def _told_of(items: Items, item: int) -> str | None:
     return None if items.options is None else items.options[item]
 
 
-def _first_of(answers: list[_Told | None]) -> _Told | None:
+def _first_of(answers: list[Told | None]) -> Told | None:
     """The first of several answers; none where one of them is missing."""
     return answers[0] if answers and None not in answers else None
-
-
-@lru_cache(maxsize=16)
-def _as_set(choices: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(choices)
-
-
-def _text_of(answer: _Told | None, way: WritingOptions | None) -> str | None:
-    return answer and (answer.text.strip() if way and way.form.choices else answer.text)
-
-
-def _as_candidate(answer: _Told | None, way: WritingOptions | None) -> dict[str, Any] | None:
-    return answer and {
-        "text": _text_of(answer, way),
-        "finish_reason": FINISH_REASONS[answer.finish],
-        "stop_sequence": answer.stop,
-        "reasoning": answer.thoughts if way and way.reasoning == "keep" else None,
-        "output_tokens": answer.tokens,
-        "logprobs": answer.logprobs,
-    }
-
-
-def _make_fields(options: WritingOptions) -> tuple[pa.Field, ...]:
-    if options.asked_for:
-        return tuple(pa.field(f"{name}s", pa.map_(pa.string(), kind)) for name, kind in _list_columns(options))
-    return tuple(pa.field(name, kind) for name, kind in _list_columns(options))
-
-
-def _list_columns(options: WritingOptions) -> Iterator[tuple[str, pa.DataType]]:
-    """Name and type of what is told of each answer."""
-    yield "text", pa.string()
-    yield "finish_reason", pa.string()
-    if options.form.json_schema not in (None, ANY_OBJECT):
-        yield "answer", answer_type(json.loads(str(options.form.json_schema)))
-    if options.reasoning == "keep":
-        yield "reasoning", pa.string()
-    if options.tells_logprobs:
-        yield "logprobs", LOGPROBS
-    if options.tells_candidates:
-        yield "candidates", CANDIDATES
 
 
 def _cut_at(
@@ -493,12 +378,12 @@ def _cut_at(
     first: int = 0,
     *,
     strips_space: bool = True,
-) -> _Told:
+) -> Told:
     """A text up to the first stop string from a place on, without the one space that a tokenizer puts before."""
     places = [(place, string) for string in stop if (place := text.find(string, first)) >= 0]
     before = " " if strips_space else ""
     if not places:
-        return _Told(text.removeprefix(before), finish, thoughts)
+        return Told(text.removeprefix(before), finish, thoughts)
     place, string = min(places, key=lambda found: found[0])
     text = text[:place]
-    return _Told(text.removeprefix(before), STOP if text.strip() else EMPTY, thoughts, string)
+    return Told(text.removeprefix(before), STOP if text.strip() else EMPTY, thoughts, string)

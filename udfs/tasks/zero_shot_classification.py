@@ -15,7 +15,7 @@ from udfs.model.files import ModelFiles
 from udfs.model.prompts import read_prompt
 from udfs.spec import ScoreSpec, option
 from udfs.tasks.feature_extraction import Embeds
-from udfs.tasks.scores import SCORE_FIELDS, ScoringOptions, pool_chunks, score_columns, softmax
+from udfs.tasks.scores import SCORE_FIELDS, ScoringOptions, labels_option, pool_chunks, score_columns, softmax
 from udfs.tasks.text_classification import check_is_classifier, check_labels_differ, read_labels
 from udfs.text.tokenizing import Tokenized, Tokenizer, make_tokenizer
 from udfs.wire.items import Items
@@ -30,7 +30,7 @@ class ZeroShotOptions(ScoringOptions):
 
     task: ClassVar[str] = "zero-shot-classification"
 
-    labels: tuple[str, ...] = option((), "The candidates, in the order of the answer's scores.")
+    labels: tuple[str, ...] = labels_option()
     hypothesis_template: str | None = option(
         None,
         "A sentence with `{}` for the label; without it, the one that suits the model's kind: `This example is {}.` "

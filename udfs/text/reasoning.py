@@ -50,5 +50,16 @@ def part_thoughts(codec: Codec, ids: np.ndarray, prompt: np.ndarray) -> tuple[st
     return None, codec.decode([ids])[0]
 
 
+def part_text(text: str) -> tuple[str | None, str]:
+    """As `part_thoughts`, of an answer that came as text."""
+    for opening, closing in _MARKS:
+        if closing in text:
+            thoughts, _, rest = text.partition(closing)
+            return _strip(thoughts, opening), rest.lstrip()
+        if text.lstrip().startswith(opening):
+            return _strip(text, opening), ""
+    return None, text
+
+
 def _strip(thoughts: str, opening: str) -> str:
     return thoughts.strip().removeprefix(opening).strip()

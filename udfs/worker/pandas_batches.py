@@ -2,7 +2,7 @@
 
 # Spark reads the type hints of this function at run time, so they cannot be strings (no `annotations` future), and
 # pandas is imported here alone, since it costs each worker a third of a second.
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Iterator  # noqa: UP035 - Spark 4.0 knows this spelling
 
 import pandas as pd
@@ -27,7 +27,7 @@ def make_pandas_function(spec: ScoreSpec, whereabouts: Callable[[], dict[str, An
     """
 
     def score_pandas(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
-        for result in score(_read(batches, make_asker(spec), name_texts(spec)), spec, **whereabouts()):
+        for result in score(read_pandas_texts(batches, make_asker(spec), name_texts(spec)), spec, **whereabouts()):
             yield pa.Table.from_struct_array(result).to_pandas(maps_as_pydicts="strict")
 
     return score_pandas
@@ -52,17 +52,18 @@ def make_pandas_reader(spec: ScoreSpec) -> Callable[[Any], Any]:
     """The function of a pandas UDF that only reads the texts that such a one would score."""
 
     def read_pandas(batches: Iterator[pd.Series]) -> Iterator[pd.DataFrame]:
-        for texts in _read(batches, make_asker(spec)):
+        for texts in read_pandas_texts(batches, make_asker(spec)):
             yield pa.Table.from_struct_array(texts).to_pandas()
 
     return read_pandas
 
 
-def _read(
-    batches: Iterator[pd.Series | pd.DataFrame | tuple[pd.Series, ...]],
+def read_pandas_texts(
+    batches: Iterable[pd.Series | pd.DataFrame | tuple[pd.Series, ...]],
     render: Renderer | None,
     names: tuple[str, ...] = (),
 ) -> Iterator[pa.StructArray]:
+    """The texts of rows, as `pack_texts` has them."""
     for batch in batches:
         name = render.chat if render is not None and render.chat is not None else "text"
         if isinstance(batch, tuple):
