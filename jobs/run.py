@@ -150,7 +150,7 @@ def _score_new(job: Job, kind: Kind, frame: DataFrame, unscored: Unscored) -> No
     outlook = _look_ahead(job, unscored)
     with ProgressBar(spark, job.console, told=outlook.go_on) as bar:
         if kind == "once":
-            score_once(frame, settings, run, listener=bar)
+            score_once(frame, settings, run, listener=bar, stop=stop)
         elif kind == "iceberg":
             score_spans(spark, settings, run, read_lineage(spark, settings.input), listener=bar, stop=stop)
         else:

@@ -16,13 +16,14 @@ from jobs.hosted.ledger import Asked, Ledger
 from jobs.hosted.money import Purse, price_of
 from jobs.hosted.provider import Provider, Usage
 from jobs.hosted.services import open_provider
-from jobs.increments.plan import Plan, hashed, kept_columns, spread_rows, text_of
+from jobs.increments.plan import Plan, hashed, kept_columns, spread_rows, text_of, with_outcome
 from jobs.input.kinds import column
 from jobs.input.sources import OWN
 from jobs.output.committed import add_up
 from jobs.output.directory import Output
 from jobs.settings import Settings
 from udfs.factory import make_answer_udf, make_ask_udf
+from udfs.hosted.answering import REPLY, TEXT
 from udfs.hosted.endpoint import Endpoint
 from udfs.hosted.tasks import make_hosted
 
@@ -65,24 +66,14 @@ class Answered:
         }
 
 
-def is_in_batches(settings: Settings) -> bool:
-    """The model is a provider's, and answers in batches."""
-    endpoint = endpoint_of(settings)
-    return endpoint is not None and endpoint.in_batches
-
-
-def endpoint_of(settings: Settings) -> Endpoint | None:
-    return None if settings.models else settings.spec().endpoint
-
-
 def open_provider_of(settings: Settings) -> Provider:
     """The provider of a job's batches.
 
     Raises:
         ProviderError: No key, or no client.
     """
-    endpoint = settings.spec().endpoint
-    return open_provider(endpoint, read_key(endpoint), model=settings.score.model, path=make_hosted(settings.spec()).path)
+    spec = settings.spec()
+    return open_provider(spec.endpoint, read_key(spec.endpoint), model=spec.model, path=make_hosted(spec).path)
 
 
 def answer_in_batches(
@@ -124,7 +115,7 @@ def answer_in_batches(
 def join_replies(
     frame: DataFrame, settings: Settings, plan: Plan, answered: Answered, *, keep: Sequence[str] = ()
 ) -> DataFrame:
-    """The rows with their result column, out of the replies to their requests; lazy.
+    """The rows with their result column and its outcome, out of the replies to their requests; lazy.
 
     Args:
         frame, settings, plan: As of `answer_in_batches`.
@@ -137,9 +128,11 @@ def join_replies(
     rows = frame.select("*", _bucket(frame, settings), F.lit(None).cast("string").alias(_REPLY))
     both = rows.unionByName(answered.replies, allowMissingColumns=True)
     spread = both.repartition(tasks, _BUCKET).sortWithinPartitions(column(_REPLY).isNull())
-    answer = make_answer_udf(settings.spec())(F.struct(text_of(spread, settings).alias("text"), column(_REPLY).alias("reply"))).alias(settings.output.name)
+    told = F.struct(text_of(spread, settings).alias(TEXT), column(_REPLY).alias(REPLY))
+    answer = make_answer_udf(settings.spec())(told).alias(settings.output.name)
     kept = [column(name) for name in (*kept_columns(frame, settings), *keep)]
-    return spread.select(*kept, column(_REPLY), answer).where(column(_REPLY).isNull()).drop(_REPLY)
+    answers = spread.select(*kept, column(_REPLY), answer).where(column(_REPLY).isNull()).drop(_REPLY)
+    return with_outcome(answers, settings)
 
 
 def _ask(frame: DataFrame, settings: Settings, plan: Plan, ledger: Ledger, about: dict[str, Any]) -> Asked:
@@ -147,10 +140,9 @@ def _ask(frame: DataFrame, settings: Settings, plan: Plan, ledger: Ledger, about
     from pyspark.sql import functions as F
 
     spread = spread_rows(frame, settings, plan)
-    asked = spread.select(
-        _bucket(spread, settings), make_ask_udf(settings.spec())(text_of(spread, settings)).alias("a")
-    )
-    each = asked.select(_BUCKET, F.explode("a.requests").alias("request")).select(_BUCKET, "request.*")
+    told = make_ask_udf(settings.spec())(text_of(spread, settings)).alias("asked")
+    asked = spread.select(_bucket(spread, settings), told)
+    each = asked.select(_BUCKET, F.explode("asked.requests").alias("request")).select(_BUCKET, "request.*")
     once = each.groupBy("id").agg(
         F.first("tokens").cast("string").alias("tokens"),
         F.count(F.lit(1)).cast("string").alias("times"),
