@@ -43,6 +43,8 @@ def check_model(settings: Settings) -> Settings:
     Raises:
         ModelError, SpecError: It is not.
     """
+    if settings.is_hosted():
+        return settings
     if settings.models:
         for served in serve(settings).specs():
             if served.options.writes:
@@ -68,6 +70,8 @@ def check_model(settings: Settings) -> Settings:
 
 def tell_ignored_settings(settings: Settings) -> list[str]:
     """Warns of what the model's own settings, the schema, the chat's settings and a pair's texts ask for in vain."""
+    if settings.is_hosted():
+        return []
     if settings.models:
         writers = [spec for spec in serve(settings).specs() if spec.options.writes]
         return [line for spec in writers if (line := tell_ignored(open_model_of(spec), spec))]

@@ -51,7 +51,7 @@ class Tempo:
 
 
 @dataclass(frozen=True)
-class Progress:
+class Standing:
     """How far an increment's requests are.
 
     Args:
@@ -106,7 +106,7 @@ class Flight:
         purse: Purse,
         check: Callable[[], None],
         left_s: Callable[[], float | None] = lambda: None,
-        tell: Callable[[Progress], None] = lambda _: None,
+        tell: Callable[[Standing], None] = lambda _: None,
     ) -> None:
         self._ledger, self._asked, self._provider, self._tempo, self._purse = ledger, asked, provider, tempo, purse
         self._check, self._left_s, self._tell = check, left_s, tell
@@ -183,12 +183,12 @@ class Flight:
     def _is_cut_short(self) -> bool:
         return self._spent_out or self._is_late()
 
-    def _progress(self) -> Progress:
+    def _progress(self) -> Standing:
         flying = self._flying()
         over = [batch for batch in self._batches.values() if batch.usage is not None]
         done = sum(self._seen[batch.id].done for batch in flying if batch.id in self._seen)
         answered = done + sum(batch.cut.requests for batch in over)
-        return Progress(len(flying), len(over), answered, self._asked.lines)
+        return Standing(len(flying), len(over), answered, self._asked.lines)
 
     # Sending
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import Any
 
 from jobs.errors import ProviderError
@@ -27,14 +28,13 @@ def _read_secret(place: str) -> str:
     """A secret of Databricks, named as `scope/key`."""
     scope, _, name = place.partition("/")
     try:
-        from databricks.sdk.runtime import dbutils
+        dbutils: Any = import_module("databricks.sdk.runtime").dbutils
     except Exception as error:
         raise ProviderError(
             "score.endpoint.api_key_secret is read on Databricks alone; elsewhere name a variable as api_key_env"
         ) from error
-    secrets: Any = dbutils.secrets
     try:
-        return str(secrets.get(scope=scope, key=name))
+        return str(dbutils.secrets.get(scope=scope, key=name))
     except Exception as error:
         told = type(error).__name__
         raise ProviderError(f"Databricks gives no secret {place} ({told}); see score.endpoint") from error

@@ -20,7 +20,7 @@ import io
 import uuid
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from jobs.folder import Folder
 from jobs.hosted.provider import PREFIX, Sent, Usage, Why
@@ -227,7 +227,7 @@ class Ledger:
         while place < (cut.end or last) and place.file < len(asked.files):
             name, size = asked.files[place.file]
             with self._folder.reading(f"{self.path}/asked/{name}", start=place.offset) as stream:
-                for line in io.BufferedReader(stream, _PIECE):  # type: ignore[arg-type]  # pyarrow's own kind of file
+                for line in io.BufferedReader(cast(io.RawIOBase, stream), _PIECE):  # pyarrow's own kind of file
                     if place >= (cut.end or last):
                         return
                     offset = place.offset + len(line)

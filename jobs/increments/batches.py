@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jobs.hosted.flight import Flight, Landed, Progress, Tempo
+from jobs.errors import OutputError
+from jobs.hosted.flight import Flight, Landed, Standing, Tempo, cancel_flight
 from jobs.hosted.keys import read_key
-from jobs.hosted.ledger import Asked, Ledger
+from jobs.hosted.ledger import Asked, Ledger, find_ledgers
 from jobs.hosted.money import Purse, price_of
 from jobs.hosted.provider import Provider, Usage
 from jobs.hosted.services import open_provider
@@ -85,7 +86,7 @@ def answer_in_batches(
     *,
     check: Callable[[], None],
     left_s: Callable[[], float | None],
-    tell: Callable[[Progress], None],
+    tell: Callable[[Standing], None],
     about: dict[str, Any] | None = None,
 ) -> Answered:
     """Have a provider answer rows; goes on where a run before was killed.
@@ -110,6 +111,45 @@ def answer_in_batches(
     flight = Flight(ledger, asked, provider, tempo=tempo, purse=purse, check=check, left_s=left_s, tell=tell)
     landed = flight.fly()
     return Answered(*_read_replies(frame.sparkSession, ledger), asked, landed, ledger)
+
+
+def forget_committed(output: Output) -> None:
+    """Take away what was noted of requests whose increments are committed; a kill has kept their run from it."""
+    kept = {mark.made.number for mark in output.retries()}
+    for ledger in find_ledgers(output.folder, output.home):
+        if ledger.number in kept or output.is_committed(ledger.number):
+            ledger.delete()
+
+
+def check_none_flies(output: Output) -> None:
+    """Refuse to start afresh where batches are on their way: nobody would collect what is paid.
+
+    Raises:
+        OutputError: They are.
+    """
+    flying = [b for ledger in find_ledgers(output.folder, output.home) for b in ledger.batches() if not b.is_over]
+    if any(batch.cancelled is None for batch in flying):
+        raise OutputError(
+            f"{len(flying):,} batches that this output has asked a provider for are not collected; go on without "
+            "--overwrite, or cancel them with --cancel first"
+        )
+
+
+def cancel_batches(output: Output, settings: Settings) -> list[str]:
+    """Cancel what is in flight; what was answered already is collected by the next run.
+
+    Returns:
+        A line for each batch.
+
+    Raises:
+        ProviderError: It cannot be asked.
+    """
+    told, provider = list[str](), open_provider_of(settings)
+    for ledger in find_ledgers(output.folder, output.home):
+        for batch, became in cancel_flight(ledger, provider):
+            requests = f"{batch.cut.requests:,} requests of increment {ledger.number}"
+            told.append(f"{batch.id or 'a batch'} with {requests} {became}")
+    return told
 
 
 def join_replies(

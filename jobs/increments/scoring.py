@@ -32,7 +32,7 @@ from jobs.increments.listener import Listener
 from jobs.increments.malformed import add_malformed, readable_rows
 from jobs.increments.parts import make_parts
 from jobs.increments.plan import Plan, plan_partitions, score_frame
-from jobs.increments.sizing import bytes_per_s, choose_bytes, is_off, sample_bytes, take_for_full
+from jobs.increments.sizing import BATCHED_BYTES, bytes_per_s, choose_bytes, is_off, sample_bytes, take_for_full
 from jobs.input.changes import explain_change, is_bounded
 from jobs.input.files import ReadFile
 from jobs.input.iceberg import Snapshot, next_span, read_span
@@ -358,13 +358,14 @@ def score_stream(
     """
     output = run.output(settings)
     fixed = settings.input.increment_bytes
-    sizes_itself = fixed == "auto" and not is_bounded(settings.input.options)
+    sizes_itself = fixed == "auto" and not is_bounded(settings.input.options) and not settings.is_hosted_in_batches()
     sample = sample_bytes(on_gpu=has_gpu(spark), writes=isinstance(settings.spec().options, WritingOptions))
     slow_starts = 0
     while True:
         known = [i for i in output.increments() if not i.is_retry]
         rate = bytes_per_s(take_for_full(known), run.run_id)
         chosen = choose_bytes(rate, left_s=run.left_s(), of_table=kind != "files", sample=sample)
+        chosen = BATCHED_BYTES if settings.is_hosted_in_batches() else chosen
         size = chosen if fixed == "auto" else int(fixed)
         own = [i for i in known if i.run_id == run.run_id]
         work = ScoreIncrement(
@@ -422,7 +423,9 @@ def score_spans(
     work = ScoreIncrement(settings, run, kind="iceberg", before=before, listener=listener, stop=stop)
     while not stop.is_set():
         run.claim.check()
-        size = choose_bytes(bytes_per_s(work.done, run.run_id), left_s=run.left_s()) if fixed == "auto" else int(fixed)
+        chosen = choose_bytes(bytes_per_s(work.done, run.run_id), left_s=run.left_s())
+        chosen = BATCHED_BYTES if settings.is_hosted_in_batches() else chosen
+        size = chosen if fixed == "auto" else int(fixed)
         last = work.done[-1].input_span if work.done else None
         found = next_span(lineage, last, source, size=size, key=source.key or settings.input_columns())
         if found is None:

@@ -70,7 +70,7 @@ def fingerprint(settings: Settings) -> dict[str, Any]:
     if settings.models:
         return {"requests": settings.dialect(), "models": _describe_models(settings), "gristmill": _MAJOR}
     spec = settings.spec()
-    hashes = open_model_of(spec).hashes()
+    hashes = None if settings.is_hosted() else open_model_of(spec).hashes()
     return {
         **spec.decides_answers(),
         "template": settings.score.text or settings.score.prompt,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.folder import Folder
-from jobs.hosted.flight import Flight, Landed, Progress, Tempo
+from jobs.hosted.flight import Flight, Landed, Standing, Tempo
 from jobs.hosted.ledger import Asked, Ledger
 from jobs.hosted.money import Purse
 from jobs.hosted.provider import Provider
@@ -56,7 +56,7 @@ def fly(
     purse: Purse | None = None,
     check: Callable[[], None] = lambda: None,
     left_s: Callable[[], float | None] = lambda: None,
-    tell: Callable[[Progress], None] = lambda _: None,
+    tell: Callable[[Standing], None] = lambda _: None,
 ) -> Landed:
     """See an increment's batches to their end."""
     flight = Flight(
