@@ -6,7 +6,7 @@ JobError                 exit 1: unexpected
 │   ├── InputError       the table, its columns
 │   ├── OutputError      the place for the result
 │   │   └── BusyError    another driver works on it, or has taken it over
-│   ├── ProviderError    a hosted model's provider: the key, the model's name, money, an address
+│   ├── EndpointError    a hosted model's provider takes no request: the key, the model's name, the money, the address
 │   ├── JavaError        no Java, or one that Spark cannot use
 │   └── SessionError     Spark does not start
 ├── TooManyFailed        exit 3: over max_error_rate; what was committed stays
@@ -78,7 +78,7 @@ class BusyError(OutputError):
     pass
 
 
-class ProviderError(UserError):
+class EndpointError(UserError):
     pass
 
 
@@ -127,7 +127,7 @@ class Interrupted(JobError):
 _MARK = "[gristmill job] "
 _ACROSS: dict[str, type[JobError]] = {
     kind.__name__: kind
-    for kind in (JobError, InputError, OutputError, BusyError, ProviderError, TooManyFailed, DeadlineReached)
+    for kind in (JobError, InputError, OutputError, BusyError, EndpointError, TooManyFailed, DeadlineReached)
 }
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import ProviderError
+from jobs.errors import EndpointError
 from jobs.hosted.provider import (
     BusyProviderError,
     LostReplyError,
@@ -46,15 +46,15 @@ def _of_status(error: Any, *, name: str, model: str, base_url: str, key_from: st
     status, (code, told) = error.status_code, read_problem(error.body)
     said = f" ({told})" if told else ""
     if status == 402 or code in _MONEY or _CREDIT in told.lower():
-        return ProviderError(f"{name} takes no more of this account: no money or no quota is left{said}")
+        return EndpointError(f"{name} takes no more of this account: no money or no quota is left{said}")
     if status == 401:  # what it tells may quote a part of the key
-        return ProviderError(f"{name} at {base_url} refuses the key of {key_from} (401); put a valid one there")
+        return EndpointError(f"{name} at {base_url} refuses the key of {key_from} (401); put a valid one there")
     if status == 403:
-        return ProviderError(f"{name} at {base_url} forbids it to the key of {key_from} (403){said}")
+        return EndpointError(f"{name} at {base_url} forbids it to the key of {key_from} (403){said}")
     if 300 <= status < 400:
-        return ProviderError(f"{base_url} redirects ({status}), which is not followed; name the address it leads to")
+        return EndpointError(f"{base_url} redirects ({status}), which is not followed; name the address it leads to")
     if code in _NO_MODEL and "model" in told.lower():
-        return ProviderError(f"{name} has no model {model!r}, or not for this account{said}; see score.model")
+        return EndpointError(f"{name} has no model {model!r}, or not for this account{said}; see score.model")
     if status == 404:
         return UnknownBatchError(told or "not found")
     if status == 429:
@@ -63,7 +63,7 @@ def _of_status(error: Any, *, name: str, model: str, base_url: str, key_from: st
         return RefusedError(told or f"refused with status {status}")
     if status >= 500 or status in (408, 409):
         return LostReplyError(f"{name} fails ({status}){said}")
-    return ProviderError(f"{name} at {base_url} answers with status {status}{said}")
+    return EndpointError(f"{name} at {base_url} answers with status {status}{said}")
 
 
 def read_problem(body: Any) -> tuple[str, str]:

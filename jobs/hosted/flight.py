@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jobs.errors import DeadlineReached, JobError, ProviderError
+from jobs.errors import DeadlineReached, EndpointError, JobError
 from jobs.hosted.collecting import lay_out, read_left, write_unsent
 from jobs.hosted.cutting import cut_batch, halve
 from jobs.hosted.ledger import START, Asked, Batch, Cut, Ledger, Place, prefix_of
@@ -125,7 +125,7 @@ class Flight:
         """See all batches to their end.
 
         Raises:
-            ProviderError: The provider cannot be used as it is asked.
+            EndpointError: The provider cannot be used as it is asked.
             DeadlineReached: Nothing could be sent, or it is not known what becomes of a batch; all that is known stays.
             JobError: The provider has not answered for hours.
         """
@@ -151,7 +151,7 @@ class Flight:
         except LostReplyError as error:
             self._bear(error)
         except (RefusedError, UnknownBatchError) as error:
-            raise ProviderError(f"the provider does not take what it is asked: {error}; see score.endpoint") from error
+            raise EndpointError(f"the provider does not take what it is asked: {error}; see score.endpoint") from error
         else:
             self._silent_since, self._has_answered = None, True
         self._tell(self._progress())
@@ -256,7 +256,7 @@ class Flight:
         except RefusedError as error:
             self._split(batch, str(error))
         except UnknownBatchError as error:
-            raise ProviderError(
+            raise EndpointError(
                 f"the provider knows no such address or model: {error}; see score.model and base_url"
             ) from error
         else:
@@ -336,7 +336,7 @@ class Flight:
         try:
             seen = self._provider.look(str(batch.id))
         except UnknownBatchError as error:
-            raise ProviderError(
+            raise EndpointError(
                 f"the provider does not know batch {batch.id} of increment {self._ledger.number}, which was made for "
                 "this job: is this the key of the same account and project? If it was deleted there, --overwrite "
                 "starts afresh"
@@ -353,11 +353,11 @@ class Flight:
         """Put the halves of a batch that is refused in its place; a request that is refused alone has failed.
 
         Raises:
-            ProviderError: Nothing but refusals has come of all that was sent: it is no fault of single requests.
+            EndpointError: Nothing but refusals has come of all that was sent: it is no fault of single requests.
         """
         self._refusals += 1
         if self._refusals > _REFUSALS and not any(b.usage is not None and b.id for b in self._batches.values()):
-            raise ProviderError(f"the provider refuses all batches, whatever is in them: {told}")
+            raise EndpointError(f"the provider refuses all batches, whatever is in them: {told}")
         if batch.cut.requests > 1:
             halves = halve(self._ledger, self._asked, batch.cut)
             self._batches[batch.name] = self._ledger.keep_split(batch, halves, told)
@@ -463,13 +463,13 @@ class Flight:
         """A provider that does not answer may do so later.
 
         Raises:
-            ProviderError: It has never answered.
+            EndpointError: It has never answered.
             JobError: It has not for hours.
         """
         self._silent_since = self._silent_since or time.monotonic()
         silent_s = time.monotonic() - self._silent_since
         if not self._has_answered and silent_s > _FIRST_PATIENCE_S:
-            raise ProviderError(f"{error}; see score.endpoint.base_url") from error
+            raise EndpointError(f"{error}; see score.endpoint.base_url") from error
         if silent_s > _PATIENCE_S:
             raise JobError(f"{error}, and has not for {silent_s / 3600:.0f} hours; the same command goes on") from error
 

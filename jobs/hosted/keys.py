@@ -6,7 +6,7 @@ import os
 from importlib import import_module
 from typing import Any
 
-from jobs.errors import ProviderError
+from jobs.errors import EndpointError
 from udfs.hosted.endpoint import Endpoint
 
 
@@ -14,14 +14,14 @@ def read_key(endpoint: Endpoint) -> str:
     """The key of an endpoint.
 
     Raises:
-        ProviderError: There is none where the settings say it is.
+        EndpointError: There is none where the settings say it is.
     """
     if endpoint.api_key_secret:
         return _read_secret(endpoint.api_key_secret)
     name = str(endpoint.key_env)
     if key := os.environ.get(name, "").strip():
         return key
-    raise ProviderError(f"the environment variable {name} is not set; put the provider's key there (score.endpoint)")
+    raise EndpointError(f"the environment variable {name} is not set; put the provider's key there (score.endpoint)")
 
 
 def _read_secret(place: str) -> str:
@@ -30,11 +30,11 @@ def _read_secret(place: str) -> str:
     try:
         dbutils: Any = import_module("databricks.sdk.runtime").dbutils
     except Exception as error:
-        raise ProviderError(
+        raise EndpointError(
             "score.endpoint.api_key_secret is read on Databricks alone; elsewhere name a variable as api_key_env"
         ) from error
     try:
         return str(dbutils.secrets.get(scope=scope, key=name))
     except Exception as error:
         told = type(error).__name__
-        raise ProviderError(f"Databricks gives no secret {place} ({told}); see score.endpoint") from error
+        raise EndpointError(f"Databricks gives no secret {place} ({told}); see score.endpoint") from error

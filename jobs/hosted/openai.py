@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import ProviderError
+from jobs.errors import EndpointError
 from jobs.hosted.clients import save_stream, telling_errors
 from jobs.hosted.provider import (
     Bounds,
@@ -100,14 +100,14 @@ class OpenAIBatches:
         """A model that is not there, or an account without money, is no fault of the requests.
 
         Raises:
-            ProviderError: It is so.
+            EndpointError: It is so.
         """
         for problem in problems:
             told = f"OpenAI has refused a batch: {problem.message or problem.code}"
             if problem.code == "model_not_found":
-                raise ProviderError(f"{told}; see score.model")
+                raise EndpointError(f"{told}; see score.model")
             if problem.code in ("insufficient_quota", "billing_hard_limit_reached"):
-                raise ProviderError(f"{told}; no money or no quota is left")
+                raise EndpointError(f"{told}; no money or no quota is left")
 
     def cancel(self, batch_id: str) -> None:
         with contextlib.suppress(RefusedError, UnknownBatchError), self._telling():

@@ -126,7 +126,7 @@ class Sent:
 
 
 class Provider(Protocol):
-    """What a provider of batches can be asked. Whatever is asked may raise the errors above, and `ProviderError`."""
+    """What a provider of batches can be asked. Whatever is asked may raise the errors above, and `EndpointError`."""
 
     bounds: Bounds
 

@@ -6,7 +6,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from jobs.errors import ProviderError
+from jobs.errors import EndpointError
 from jobs.hosted.anthropic import AnthropicBatches
 from jobs.hosted.clients import RETRIES
 from jobs.hosted.openai import OpenAIBatches
@@ -28,7 +28,7 @@ def open_provider(endpoint: Endpoint, key: str, *, model: str, path: str) -> Pro
         path: Of OpenAI, what all requests are for, as `/chat/completions`.
 
     Raises:
-        ProviderError: Its official client is not installed.
+        EndpointError: Its official client is not installed.
     """
     name, cls = _SDK[endpoint.engine]
     sdk = _import(name, endpoint.engine)
@@ -51,6 +51,6 @@ def _import(name: str, engine: str) -> ModuleType:
     try:
         return import_module(name)
     except ImportError as error:
-        raise ProviderError(
+        raise EndpointError(
             f"score.engine {engine} needs the official client of its provider; pip install 'gristmill[{name}]'"
         ) from error

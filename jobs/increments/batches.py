@@ -71,7 +71,7 @@ def open_provider_of(settings: Settings) -> Provider:
     """The provider of a job's batches.
 
     Raises:
-        ProviderError: No key, or no client.
+        EndpointError: No key, or no client.
     """
     spec = settings.spec()
     return open_provider(spec.endpoint, read_key(spec.endpoint), model=spec.model, path=make_hosted(spec).path)
@@ -142,7 +142,7 @@ def cancel_batches(output: Output, settings: Settings) -> list[str]:
         A line for each batch.
 
     Raises:
-        ProviderError: It cannot be asked.
+        EndpointError: It cannot be asked.
     """
     told, provider = list[str](), open_provider_of(settings)
     for ledger in find_ledgers(output.folder, output.home):
