@@ -91,7 +91,7 @@ def test_money_is_told_by_the_prices_of_the_job_and_the_tokens_of_the_provider(
     report = score(settings)
     read, written = report.input_tokens, report.output_tokens
     (batch,) = provider.state.batches.values()
-    assert (read, written) == (batch.usage["input_tokens"], batch.usage["output_tokens"])
+    assert (read, written) == (batch.usage["input"], batch.usage["output"])
     assert report.provider_usd == pytest.approx((read * 2.0 + written * 8.0) / 2 / 1e6, abs=1e-6)
     assert report.live_usd == pytest.approx(2 * report.provider_usd, abs=2e-6)
     assert report.saved_by_dedupe_usd == pytest.approx(report.provider_usd * 14 / 15, rel=0.02, abs=2e-6)
