@@ -6,6 +6,7 @@ JobError                 exit 1: unexpected
 │   ├── InputError       the table, its columns
 │   ├── OutputError      the place for the result
 │   │   └── BusyError    another driver works on it, or has taken it over
+│   ├── EndpointError    a hosted model's provider takes no request: the key, the model's name, the money, the address
 │   ├── JavaError        no Java, or one that Spark cannot use
 │   └── SessionError     Spark does not start
 ├── TooManyFailed        exit 3: over max_error_rate; what was committed stays
@@ -22,7 +23,7 @@ import re
 import signal
 from urllib.parse import unquote
 
-from udfs.errors import find_in_text
+from udfs.errors import ProviderError, error_from_text, find_in_text
 
 
 def _spark_errors() -> tuple[type[Exception], ...]:
@@ -77,6 +78,10 @@ class BusyError(OutputError):
     pass
 
 
+class EndpointError(UserError):
+    pass
+
+
 class JavaError(UserError):
     pass
 
@@ -121,7 +126,8 @@ class Interrupted(JobError):
 
 _MARK = "[gristmill job] "
 _ACROSS: dict[str, type[JobError]] = {
-    kind.__name__: kind for kind in (JobError, InputError, OutputError, BusyError, TooManyFailed, DeadlineReached)
+    kind.__name__: kind
+    for kind in (JobError, InputError, OutputError, BusyError, EndpointError, TooManyFailed, DeadlineReached)
 }
 
 
@@ -167,6 +173,13 @@ def unreadable_input(error: Exception, advice: str = "") -> JobError:
             "leave their column out of output.columns"
         )
     return InputError(f"cannot read the input: {told}{advice}")
+
+
+def as_job_error(error: Exception) -> JobError:
+    """What to raise where Spark fails: what a provider has against all requests is the user's to mend."""
+    if isinstance(ours := error_from_text(str(error)), ProviderError):
+        return EndpointError(ours.message)
+    return JobError(explain(error))
 
 
 def explain(error: Exception) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from jobs.errors import SPARK_ERRORS, DeadlineReached, InputError, JobError, explain
+from jobs.errors import SPARK_ERRORS, DeadlineReached, InputError, JobError, as_job_error
 from jobs.increments.calibrating import settle_ranges
 from jobs.increments.listener import Listener
 from jobs.increments.plan import Plan, plan_partitions, score_frame
@@ -92,7 +92,7 @@ def retry_all(
                 if found.rows:
                     _retry(found, settings, run, listener)
     except SPARK_ERRORS as error:
-        raise JobError(explain(error)) from error
+        raise as_job_error(error) from error
     except OSError as error:
         raise JobError(f"what was retried cannot be committed: {error}") from error
     if lost:
