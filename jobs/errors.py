@@ -23,7 +23,7 @@ import re
 import signal
 from urllib.parse import unquote
 
-from udfs.errors import find_in_text
+from udfs.errors import ProviderError, error_from_text, find_in_text
 
 
 def _spark_errors() -> tuple[type[Exception], ...]:
@@ -173,6 +173,13 @@ def unreadable_input(error: Exception, advice: str = "") -> JobError:
             "leave their column out of output.columns"
         )
     return InputError(f"cannot read the input: {told}{advice}")
+
+
+def as_job_error(error: Exception) -> JobError:
+    """What to raise where Spark fails: what a provider has against all requests is the user's to mend."""
+    if isinstance(ours := error_from_text(str(error)), ProviderError):
+        return EndpointError(ours.message)
+    return JobError(explain(error))
 
 
 def explain(error: Exception) -> str:

@@ -1,4 +1,7 @@
-"""Secrets of a job's settings, passwords and keys among Spark's options: what a run leaves and says is without them."""
+"""Secrets of a job's settings, passwords and keys among Spark's options, and the key of a hosted model's provider.
+
+What a run leaves and says is without them.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jobs.errors import JobError
+from jobs.keys import find_key
 from jobs.settings import Settings
 
 _SECRET = re.compile(
@@ -62,5 +66,8 @@ def hiding(settings: Settings) -> Iterator[None]:
 def _find_secrets(settings: Settings) -> set[str]:
     told = {**settings.spark.conf, **settings.input.options}
     whole = {str(value) for name, value in told.items() if is_secret(name) and not isinstance(value, bool)}
+    if (endpoint := settings.endpoint()) is not None:
+        with contextlib.suppress(JobError):
+            whole |= {key for key in [find_key(endpoint)] if key}
     inside = {found[2] or found[3] for value in told.values() for found in _INSIDE.finditer(str(value))}
     return {secret for secret in whole | inside if len(secret) >= _LEAST}

@@ -20,12 +20,12 @@ from jobs.input.checkpoint import path_of
 from jobs.input.files import name_some, tell_malformed
 from jobs.output.committed import Increment, add_up
 from jobs.output.directory import Output
-from jobs.preflight import check_model, show_warning, tell_ignored_settings
+from jobs.preflight import check_client, check_model, show_warning, tell_ignored_settings
 from jobs.settings import Settings
 from jobs.spark.engines import start_beside_spark, start_engines
 from jobs.spark.interrupts import Stop
 from jobs.spark.loss import telling_of_loss
-from jobs.spark.session import keep_noise, many_files, open_session, spark_conf
+from jobs.spark.session import is_local, keep_noise, many_files, open_session, spark_conf
 from jobs.telling.report import Command, RunReport, Status, make_report
 
 if TYPE_CHECKING:
@@ -192,6 +192,9 @@ def start_run(
     run_id = f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
     run = Run(run_id, started_at, deadline_at(settings.limits.deadline, started_at))
     settings = check_model(settings)
+    endpoint = settings.endpoint()
+    if endpoint is not None and (endpoint.in_batches or is_local(settings.spark)):  # else executors have both
+        check_client(endpoint)
     warnings = tell_ignored_settings(settings)
     for warning in warnings:  # at once, since Spark takes its time
         show_warning(console, warning)

@@ -9,10 +9,14 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 
+from jobs.keys import find_key
 from jobs.serving import serve
 from jobs.settings import Settings
 from udfs.generation.ends import find_ends
 from udfs.generation.own_settings import read_obeyed, tell_ignored
+from udfs.hosted.clients import check_installed
+from udfs.hosted.endpoint import Endpoint
+from udfs.hosted.tasks import make_hosted, tell_form
 from udfs.model.files import ModelFiles, open_model_of, pin
 from udfs.model.inputs import check_takes_text
 from udfs.model.limits import check_answer_fits
@@ -43,12 +47,13 @@ def check_model(settings: Settings) -> Settings:
     Raises:
         ModelError, SpecError: It is not.
     """
-    if settings.is_hosted():
-        return settings
     if settings.models:
         for served in serve(settings).specs():
             if served.options.writes:
                 check_answer_fits(open_model_of(served), served.options.max_new_tokens)
+        return settings
+    if settings.is_hosted():
+        make_hosted(settings.spec())
         return settings
     spec = settings.spec()
     files = open_model_of(spec)
@@ -68,14 +73,24 @@ def check_model(settings: Settings) -> Settings:
     return settings.model_copy(update={"score": pinned})
 
 
+def check_client(endpoint: Endpoint) -> None:
+    """Look at what a hosted model needs where it is asked: the client, and the key; the provider is not asked.
+
+    Raises:
+        EndpointError, ProviderError: One is not there.
+    """
+    check_installed(endpoint)
+    find_key(endpoint)
+
+
 def tell_ignored_settings(settings: Settings) -> list[str]:
     """Warns of what the model's own settings, the schema, the chat's settings and a pair's texts ask for in vain."""
-    if settings.is_hosted():
-        return []
     if settings.models:
         writers = [spec for spec in serve(settings).specs() if spec.options.writes]
         return [line for spec in writers if (line := tell_ignored(open_model_of(spec), spec))]
     spec = settings.spec()
+    if settings.is_hosted():
+        return tell_form(make_hosted(spec))
     files = open_model_of(spec)
     own = tell_ignored(files, spec)
     told = [own] if own else []

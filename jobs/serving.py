@@ -30,7 +30,7 @@ def serve(settings: Settings, *, deadline: float | None = None) -> BatchSpec:
 
 
 def list_specs(settings: Settings, *, deadline: float | None = None) -> list[ScoreSpec[Any]]:
-    """What a job asks of models: one spec for each engine."""
+    """What a job asks of models that gristmill runs: one spec for each engine."""
     if settings.is_hosted():
         return []
     return serve(settings, deadline=deadline).specs() if settings.models else [settings.spec(deadline=deadline)]

@@ -274,6 +274,11 @@ else:
     )
 
 
+def _section_of(problem: str) -> str:
+    """Where the key lies by whose name a problem of a spec begins."""
+    return "batching" if problem.split()[0] in BatchingSettings.model_fields else "score"
+
+
 def _as_chat(messages: list[Message] | str) -> tuple[tuple[str, str], ...] | str:
     """Messages as a spec has them."""
     return messages if isinstance(messages, str) else tuple((message.role, message.content) for message in messages)
@@ -381,7 +386,7 @@ class Settings(_Section):
 
     def _find_hosted_problems(self) -> Iterator[str]:
         """What does not fit to a model that is hosted, or to one that is not."""
-        engine, endpoint, batching = self.score.engine, self.score.endpoint, self.batching
+        engine, endpoint = self.score.engine, self.score.endpoint
         if engine not in HOSTED:
             if endpoint is not None:
                 yield f"score.endpoint is for {', '.join(HOSTED)}, and score.engine is {engine}"
@@ -394,8 +399,6 @@ class Settings(_Section):
             yield "limits.max_usd is for score.engine openai-batch or anthropic-batch, whose batches can be held back"
         elif self.limits.max_usd is not None and (endpoint is None or endpoint.price is None):
             yield "limits.max_usd needs score.endpoint.price, the provider's list prices"
-        if self.is_hosted_in_batches() and not batching.dedupe:
-            yield "batching.dedupe is false, and identical requests of a batch engine are sent once in any case"
 
     def is_hosted(self) -> bool:
         """A provider runs the model."""
@@ -417,7 +420,7 @@ class Settings(_Section):
     def _spec_holds(self) -> Settings:
         try:
             if self.is_hosted() and (problems := list(find_refusals(self.spec()))):
-                raise SpecError("; ".join(f"score.{problem}" for problem in problems))
+                raise SpecError("; ".join(f"{_section_of(problem)}.{problem}" for problem in problems))
             columns = self.text_columns()
             if (exploded := self.exploded()) and exploded[0] not in columns:
                 raise SpecError(f"variants ask each row once a value, but no template reads {{{{ {exploded[0]} }}}}")

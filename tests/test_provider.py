@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import math
-from collections.abc import Iterator
+import random
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anthropic
+import jsonschema
 import numpy as np
 import openai
 import pytest
 
-from tests.provider import Pace, Provider, serve_provider
-from tests.provider.answers import chat, message
+from tests.provider import Faults, Limits, Pace, Provider, serve_provider, serve_recorder
+from tests.provider.answers import chat, instance, message
 
 CHAT = "/v1/chat/completions"
 
@@ -119,8 +123,6 @@ def test_embeddings_have_unit_norm_and_the_size_that_is_asked(provider: Provider
 
 def client_side(embedding: Any) -> np.ndarray:
     """A vector as a client decodes it; one that was asked for in base64 by name stays so."""
-    import base64
-
     if isinstance(embedding, str):
         return np.frombuffer(base64.b64decode(embedding), dtype="<f4")
     return np.array(embedding, dtype=np.float32)
@@ -160,3 +162,526 @@ def test_a_restart_forgets_nothing(provider: Provider) -> None:
     provider.pace = Pace()
     assert client.batches.retrieve(made.id).status == "completed"
     assert provider.asked == 1
+
+
+def test_files_are_listed_and_deleted(provider: Provider) -> None:
+    client = openai_client(provider)
+    made = [upload(client, {"a": body("x")}) for _ in range(3)]
+    assert [f.id for f in client.files.list(limit=2, purpose="batch")] == made[::-1]
+    assert [f.id for f in client.files.list(order="asc")] == made
+    assert client.files.delete(made[0]).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.files.content(made[0])
+
+
+def line(custom_id: str = "a", *, url: str = CHAT, **more: Any) -> str:
+    return json.dumps({"custom_id": custom_id, "method": "POST", "url": url, "body": body("x", **more)}) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "number"),
+    [
+        ("", "empty_file", None),
+        (line() + "{\n", "invalid_json_line", 2),
+        (line() + line("b") + line(), "duplicate_custom_id", 3),
+        (line() + line("b", model="other"), "mismatched_model", 2),
+        (line() + line("b", url="/v1/embeddings"), "mismatched_url", 2),
+        (line("b", model="unheard"), "model_not_found", 1),
+        ("".join(line(str(i)) for i in range(4)), "too_many_tasks", None),
+    ],
+)
+def test_a_file_at_fault_fails_its_batch_and_names_the_line(text: str, code: str, number: int | None) -> None:
+    with serve_provider(models=["writer", "other"], limits=Limits(requests=3)) as provider:
+        client = openai_client(provider)
+        done = client.batches.retrieve(create(client, upload_text(client, text)).id)
+        assert done.status == "failed"
+        assert [(error.code, error.line) for error in done.errors.data] == [(code, number)]
+        assert provider.asked == 0
+
+
+def test_more_than_the_limits_is_refused() -> None:
+    with serve_provider(limits=Limits(bytes=1000, embedding_inputs=4, requests=2)) as provider:
+        client, told = openai_client(provider), anthropic_client(provider)
+        with pytest.raises(openai.BadRequestError, match="too large"):
+            upload(client, {"a": body("x" * 1000)})
+        asked = {"a": {"model": "e", "input": ["x"] * 2}, "b": {"model": "e", "input": ["x"] * 3}}
+        made = create(client, upload(client, asked, "/v1/embeddings"), "/v1/embeddings")
+        assert client.batches.retrieve(made.id).status == "failed"
+        with pytest.raises(anthropic.APIStatusError) as caught:
+            ask_anthropic(told, {"a": body("x" * 1000)})
+        assert caught.value.status_code == 413
+        with pytest.raises(anthropic.BadRequestError, match="at most 2"):
+            ask_anthropic(told, {name: body("x") for name in "abc"})
+
+
+@pytest.mark.parametrize("names", [["a", "a"], ["a", "what is it?"], ["a" * 65], []])
+def test_anthropic_refuses_a_batch_whose_ids_are_wrong(provider: Provider, names: list[str]) -> None:
+    with pytest.raises(anthropic.BadRequestError):
+        anthropic_client(provider).messages.batches.create(
+            requests=[{"custom_id": name, "params": body("x")} for name in names]
+        )
+    assert provider.asked == 0
+
+
+def test_enqueued_tokens_are_limited_until_a_batch_is_done() -> None:
+    with serve_provider(limits=Limits(enqueued_tokens=3), pace=Pace(polls=1)) as provider:
+        client = openai_client(provider)
+        first, second = (create(client, upload(client, {"a": body("one two")})) for _ in range(2))
+        failed = client.batches.retrieve(second.id)
+        assert (failed.status, failed.errors.data[0].code) == ("failed", "token_limit_exceeded")
+        assert [client.batches.retrieve(first.id).status for _ in range(2)] == ["in_progress", "completed"]
+        assert create(client, upload(client, {"a": body("one two")})).status == "validating"
+        assert client.batches.list().data[0].status == "in_progress"
+
+
+def many(count: int = 60) -> dict[str, Any]:
+    return {f"id-{i}": body(f"text {i}") for i in range(count)}
+
+
+def run_openai(provider: Provider, asked: dict[str, Any], url: Any = CHAT) -> tuple[Any, dict[str, Any]]:
+    """The batch at its end, and its lines of both files by custom id."""
+    client = openai_client(provider)
+    done = client.batches.retrieve(create(client, upload(client, asked, url), url).id)
+    lines = lines_of(client, done.output_file_id) + lines_of(client, done.error_file_id)
+    return done, {line["custom_id"]: line for line in lines}
+
+
+def run_anthropic(provider: Provider, asked: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    client = anthropic_client(provider)
+    made = ask_anthropic(client, asked)
+    done = client.messages.batches.retrieve(made.id)
+    return done, {line.custom_id: line.result for line in client.messages.batches.results(made.id)}
+
+
+def test_a_batch_that_is_cancelled_keeps_what_was_done(provider: Provider) -> None:
+    provider.pace = Pace(polls=3)
+    client, told = openai_client(provider), anthropic_client(provider)
+    made, batch = create(client, upload(client, many())), ask_anthropic(told, many())
+    for _ in range(2):
+        client.batches.retrieve(made.id)
+        told.messages.batches.retrieve(batch.id)
+    assert client.batches.cancel(made.id).status == "cancelling"
+    assert told.messages.batches.cancel(batch.id).processing_status == "canceling"
+    done = client.batches.retrieve(made.id)
+    assert (done.status, done.request_counts.completed + done.request_counts.failed) == ("cancelled", 60)
+    assert len(lines_of(client, done.output_file_id)) == done.request_counts.completed > 10
+    codes = {line["error"]["code"] for line in lines_of(client, done.error_file_id)}
+    assert codes == {"batch_cancelled"}
+    results = told.messages.batches.retrieve(batch.id).request_counts
+    assert results.canceled + results.succeeded == 60
+    assert provider.canceled == results.canceled + done.request_counts.failed > 10
+    assert provider.failed_by_itself == 0
+    with pytest.raises(openai.ConflictError):
+        client.batches.cancel(made.id)
+
+
+def test_a_batch_expires_part_way() -> None:
+    with serve_provider(faults=Faults(expired=1, seed=1)) as provider:
+        done, lines = run_openai(provider, many())
+        good = [line for line in lines.values() if line["response"]]
+        assert done.status == "expired"
+        assert {line["error"]["code"] for line in lines.values() if line["error"]} == {"batch_expired"}
+        assert 0 < len(good) == done.request_counts.completed < 60 == len(lines)
+        ended, results = run_anthropic(provider, many())
+        assert ended.processing_status == "ended"
+        assert {result.type for result in results.values()} == {"succeeded", "expired"}
+        assert 0 < ended.request_counts.expired < 60
+        assert provider.failed_by_itself == done.request_counts.failed + ended.request_counts.expired
+
+
+OF_OPENAI: dict[str, Callable[[Any], bool]] = {
+    "errored": lambda reply: reply["status_code"] in (429, 500, 503),
+    "bad_request": lambda reply: reply["status_code"] == 400,
+    "context_overflow": lambda reply: reply["body"]["error"]["code"] == "context_length_exceeded",
+    "no_status": lambda reply: reply["status_code"] == 0 and not reply["body"],
+    "refusal": lambda reply: bool(choice(reply)["message"]["refusal"]) and choice(reply)["message"]["content"] is None,
+    "content_filter": lambda reply: choice(reply)["finish_reason"] == "content_filter",
+    "length": lambda reply: choice(reply)["finish_reason"] == "length" and bool(choice(reply)["message"]["content"]),
+}
+
+
+def choice(reply: Any) -> Any:
+    return reply["body"]["choices"][0]
+
+
+@pytest.mark.parametrize("fault", OF_OPENAI)
+def test_a_fault_of_a_request_shows_in_its_line_of_openai(fault: str) -> None:
+    with serve_provider(faults=Faults(words={"7": fault})) as provider:
+        _, lines = run_openai(provider, many(9))
+        assert OF_OPENAI[fault](lines.pop("id-7")["response"])
+        assert all(line["response"]["status_code"] == 200 for line in lines.values())
+        assert provider.failures == ({} if fault == "length" else {fault: 1})
+
+
+OF_ANTHROPIC: dict[str, Callable[[Any], bool]] = {
+    "errored": lambda result: result.error.error.type in ("api_error", "rate_limit_error"),
+    "bad_request": lambda result: result.error.error.type == "invalid_request_error",
+    "context_overflow": lambda result: "too long" in result.error.error.message,
+    "no_status": lambda result: result.type == "errored",
+    "canceled": lambda result: result.type == "canceled",
+    "refusal": lambda result: result.message.stop_reason == "refusal" and not result.message.content,
+    "length": lambda result: result.message.stop_reason in ("max_tokens", "model_context_window_exceeded"),
+}
+
+
+@pytest.mark.parametrize("fault", OF_ANTHROPIC)
+def test_a_fault_of_a_request_shows_in_its_line_of_anthropic(fault: str) -> None:
+    with serve_provider(faults=Faults(words={"7": fault})) as provider:
+        _, results = run_anthropic(provider, many(9))
+        assert OF_ANTHROPIC[fault](results.pop("id-7"))
+        assert {result.type for result in results.values()} == {"succeeded"}
+        assert provider.failures == ({} if fault == "length" else {fault: 1})
+
+
+@pytest.mark.parametrize(("fault", "left"), [("missing", 8), ("malformed", 9), ("repeated", 10)])
+def test_lines_are_missing_malformed_or_come_twice(fault: str, left: int) -> None:
+    with serve_provider(faults=Faults(words={"7": fault})) as provider:
+        client = openai_client(provider)
+        done = client.batches.retrieve(create(client, upload(client, many(9))).id)
+        text = client.files.content(done.output_file_id).read().decode()
+        assert text.count("\n") == left
+        readable = [part for part in text.split("\n") if part.startswith('{"id') and part.endswith("}")]
+        assert len(readable) == {"malformed": 8}.get(fault, left)
+        assert done.request_counts.completed == 9
+
+
+def test_a_batch_in_which_all_fails_has_no_output_file() -> None:
+    with serve_provider(faults=Faults(fail_all=1)) as provider:
+        done, lines = run_openai(provider, many(3))
+        assert (done.status, done.output_file_id, len(lines), done.request_counts.failed) == ("completed", None, 3, 3)
+    with serve_provider(faults=Faults(fail_all=1, null_ids=1)) as provider:
+        done, lines = run_openai(provider, many(3))
+        assert (done.output_file_id, done.error_file_id, lines) == (None, None, {})
+    with serve_provider(faults=Faults(fail_all=1, empty_ids=1)) as provider:
+        assert run_openai(provider, many(3))[0].output_file_id == ""
+
+
+def test_counts_lie() -> None:
+    with serve_provider(faults=Faults(fail_all=1, hidden_errors=1)) as provider:
+        done, lines = run_openai(provider, many(3))
+        assert (done.request_counts.failed, done.request_counts.completed, len(lines)) == (0, 3, 3)
+        assert run_anthropic(provider, many(4))[0].request_counts.succeeded == 4
+    with serve_provider(faults=Faults(lying_counts=1)) as provider:
+        done, lines = run_openai(provider, many(4))
+        assert (done.request_counts.total, done.request_counts.completed, len(lines)) == (5, 2, 4)
+
+
+def test_results_come_out_of_order_and_with_lines_of_others() -> None:
+    with serve_provider(faults=Faults(out_of_order=1, foreign_lines=1)) as provider:
+        _, lines = run_openai(provider, many(9))
+        assert list(lines) != ["somebody-elses", *many(9)]
+        assert lines.keys() == {"somebody-elses", *many(9)}
+
+
+def test_a_request_can_fail_its_whole_batch() -> None:
+    with serve_provider(faults=Faults(words={"7": "rejected"})) as provider:
+        done, _ = run_openai(provider, many(9))
+        assert [(e.line, e.code) for e in done.errors.data] == [(8, "invalid_request")]
+        with pytest.raises(anthropic.BadRequestError, match=r"requests\.7"):
+            run_anthropic(provider, many(9))
+        assert provider.asked == 0
+        provider.faults = Faults(words={"7": "rejected"}, unnamed=1)
+        done, _ = run_openai(provider, many(9))
+        assert [e.line for e in done.errors.data] == [None]
+        with pytest.raises(anthropic.BadRequestError) as caught:
+            run_anthropic(provider, many(9))
+        assert "requests." not in str(caught.value)
+        assert run_openai(provider, many(7))[0].status == "completed"
+
+
+def test_a_lost_reply_leaves_a_batch_that_is_found_in_the_list(provider: Provider) -> None:
+    client, told = openai_client(provider), anthropic_client(provider)
+    file_id = upload(client, {"a": body("x")})
+    provider.faults = Faults(lost_reply=1)
+    with pytest.raises(openai.APIConnectionError):
+        create(client, file_id, metadata={"part": "7"})
+    with pytest.raises(anthropic.APIConnectionError):
+        ask_anthropic(told, {"b": body("y")})
+    assert [batch.metadata for batch in client.batches.list()] == [{"part": "7"}]
+    (batch,) = told.messages.batches.list()
+    assert [line.custom_id for line in told.messages.batches.results(batch.id)] == ["b"]
+    assert provider.asked == 2
+
+
+def test_downloads_lose_their_end(provider: Provider) -> None:
+    client = openai_client(provider)
+    done = client.batches.retrieve(create(client, upload(client, many(9))).id)
+    whole = client.files.content(done.output_file_id).read()
+    size = client.files.retrieve(done.output_file_id).bytes
+    assert size == len(whole)
+    provider.faults = Faults(short_download=1, at_most_a_row=1)
+    assert len(client.files.content(done.output_file_id).read()) < size
+    assert client.files.content(done.output_file_id).read() == whole
+    provider.faults = Faults(truncated_download=1, at_most_a_row=1)
+    with pytest.raises(openai.APIConnectionError):
+        client.files.content(done.output_file_id)
+    assert client.files.content(done.output_file_id).read() == whole
+
+
+def test_too_many_calls_are_told_when_to_come_again() -> None:
+    with serve_provider(faults=Faults(rate_limit=1, retry_after_s=7)) as provider:
+        with pytest.raises(openai.RateLimitError) as caught:
+            openai_client(provider).models.list()
+        assert caught.value.response.headers["retry-after"] == "7"
+        assert caught.value.response.headers["x-ratelimit-reset-requests"] == "7s"
+        with pytest.raises(anthropic.RateLimitError) as told:
+            anthropic_client(provider).models.list()
+        assert told.value.response.headers["anthropic-ratelimit-requests-remaining"] == "0"
+        assert told.value.type == "rate_limit_error"
+
+
+def test_errors_of_the_server_end_after_a_few_in_a_row() -> None:
+    with serve_provider(faults=Faults(server_error=1, at_most_a_row=2)) as provider:
+        client = openai_client(provider)
+        for _ in range(2):
+            with pytest.raises(openai.InternalServerError):
+                client.models.list()
+        assert client.models.list().data[0].id == "writer"
+    with serve_provider(faults=Faults(conflict=1)) as provider, pytest.raises(openai.ConflictError):
+        upload(openai_client(provider), {"a": body("x")})
+
+
+def test_no_money_and_no_right_are_told_as_the_providers_do() -> None:
+    with serve_provider(faults=Faults(no_money=1)) as provider:
+        with pytest.raises(openai.RateLimitError) as caught:
+            upload(openai_client(provider), {"a": body("x")})
+        assert caught.value.code == "insufficient_quota"
+        with pytest.raises(anthropic.APIStatusError) as told:
+            ask_anthropic(anthropic_client(provider), {"a": body("x")})
+        assert told.value.type == "billing_error"
+    with serve_provider(faults=Faults(forbidden=1)) as provider:
+        with pytest.raises(openai.PermissionDeniedError):
+            openai_client(provider).models.list()
+        with pytest.raises(anthropic.PermissionDeniedError):
+            anthropic_client(provider).models.list()
+    with serve_provider(faults=Faults(no_money_left=1)) as provider:
+        assert run_openai(provider, many(2))[0].errors.data[0].code == "billing_hard_limit_reached"
+
+
+def test_an_unknown_model_is_refused_live_and_in_a_batch() -> None:
+    with serve_provider(models=["other"]) as provider:
+        with pytest.raises(openai.NotFoundError) as caught:
+            openai_client(provider).chat.completions.create(**body("x"))
+        assert caught.value.code == "model_not_found"
+        with pytest.raises(anthropic.NotFoundError):
+            anthropic_client(provider).messages.create(**body("x"))
+        _, results = run_anthropic(provider, many(1))
+        assert results["id-0"].error.error.type == "not_found_error"
+
+
+def test_live_calls_are_limited() -> None:
+    with serve_provider(limits=Limits(live_requests=2)) as provider:
+        client = openai_client(provider)
+        for text in "ab":
+            client.chat.completions.create(**body(text))
+        with pytest.raises(openai.RateLimitError) as caught:
+            client.chat.completions.create(**body("c"))
+        assert 50 < float(caught.value.response.headers["retry-after"]) <= 60
+        assert (provider.live_calls, provider.refused_live) == (3, 1)
+
+
+@pytest.mark.parametrize("fault", ["errored", "bad_request", "refusal", "content_filter", "length"])
+def test_faults_befall_live_requests_too(fault: str) -> None:
+    with serve_provider(faults=Faults(words={"kettle": fault}, at_most_a_row=1)) as provider:
+        client = openai_client(provider)
+        if fault in ("errored", "bad_request"):
+            with pytest.raises(openai.APIStatusError):
+                client.chat.completions.create(**body("a kettle"))
+        else:
+            reply = client.chat.completions.create(**body("a kettle")).choices[0]
+            assert reply.message.refusal or reply.finish_reason == fault
+        assert client.chat.completions.create(**body("a kettle")).choices[0].finish_reason == "stop"
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "kind": {"type": "string", "enum": ["kitchen", "garden"]},
+        "parts": {"type": "array", "items": {"$ref": "#/$defs/part"}, "minItems": 2, "maxItems": 3},
+        "price": {"type": ["number", "null"], "minimum": 3, "maximum": 4},
+        "count": {"type": "integer", "minimum": 1, "maximum": 5},
+        "sure": {"type": "boolean"},
+        "either": {"anyOf": [{"const": 7}, {"type": "string", "maxLength": 3, "minLength": 2}]},
+    },
+    "required": ["kind", "parts", "price", "count", "sure", "either"],
+    "additionalProperties": False,
+    "$defs": {
+        "part": {
+            "type": "object",
+            "properties": {"day": {"type": "string", "format": "date"}},
+            "required": ["day"],
+            "additionalProperties": False,
+        }
+    },
+}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_answers_keep_to_a_schema(seed: int) -> None:
+    jsonschema.validate(instance(SCHEMA, random.Random(seed)), SCHEMA)
+
+
+def test_schemas_and_choices_are_asked_in_both_dialects(provider: Provider) -> None:
+    asked = {"type": "json_schema", "json_schema": {"name": "it", "strict": True, "schema": SCHEMA}}
+    reply = openai_client(provider).chat.completions.create(**body("x", response_format=asked))
+    jsonschema.validate(json.loads(reply.choices[0].message.content), SCHEMA)
+    told = anthropic_client(provider).messages.create(
+        **body("x", output_config={"format": {"type": "json_schema", "schema": SCHEMA}})
+    )
+    jsonschema.validate(json.loads(told.content[0].text), SCHEMA)
+    guided = openai_client(provider).chat.completions.create(
+        **body("x"), extra_body={"structured_outputs": {"choice": ["yes", "no"]}}
+    )
+    assert guided.choices[0].message.content in ("yes", "no")
+
+
+FREE = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"top_k": 5},
+        {"max_tokens": 0},
+        {"messages": []},
+        {"temperature": 0.5},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "it", "strict": True, "schema": FREE}}},
+    ],
+)
+def test_a_batch_holds_its_requests_to_what_openai_takes(wrong: dict[str, Any]) -> None:
+    with serve_provider(without=["temperature"]) as provider:
+        done, lines = run_openai(provider, {"a": {**body("x"), **wrong}, "b": body("y")})
+        assert done.status == "completed"
+        assert [lines[name]["response"]["status_code"] for name in "ab"] == [400, 200]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"n": 5},
+        {"max_tokens": 0},
+        {"messages": []},
+        {"temperature": 0.5},
+        {"output_config": {"format": {"type": "json_schema", "schema": FREE}}},
+    ],
+)
+def test_a_batch_holds_its_requests_to_what_anthropic_takes(wrong: dict[str, Any]) -> None:
+    with serve_provider(without=["temperature"]) as provider:
+        _, results = run_anthropic(provider, {"a": {**body("x"), **wrong}, "b": body("y")})
+        assert [results[name].type for name in "ab"] == ["errored", "succeeded"]
+
+
+def test_a_prompt_that_is_too_long_fails_in_its_line() -> None:
+    with serve_provider(limits=Limits(context_tokens=4)) as provider:
+        _, lines = run_openai(provider, {"a": body("one two three four five"), "b": body("one")})
+        assert lines["a"]["response"]["body"]["error"]["code"] == "context_length_exceeded"
+        assert lines["b"]["response"]["status_code"] == 200
+        assert provider.failed_by_itself == 1
+
+
+@pytest.mark.parametrize("make", [openai_client, anthropic_client])
+def test_a_redirect_sends_its_caller_to_another_server(provider: Provider, make: Callable[..., Any]) -> None:
+    with serve_recorder() as recorder:
+        provider.redirect_to, provider.redirect_only = recorder.url, "GET /models"
+        make(provider, default_headers={"x-also": "a secret"}).models.list()
+        assert recorder.calls == ["GET /v1/models"]
+        assert recorder.heard("a secret")
+        assert provider.headers[-1]["authorization"] == "Bearer <key>"
+        assert provider.key not in str(provider.headers)
+
+
+def test_results_can_lie_on_another_server_that_hears_the_key(provider: Provider) -> None:
+    client = anthropic_client(provider)
+    with serve_recorder() as recorder:
+        provider.results_base = recorder.url
+        made = ask_anthropic(client, {"a": body("x")})
+        assert client.messages.batches.retrieve(made.id).results_url.startswith(recorder.url)
+        list(client.messages.batches.results(made.id))
+        assert recorder.heard(provider.key)
+
+
+def test_the_same_seed_draws_the_same_faults() -> None:
+    def verdicts(seed: int) -> list[str]:
+        with serve_provider(faults=Faults(errored=0.5), seed=seed) as provider:
+            return [result.type for result in run_anthropic(provider, many(20))[1].values()]
+
+    assert verdicts(1) == verdicts(1) != verdicts(2)
+
+
+def test_a_request_that_is_asked_again_without_need_is_counted() -> None:
+    with serve_provider(faults=Faults(words={"text 0": "errored"})) as provider:
+        run_openai(provider, many(2))
+        run_openai(provider, {"again": body("text 0")})
+        assert (provider.asked, provider.distinct, provider.failed_by_itself, provider.asked_twice) == (3, 2, 2, 0)
+        run_openai(provider, {"again": body("text 1")})
+        assert provider.asked_twice == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_patient_client_gets_every_answer_through_a_storm(seed: int) -> None:
+    asked = many(40)
+    with serve_provider(faults=Faults.storm(seed, 0.1, slow_s=0.001, length=0)) as provider:
+        client = openai_client(provider, max_retries=0)
+        answers: dict[str, str] = {}
+        for number in range(20):
+            left = {name: one for name, one in asked.items() if name not in answers}
+            if not left:
+                break
+            answers |= collect(client, ask_once(client, left, number))
+        assert answers == {name: chat(one)["choices"][0]["message"]["content"] for name, one in asked.items()}
+        assert provider.asked_twice == 0
+        assert provider.asked == provider.distinct + provider.failed_by_itself
+        assert provider.failed_by_itself > 0
+
+
+def patiently(call: Callable[[], Any]) -> Any:
+    """What a call that may be made again and again returns at last."""
+    for _ in range(30):
+        try:
+            return call()
+        except (openai.APIConnectionError, openai.APIStatusError):
+            time.sleep(0.01)  # while it restarts, it refuses connections
+    return call()
+
+
+def ask_once(client: openai.OpenAI, asked: dict[str, Any], number: int) -> str:
+    """Make a batch, or find the one that was made when its reply was lost."""
+    file_id = patiently(lambda: upload(client, asked))
+
+    def found_or_made() -> str:
+        for batch in client.batches.list():
+            if batch.metadata == {"number": str(number)}:
+                return batch.id
+        return create(client, file_id, metadata={"number": str(number)}).id
+
+    return patiently(found_or_made)
+
+
+def collect(client: openai.OpenAI, batch_id: str) -> dict[str, str]:
+    """The good answers of a batch, from files that are whole."""
+    batch = patiently(lambda: ended(client, batch_id))
+    answers = {}
+    for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
+        size = patiently(lambda file_id=file_id: client.files.retrieve(file_id)).bytes
+        lines = patiently(lambda file_id=file_id, size=size: whole(client, file_id, size))
+        for part in lines.split("\n"):
+            if part.startswith('{"id"') and part.endswith("}"):
+                reply = json.loads(part)
+                if (reply["response"] or {}).get("status_code") == 200 and choice(reply["response"])["message"][
+                    "content"
+                ]:
+                    answers[reply["custom_id"]] = choice(reply["response"])["message"]["content"]
+    return answers
+
+
+def ended(client: openai.OpenAI, batch_id: str) -> Any:
+    while (batch := client.batches.retrieve(batch_id)).status in ("validating", "in_progress"):
+        pass
+    return batch
+
+
+def whole(client: openai.OpenAI, file_id: str, size: int) -> str:
+    data = client.files.content(file_id).read()
+    if len(data) != size:
+        raise openai.APIConnectionError(request=None)  # type: ignore[arg-type]
+    return data.decode()

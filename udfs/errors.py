@@ -125,7 +125,7 @@ def invalid_output(why: str) -> RowError:
 
 def provider_error(why: str) -> RowError:
     """A request that the provider could not answer, for no fault of the row's; why holds nothing of the request."""
-    return RowError("provider_error", f"the provider failed: {why}; `gristmill retry` asks again")
+    return RowError("provider_error", f"the provider failed: {why}")
 
 
 def bad_request(why: str) -> RowError:

@@ -26,6 +26,7 @@ from udfs.errors import GristmillError, SpecError
 from udfs.executor import Executor, executor_of, find_executor
 from udfs.hosted.answering import answer_rows, hosted_type
 from udfs.hosted.asking import ASKED, ask_rows
+from udfs.hosted.live import check_live, score_live
 from udfs.hosted.tasks import make_hosted
 from udfs.model.files import pin
 from udfs.spec import Options, ScoreSpec
@@ -274,6 +275,8 @@ def make_udf(spec: ScoreSpec[Any], *, arrow: bool | None = None) -> Any:
     Raises:
         ModelError, SpecError: The model cannot do what is asked.
     """
+    if spec.endpoint is not None:
+        return _make_live_udf(spec, arrow=arrow)
     spec = pin(spec)
     returns, names = from_arrow_type(output_type(spec)), name_texts(spec)
     if arrow if arrow is not None else HAS_ARROW_UDF:
@@ -285,6 +288,21 @@ def make_udf(spec: ScoreSpec[Any], *, arrow: bool | None = None) -> Any:
     from udfs.worker.pandas_batches import make_pandas_function
 
     return F.pandas_udf(make_pandas_function(spec, _whereabouts), returns).asNondeterministic()
+
+
+def _make_live_udf(spec: ScoreSpec[Any], *, arrow: bool | None) -> Any:
+    """As `make_udf`, of a hosted model that is asked live."""
+    check_live(spec)
+    returns, names = from_arrow_type(answer_type(spec)), name_texts(spec)
+    if arrow if arrow is not None else HAS_ARROW_UDF:
+
+        def call_arrow(batches: Iterator[pa.Array]) -> Iterator[pa.Array]:
+            return score_live((join_columns(batch, names) for batch in batches), spec)
+
+        return F.arrow_udf(call_arrow, returns).asNondeterministic()
+    from udfs.hosted.pandas_batches import make_pandas_caller
+
+    return F.pandas_udf(make_pandas_caller(spec), returns).asNondeterministic()
 
 
 def make_ask_udf(spec: ScoreSpec[Any], *, arrow: bool | None = None) -> Any:
@@ -391,10 +409,15 @@ def make_writer(spec: ScoreSpec[Any], target: Target) -> tuple[Callable[..., Ite
 
     Its rows have the columns that are kept and `TEXT`, of which the text is made.
     """
-    spec = pin(spec)
+    if spec.endpoint is not None:
+        check_live(spec)
+    else:
+        spec = pin(spec)
     names = name_texts(spec)
 
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        if spec.endpoint is not None:
+            return write_parts(batches, lambda texts: score_live(texts, spec), target, names)
         about = _whereabouts()
         return write_parts(batches, lambda texts: score(texts, spec, **about), target, names)
 

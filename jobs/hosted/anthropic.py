@@ -20,8 +20,8 @@ from jobs.hosted.provider import (
     Why,
     read_tokens,
 )
+from udfs.hosted.endpoint import Endpoint
 
-_NAME = "Anthropic"
 _BOUNDS = Bounds(requests=100_000, bytes=32_000_000)  # 256 MB are taken; a body is held in memory as it is sent
 _DAY_S = 86_400
 _RAW = "X-Stainless-Raw-Response"  # by which the client hands over a response that it has not read
@@ -32,14 +32,14 @@ class AnthropicBatches:
 
     Args:
         client: The official client.
-        model, base_url, key_from: For messages.
+        endpoint: Where it is.
+        model: For messages.
     """
 
     bounds = _BOUNDS
 
-    def __init__(self, client: Any, *, model: str, base_url: str, key_from: str) -> None:
-        self._client = client
-        self._about = {"name": _NAME, "model": model, "base_url": base_url, "key_from": key_from}
+    def __init__(self, client: Any, endpoint: Endpoint, *, model: str) -> None:
+        self._client, self._endpoint, self._model = client, endpoint, model
 
     def request_line(self, custom_id: str, body: bytes) -> bytes:
         return b'{"custom_id":"%b","params":%b}' % (custom_id.encode(), body)
@@ -127,9 +127,7 @@ class AnthropicBatches:
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
-        import anthropic
-
-        with telling_errors(anthropic, **self._about):
+        with telling_errors("anthropic", self._endpoint, self._model):
             yield
 
 

@@ -3,67 +3,55 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jobs.errors import EndpointError
-from jobs.hosted.provider import (
-    BusyProviderError,
-    LostReplyError,
-    RefusedError,
-    UnknownBatchError,
-)
+from jobs.hosted.provider import BusyProviderError, LostReplyError, RefusedError, UnknownBatchError
+from udfs.hosted.clients import cause_of, explain_status
+from udfs.hosted.endpoint import Endpoint
+from udfs.hosted.pacing import read_retry_after
 
-RETRIES = 2  # of calls that may be made twice; those that make a batch are looked up before they are made again
-_MONEY = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "billing_error")
-_CREDIT = "credit balance"  # Anthropic tells an empty account in words alone
-_NO_MODEL = ("model_not_found", "not_found_error")
 _REFUSALS = (400, 413, 422)
 _PIECE = 1 << 20
 
 
 @contextlib.contextmanager
-def telling_errors(sdk: Any, *, name: str, model: str, base_url: str, key_from: str) -> Iterator[None]:
+def telling_errors(sdk: str, endpoint: Endpoint, model: str) -> Iterator[None]:
     """Turn what an official client raises into the errors of `jobs.hosted.provider`.
 
     Args:
-        sdk: The client's module.
-        name: Of the provider, for people.
-        model, base_url: As the settings say them.
-        key_from: Where the key comes from.
+        sdk: The client's package.
+        endpoint, model: Who is asked, by what name, for messages.
     """
+    client: Any = importlib.import_module(sdk)
     try:
         yield
-    except sdk.APIStatusError as error:
-        raise _of_status(error, name=name, model=model, base_url=base_url, key_from=key_from) from None
-    except sdk.APIError as error:  # no connection, no time, no JSON
-        raise LostReplyError(f"{name} at {base_url} does not answer: {type(error).__name__}") from None
+    except client.APIStatusError as error:
+        raise _of_status(error, endpoint, model) from None
+    except client.APIError as error:  # no connection, no time, no JSON
+        if (ours := cause_of(error)) is not None:
+            raise EndpointError(ours.message) from None
+        raise LostReplyError(f"{endpoint.url} does not answer: {type(error).__name__}") from None
 
 
-def _of_status(error: Any, *, name: str, model: str, base_url: str, key_from: str) -> Exception:
+def _of_status(error: Any, endpoint: Endpoint, model: str) -> Exception:
     status, (code, told) = error.status_code, read_problem(error.body)
-    said = f" ({told})" if told else ""
-    if status == 402 or code in _MONEY or _CREDIT in told.lower():
-        return EndpointError(f"{name} takes no more of this account: no money or no quota is left{said}")
-    if status == 401:  # what it tells may quote a part of the key
-        return EndpointError(f"{name} at {base_url} refuses the key of {key_from} (401); put a valid one there")
-    if status == 403:
-        return EndpointError(f"{name} at {base_url} forbids it to the key of {key_from} (403){said}")
-    if 300 <= status < 400:
-        return EndpointError(f"{base_url} redirects ({status}), which is not followed; name the address it leads to")
-    if code in _NO_MODEL and "model" in told.lower():
-        return EndpointError(f"{name} has no model {model!r}, or not for this account{said}; see score.model")
-    if status == 404:
+    if status == 404 and code != "model_not_found":
         return UnknownBatchError(told or "not found")
+    if (ours := explain_status(status, error.body, endpoint, model)) is not None:
+        return EndpointError(ours.message)
     if status == 429:
-        return BusyProviderError(f"{name} wants fewer calls (429){said}", _retry_after(error))
+        after_s = read_retry_after(error.response.headers)
+        return BusyProviderError(f"{endpoint.url} wants fewer calls (HTTP 429)", after_s)
     if status in _REFUSALS:
-        return RefusedError(told or f"refused with status {status}")
+        return RefusedError(told or f"refused with HTTP {status}")
     if status >= 500 or status in (408, 409):
-        return LostReplyError(f"{name} fails ({status}){said}")
-    return EndpointError(f"{name} at {base_url} answers with status {status}{said}")
+        return LostReplyError(f"{endpoint.url} fails (HTTP {status})")
+    return EndpointError(f"{endpoint.url} answers with HTTP {status}: {told}")
 
 
 def read_problem(body: Any) -> tuple[str, str]:
@@ -72,13 +60,6 @@ def read_problem(body: Any) -> tuple[str, str]:
     if not isinstance(told, dict):
         return "", str(told)
     return str(told.get("code") or told.get("type") or ""), str(told.get("message") or "")
-
-
-def _retry_after(error: Any) -> float | None:
-    """Seconds that an answer asks to wait; None where it does not say them."""
-    with contextlib.suppress(ValueError, TypeError):
-        return max(0.0, float(error.response.headers.get("retry-after")))
-    return None
 
 
 def read_stream(response: Any) -> Iterator[bytes]:

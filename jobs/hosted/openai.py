@@ -20,8 +20,8 @@ from jobs.hosted.provider import (
     Why,
     read_tokens,
 )
+from udfs.hosted.endpoint import Endpoint
 
-_NAME = "OpenAI"
 _BOUNDS = Bounds(requests=50_000, bytes=190_000_000)  # 200 MB are taken
 _MARK = "gristmill"
 _DAY_S = 86_400
@@ -36,15 +36,15 @@ class OpenAIBatches:
 
     Args:
         client: The official client.
+        endpoint: Where it is.
         url: What all requests are for, as `/v1/chat/completions`.
-        model, base_url, key_from: For messages.
+        model: For messages.
     """
 
     bounds = _BOUNDS
 
-    def __init__(self, client: Any, *, url: str, model: str, base_url: str, key_from: str) -> None:
-        self._client, self._url = client, url
-        self._about = {"name": _NAME, "model": model, "base_url": base_url, "key_from": key_from}
+    def __init__(self, client: Any, endpoint: Endpoint, *, url: str, model: str) -> None:
+        self._client, self._endpoint, self._url, self._model = client, endpoint, url, model
 
     def request_line(self, custom_id: str, body: bytes) -> bytes:
         about = b'{"custom_id":"%b","method":"POST","url":"%b"' % (custom_id.encode(), self._url.encode())
@@ -151,9 +151,7 @@ class OpenAIBatches:
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
-        import openai
-
-        with telling_errors(openai, **self._about):
+        with telling_errors("openai", self._endpoint, self._model):
             yield
 
 

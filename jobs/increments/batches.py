@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.errors import OutputError
 from jobs.hosted.flight import Flight, Landed, Standing, Tempo, cancel_flight
-from jobs.hosted.keys import read_key
 from jobs.hosted.ledger import Asked, Ledger, find_ledgers
 from jobs.hosted.money import Purse, price_of
 from jobs.hosted.provider import Provider, Usage
@@ -20,6 +19,7 @@ from jobs.hosted.services import open_provider
 from jobs.increments.plan import Plan, hashed, kept_columns, spread_rows, text_of, with_outcome
 from jobs.input.kinds import column
 from jobs.input.sources import OWN
+from jobs.keys import find_key
 from jobs.output.committed import add_up
 from jobs.output.directory import Output
 from jobs.settings import Settings
@@ -74,7 +74,7 @@ def open_provider_of(settings: Settings) -> Provider:
         EndpointError: No key, or no client.
     """
     spec = settings.spec()
-    return open_provider(spec.endpoint, read_key(spec.endpoint), model=spec.model, path=make_hosted(spec).path)
+    return open_provider(spec.endpoint, find_key(spec.endpoint), model=spec.model, path=make_hosted(spec).path)
 
 
 def answer_in_batches(

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from jobs.increments.plan import Plan, kept_columns, spread_rows, text_of
+from jobs.increments.plan import Plan, kept_columns, spec_for, spread_rows, text_of
 from jobs.input.kinds import column
 from jobs.input.reading import Readable
 from jobs.settings import Settings
-from udfs.factory import make_writer
+from udfs.factory import answer_type, make_writer
 from udfs.spec import ScoreSpec
 from udfs.worker.parts import TEXT, Target
-from udfs.worker.scoring import output_type
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -45,6 +44,7 @@ def make_parts(
     codec = _CODECS.get(_conf(spark, "spark.sql.parquet.compression.codec", "snappy"))
     if (
         settings.models
+        or settings.is_hosted_in_batches()
         or read.counts.malformed
         or not plan.rows
         or codec is None
@@ -56,7 +56,7 @@ def make_parts(
         return None
 
     def write(folder: str) -> DataFrame:
-        spec = settings.spec(deadline=deadline)
+        spec = spec_for(spark, settings, deadline=deadline)
         notes = {_ROW_NOTE: _with_result(types, settings, spec).json(), _VERSION_NOTE: spark.version}
         target = Target(folder, tuple(kept), settings.output.name, codec, notes, int96=timestamps == _INT96)
         function, told = make_writer(spec, target)
@@ -71,7 +71,7 @@ def _with_result(types: StructType, settings: Settings, spec: ScoreSpec[Any]) ->
     from pyspark.sql.pandas.types import from_arrow_type
     from pyspark.sql.types import StructField, StructType
 
-    return StructType([*types.fields, StructField(settings.output.name, from_arrow_type(output_type(spec)))])
+    return StructType([*types.fields, StructField(settings.output.name, from_arrow_type(answer_type(spec)))])
 
 
 def _conf(spark: SparkSession, name: str, default: str) -> str:

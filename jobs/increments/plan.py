@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from jobs.input.kinds import as_sent, can_hash, column, spelt
@@ -14,14 +15,17 @@ from jobs.serving import serve
 from jobs.settings import Settings
 from jobs.spark.session import count_slots
 from udfs.factory import make_reader, make_request_udf, make_udf
+from udfs.hosted.asking import Question, ask_about
+from udfs.hosted.tasks import HostedTask, make_hosted
 from udfs.model.files import open_model_of
+from udfs.spec import ScoreSpec
 from udfs.tasks.registry import make_task
 from udfs.tasks.text_classification import reads_pairs
 from udfs.tasks.writing import Writing
 from udfs.text.pairs import split_pair
 
 if TYPE_CHECKING:
-    from pyspark.sql import Column, DataFrame
+    from pyspark.sql import Column, DataFrame, SparkSession
 
 _LEAST_ROWS = 64  # fewer rows in a task are not worth its start
 _TASKS_PER_SLOT = 4  # so that the slots end at about the same time, and progress is seen
@@ -65,7 +69,10 @@ def plan_partitions(rows: int, slots: int, settings: Settings) -> int:
     """Spark tasks for so many rows."""
     by_window = -(-rows // (2 * settings.batching.window_rows))
     by_slots = min(_TASKS_PER_SLOT * slots, -(-rows // _LEAST_ROWS))
-    return max(1, by_window, by_slots)
+    wanted, endpoint = max(1, by_window, by_slots), settings.endpoint()
+    if endpoint is None or slots <= endpoint.max_in_flight_requests:
+        return wanted
+    return min(wanted, endpoint.max_in_flight_requests)  # a task asks once at a time at least
 
 
 def score_frame(
@@ -83,7 +90,7 @@ def score_frame(
     name, kept = settings.output.name, kept_columns(frame, settings)
     scored = spread_rows(frame, settings, plan).select(
         *(column(c) for c in (*kept, *keep)),
-        _make_answerer(settings, deadline)(text_of(frame, settings)).alias(name),
+        _make_answerer(frame.sparkSession, settings, deadline)(text_of(frame, settings)).alias(name),
     )
     return with_outcome(scored, settings)
 
@@ -101,10 +108,19 @@ def spread_rows(frame: DataFrame, settings: Settings, plan: Plan) -> DataFrame:
     return frame.repartition(plan.partitions, *hashed(frame, settings))
 
 
-def _make_answerer(settings: Settings, deadline: float | None) -> Any:
+def _make_answerer(spark: SparkSession, settings: Settings, deadline: float | None) -> Any:
     if settings.models:
         return make_request_udf(serve(settings, deadline=deadline))
-    return make_udf(settings.spec(deadline=deadline))
+    return make_udf(spec_for(spark, settings, deadline=deadline))
+
+
+def spec_for(spark: SparkSession, settings: Settings, *, deadline: float | None = None) -> ScoreSpec[Any]:
+    """What goes to the executors; of a hosted model that they ask themselves, each task's share of the limits."""
+    spec = settings.spec(deadline=deadline)
+    if spec.endpoint is None:
+        return spec
+    workers = min(count_slots(spark), spec.endpoint.max_in_flight_requests)
+    return replace(spec, endpoint=spec.endpoint.share(workers))
 
 
 def kept_columns(frame: DataFrame, settings: Settings) -> list[str]:
@@ -122,6 +138,8 @@ def take_samples(frame: DataFrame, settings: Settings, count: int = 3) -> list[S
     """Read the first rows as the job reads them, and tokenize them on the driver, without the model's weights."""
     spec = settings.spec()
     rows = frame.limit(count).select(make_reader(spec)(text_of(frame, settings)).alias("read")).select("read.*")
+    if settings.is_hosted():
+        return [_ask_sample(text, error, make_hosted(spec)) for text, error, _ in rows.collect()]
     task = make_task(spec, open_model_of(spec))
     samples = []
     for text, error, _ in rows.collect():
@@ -131,6 +149,15 @@ def take_samples(frame: DataFrame, settings: Settings, count: int = 3) -> list[S
         shown, text_pair = split_pair(text) if text and reads_pairs(spec) else (shown, None)
         samples.append(Sample(shown, error, tokens, truncated, text_pair))
     return samples
+
+
+def _ask_sample(text: str | None, error: str | None, task: HostedTask) -> Sample:
+    """A row as its provider would be asked about it, its tokens estimated."""
+    question = ask_about(text, task) if text else None
+    if isinstance(question, Question):
+        shown = "\n\n".join(json.dumps(json.loads(r.line), ensure_ascii=False, indent=1) for r in question.requests)
+        return Sample(shown, None, sum(request.tokens for request in question.requests), False)
+    return Sample(None, error if question is None else question.code, 0, False)
 
 
 def text_of(frame: DataFrame, settings: Settings, *, whole: bool | None = None) -> Column:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jobs.errors import SPARK_ERRORS, DeadlineReached, InputError, JobError, explain
+from jobs.errors import SPARK_ERRORS, DeadlineReached, InputError, JobError, as_job_error
 from jobs.hosted.ledger import Ledger
 from jobs.increments.batches import answer_in_batches, join_replies
 from jobs.increments.calibrating import settle_ranges
@@ -116,7 +116,7 @@ def retry_all(
                 if found.rows:
                     _retry(found, settings, run, listener, choice, stop)
     except SPARK_ERRORS as error:
-        raise JobError(explain(error)) from error
+        raise as_job_error(error) from error
     except OSError as error:
         raise JobError(f"what was retried cannot be committed: {error}") from error
     if lost:

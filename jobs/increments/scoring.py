@@ -22,6 +22,7 @@ from jobs.errors import (
     JobError,
     OutputError,
     TooManyFailed,
+    as_job_error,
     explain,
     pack_error,
     unpack_error,
@@ -153,7 +154,7 @@ class ScoreIncrement:
         except JobError as error:
             raise RuntimeError(pack_error(error)) from None
         except SPARK_ERRORS as error:
-            raise RuntimeError(pack_error(JobError(explain(error)))) from None
+            raise RuntimeError(pack_error(as_job_error(error))) from None
         except OSError as error:
             raise RuntimeError(pack_error(JobError(f"increment {number} cannot be committed: {error}"))) from None
 
@@ -442,7 +443,7 @@ def _told(number: int) -> Iterator[None]:
     try:
         yield
     except SPARK_ERRORS as error:
-        raise JobError(explain(error)) from error
+        raise as_job_error(error) from error
     except OSError as error:
         raise JobError(f"increment {number} cannot be committed: {error}") from error
 
@@ -460,5 +461,5 @@ def _run_query(stream: DataFrame, work: ScoreIncrement, checkpoint: str, stop: S
         if RESIZE in str(error):
             return True
         told = explain(error)
-        raise unpack_error(str(error)) or explain_change(told) or JobError(told) from error
+        raise unpack_error(str(error)) or explain_change(told) or as_job_error(error) from error
     return False

@@ -66,16 +66,15 @@ def _seal_options(options: dict[str, Any], key: str) -> dict[str, str]:
 
 
 def fingerprint(settings: Settings) -> dict[str, Any]:
-    """What decides a row's answer: the spec, the text and the model's very files."""
+    """What decides a row's answer: the spec, the text and the model's very files, or who runs it."""
     if settings.models:
         return {"requests": settings.dialect(), "models": _describe_models(settings), "gristmill": _MAJOR}
     spec = settings.spec()
-    hashes = None if settings.is_hosted() else open_model_of(spec).hashes()
     return {
         **spec.decides_answers(),
         "template": settings.score.text or settings.score.prompt,
-        "model_files": hashes,
         "gristmill": _MAJOR,
+        **({} if settings.is_hosted() else {"model_files": open_model_of(spec).hashes()}),
     }
 
 

@@ -19,6 +19,7 @@ from rich.markup import escape
 
 from jobs.errors import JobError
 from jobs.job_file import load_settings
+from jobs.preflight import check_client
 from jobs.serving import serve
 from jobs.spark.java import find_java
 from udfs.errors import GristmillError
@@ -166,6 +167,9 @@ def _look_at_models(conf: Path | None) -> Iterator[Finding]:
         settings = load_settings(conf)
         if settings.models:
             return ", ".join(f"{served.name} is {settings.models[served.name]}" for served in serve(settings).models)
+        if (endpoint := settings.endpoint()) is not None:
+            check_client(endpoint)
+            return f"{settings.score.model} at {endpoint.url} for {settings.score.task}; client and key are here"
         files = open_model_of(settings.spec())
         make_task(settings.spec(), files)
         return f"{settings.score.model} for {settings.score.task}"

@@ -22,8 +22,8 @@ from jobs.serving import serve
 from jobs.settings import Settings
 from jobs.spark.loss import telling_of_loss
 from jobs.spark.session import keep_noise, open_session
+from udfs.factory import answer_type
 from udfs.model.files import open_model_of
-from udfs.worker.scoring import output_type
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -77,11 +77,11 @@ def _show(settings: Settings, spark: SparkSession, output: Output, console: Cons
     columns = ", ".join(f"{field.name} {field.dataType.simpleString()}" for field in fields)
     console.print(f"[bold]columns[/]  {escape(columns)}", soft_wrap=True)
     console.print(_make_table(take_samples(frame.where(column(raw).isNull()) if raw else frame, settings), settings))
-    if settings.spec().options.writes:
+    if settings.spec().options.writes and not settings.is_hosted():
         files = open_model_of(settings.spec())
         ends = ", ".join(name_ends(files)) or "nothing that the model's files name: max_new_tokens alone"
         console.print(f"[bold]ends[/]     an answer ends with {escape(ends)}", soft_wrap=True)
-    answers = from_arrow_type(output_type(settings.spec())).simpleString()
+    answers = from_arrow_type(answer_type(settings.spec())).simpleString()
     console.print(
         f"[bold]answers[/]  {escape(settings.output.name)} {escape(answers)}", soft_wrap=True, highlight=False
     )
@@ -96,8 +96,9 @@ def _show(settings: Settings, spark: SparkSession, output: Output, console: Cons
 def _make_table(samples: list[Sample], settings: Settings) -> Table:
     """Tokens and text of each sample; of pairs both texts."""
     pairs = [] if settings.score.text_pair is None else ["text_pair"]
-    table = Table("tokens", "text", *pairs, title="the first rows", title_justify="left")
-    limit = _SHOWN_OF_PROMPTS if settings.spec().options.writes else _SHOWN
+    heads = ("tokens, estimated", "requests") if settings.is_hosted() else ("tokens", "text")
+    table = Table(*heads, *pairs, title="the first rows", title_justify="left")
+    limit = _SHOWN_OF_PROMPTS if settings.spec().options.writes or settings.is_hosted() else _SHOWN
     for sample in samples:
         texts = [sample.text or "", *([sample.text_pair or ""] if pairs else [])]
         shown = [escape(text[:limit] + ("…" if len(text) > limit else "")) for text in texts]

@@ -114,6 +114,8 @@ def message(params: dict[str, Any], fault: str = "") -> dict[str, Any]:
     content: list[dict[str, Any]] = [{"type": "text", "text": text}]
     stop = {"stop": "end_turn", "length": "max_tokens"}.get(reason, reason)
     spent = words(text)
+    if fault == "length" and digest(params)[0] % 2:
+        stop = "model_context_window_exceeded"
     if tool := _forced_tool(params):
         made = instance(tool["input_schema"], random.Random(digest(params)))
         content = [{"type": "tool_use", "id": f"toolu_{digest(params).hex()}", "name": tool["name"], "input": made}]

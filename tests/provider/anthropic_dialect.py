@@ -11,8 +11,8 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from tests.provider import answers, running
-from tests.provider.calls import Call, Refusal, Reply, befall, page_limit
+from tests.provider import answers, rules, running
+from tests.provider.calls import Call, Refusal, Reply, are_messages, befall, page_limit
 from tests.provider.running import Line, body_of
 from tests.provider.state import Batch, State
 
@@ -56,8 +56,7 @@ def answer(state: State, call: Call) -> Reply:
             return Reply({"input_tokens": answers.asked_tokens(call.json())})
         case "POST", ("messages",):
             params = call.json()
-            check_params(state, params)
-            return Reply(_answered(state, params, running.live_fault(state, params)))
+            return Reply(_answered(state, params, running.live_fault(state, params), strict=False))
         case "GET", ("models",):
             data = [_model(name) for name in sorted(state.models or ("writer",))]
             ends = {"first_id": data[0]["id"], "last_id": data[-1]["id"]}
@@ -68,8 +67,8 @@ def answer(state: State, call: Call) -> Reply:
     raise Refusal(404, "Not found")
 
 
-def check_params(state: State, params: Any) -> None:
-    """Refuse what a message may not ask."""
+def check_params(state: State, params: Any, *, strict: bool) -> None:
+    """Refuse what a message, or, if `strict`, a request of a batch may not ask."""
     if not isinstance(params, dict):
         raise Refusal(400, "params: Input should be an object")
     for name, kind in (("model", str), ("max_tokens", int), ("messages", list)):
@@ -77,15 +76,16 @@ def check_params(state: State, params: Any) -> None:
             raise Refusal(400, f"{name}: Field required")
     if params["max_tokens"] < 1:
         raise Refusal(400, "max_tokens: Input should be greater than or equal to 1")
-    if not params["messages"]:
-        raise Refusal(400, "messages: at least one message is required")
-    if any(m.get("role") == "system" for m in params["messages"]):
-        raise Refusal(400, 'messages: Unexpected role "system"; it is a parameter of its own.')
+    if not are_messages(params["messages"]):
+        raise Refusal(400, "messages: at least one message is required, and each has a role")
     if any(
         not answers.text_of(m.get("content")).strip() and isinstance(m.get("content"), str) for m in params["messages"]
     ):
         raise Refusal(400, "messages: text content blocks must be non-empty")
     check_model(state, params["model"])
+    rules.check_unsupported(params, state.without)
+    if strict:
+        rules.check_anthropic(params)
     if (asked := answers.asked_tokens(params)) > state.limits.context_tokens:
         raise Refusal(400, f"prompt is too long: {asked} tokens > {state.limits.context_tokens} maximum")
 
@@ -156,15 +156,15 @@ def _line(state: State, batch: Batch, request: dict[str, Any], verdict: str) -> 
     if verdict in ("canceled", "expired"):
         return Line(verdict, _dumped({**told, "result": {"type": verdict}}), {})
     try:
-        message = _answered(state, params, verdict)
+        message = _answered(state, params, verdict, strict=True)
     except Refusal as refusal:
         return Line("errored", _dumped({**told, "result": {"type": "errored", "error": _error(refusal)}}), {})
     message["usage"]["service_tier"] = "batch"
     return Line("succeeded", _dumped({**told, "result": {"type": "succeeded", "message": message}}), {})
 
 
-def _answered(state: State, params: dict[str, Any], fault: str) -> dict[str, Any]:
-    check_params(state, params)
+def _answered(state: State, params: dict[str, Any], fault: str, *, strict: bool) -> dict[str, Any]:
+    check_params(state, params, strict=strict)
     befall(fault, params)
     return answers.message(params, "refusal" if fault == "content_filter" else fault)
 

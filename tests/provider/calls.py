@@ -61,6 +61,11 @@ class Refusal(Exception):
         self.headers = headers or {}
 
 
+def are_messages(value: Any) -> bool:
+    """Whether a value is messages, of which there is one at least."""
+    return isinstance(value, list) and bool(value) and all(isinstance(m, dict) and m.get("role") for m in value)
+
+
 def befall(fault: str, body: dict[str, Any]) -> None:
     """Refuse a request for the fault that it has drawn, if that is one of refusals."""
     if fault == "errored":

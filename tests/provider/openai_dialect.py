@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.provider import answers, running
-from tests.provider.calls import Call, Refusal, Reply, befall, page_limit
+from tests.provider import answers, rules, running
+from tests.provider.calls import Call, Refusal, Reply, are_messages, befall, page_limit
 from tests.provider.running import Line, body_of
 from tests.provider.state import Batch, State, StoredFile
 
@@ -67,16 +67,22 @@ def answer(state: State, call: Call) -> Reply:
     raise Refusal(404, f"Unknown request URL: {call.method} /{'/'.join(call.path)}.", code="unknown_url")
 
 
-def check_body(state: State, endpoint: str, body: Any) -> None:
-    """Refuse what a live call, or a line of a batch, may not ask."""
+def check_body(state: State, endpoint: str, body: Any, *, strict: bool) -> None:
+    """Refuse what a live call, or, if `strict`, a line of a batch may not ask."""
     if not isinstance(body, dict):
         raise Refusal(400, "The body of a request is a JSON object.")
     if not isinstance(body.get("model"), str):
         raise Refusal(400, "you must provide a model parameter")
     check_model(state, body["model"])
     needed = "input" if endpoint == "/v1/embeddings" else "messages"
-    if not body.get(needed) or (needed == "messages" and not isinstance(body[needed], list)):
+    if not body.get(needed) or (needed == "messages" and not are_messages(body[needed])):
         raise Refusal(400, f"Missing required parameter: '{needed}'.", code="missing_required_parameter", param=needed)
+    limit = body.get("max_completion_tokens", body.get("max_tokens", 1))
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise Refusal(400, "max_tokens must be at least 1", code="integer_below_min_value", param="max_tokens")
+    rules.check_unsupported(body, state.without)
+    if strict:
+        rules.check_openai(body, endpoint)
     if (asked := answers.asked_tokens(body)) > state.limits.context_tokens:
         text = f"This model's maximum context length is {state.limits.context_tokens} tokens; {asked} were asked."
         raise Refusal(400, text, code="context_length_exceeded", param=needed)
@@ -218,7 +224,7 @@ def _line(state: State, batch: Batch, request: dict[str, Any], verdict: str) -> 
         text = "This request could not be executed before the completion window expired or the batch was cancelled."
         return Line(verdict, _dumped({**told, "response": None, "error": {"code": code, "message": text}}), {})
     try:
-        reply = Reply(_answered(state, batch.endpoint, body_of(request), verdict))
+        reply = Reply(_answered(state, batch.endpoint, body_of(request), verdict, strict=True))
     except Refusal as refusal:
         reply = refuse(refusal)
     response = {"status_code": reply.status, "request_id": f"req_{told['id'][-32:]}", "body": reply.body}
@@ -235,16 +241,15 @@ def _line(state: State, batch: Batch, request: dict[str, Any], verdict: str) -> 
     return Line("succeeded" if reply.status == 200 else "errored", text, usage)
 
 
-def _answered(state: State, endpoint: str, body: dict[str, Any], fault: str) -> dict[str, Any]:
-    check_body(state, endpoint, body)
+def _answered(state: State, endpoint: str, body: dict[str, Any], fault: str, *, strict: bool) -> dict[str, Any]:
+    check_body(state, endpoint, body, strict=strict)
     befall(fault, body)
     return answers.embeddings(body) if endpoint == "/v1/embeddings" else answers.chat(body, fault)
 
 
 def _live(state: State, call: Call, endpoint: str) -> Reply:
     body = call.json()
-    check_body(state, endpoint, body)
-    return Reply(_answered(state, endpoint, body, running.live_fault(state, body)))
+    return Reply(_answered(state, endpoint, body, running.live_fault(state, body), strict=False))
 
 
 def _cancel(state: State, batch: Batch) -> Reply:

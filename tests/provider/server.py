@@ -10,13 +10,14 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from werkzeug.exceptions import ClientDisconnected
 from werkzeug.formparser import parse_form_data
 
 from tests.provider import anthropic_dialect, openai_dialect
@@ -37,13 +38,16 @@ class Provider:
     def __init__(self, state: State) -> None:
         self.state = state
         self.key = f"sk-test-{secrets.token_hex(16)}"
-        self.port = 0
+        self._place = socket.socket()  # keeps the port, that no caller be given it while the server restarts
+        self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._place.bind(("127.0.0.1", 0))
+        self.port = self._place.getsockname()[1]
         self.redirect_to: str | None = None  # an address that calls are sent on to
         self.redirect_only = ""  # a kind of call, as in "GET /files/*/content"; all without
         self.results_base: str | None = None  # the address in Anthropic's results_url, if not the provider's own
         self._server: _Server | None = None
         self._turning = threading.Lock()
-        self._closed = False
+        self.closed = False
         self.start()
 
     @property
@@ -95,6 +99,11 @@ class Provider:
         return self.state.live_calls
 
     @property
+    def refused_live(self) -> int:
+        """Live calls that were too many for the rates of `limits`."""
+        return self.state.refused_live
+
+    @property
     def most_live_at_once(self) -> int:
         return self.state.most_live_at_once
 
@@ -133,9 +142,8 @@ class Provider:
         self.state.faults = faults
 
     def start(self) -> None:
-        """Listen, on the port of before where there was one."""
+        """Listen."""
         self._server = _Server(("127.0.0.1", self.port), self)
-        self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def stop(self) -> None:
@@ -150,13 +158,14 @@ class Provider:
         """Hang up on everyone, and listen again."""
         with self._turning:
             self.stop()
-            if not self._closed:
+            if not self.closed:
                 self.start()
 
     def close(self) -> None:
         with self._turning:
-            self._closed = True
+            self.closed = True
             self.stop()
+            self._place.close()
 
 
 @contextlib.contextmanager
@@ -166,7 +175,8 @@ def serve_provider(
     seed: int | None = None,
     limits: Limits | None = None,
     pace: Pace | None = None,
-    models: frozenset[str] | None = None,
+    models: Collection[str] | None = None,
+    without: Collection[str] = (),
 ) -> Iterator[Provider]:
     """Run a provider on a free port of loopback.
 
@@ -176,12 +186,21 @@ def serve_provider(
         limits: What it takes; OpenAI's without.
         pace: When its batches are done; at the first look without.
         models: The names that it knows; without, all.
+        without: Parameters that its models do not take, as newer ones no `temperature`.
     """
     chosen = faults or Faults()
     if seed is not None:
         chosen = replace(chosen, seed=seed)
     folder = Path(tempfile.mkdtemp(prefix="gm-provider-"))
-    provider = Provider(State(folder, faults=chosen, limits=limits or Limits(), pace=pace or Pace(), models=models))
+    state = State(
+        folder,
+        faults=chosen,
+        limits=limits or Limits(),
+        pace=pace or Pace(),
+        models=None if models is None else frozenset(models),
+        without=frozenset(without),
+    )
+    provider = Provider(state)
     try:
         yield provider
     finally:
@@ -218,7 +237,8 @@ class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Keep what the provider itself does wrong; a client that went away is nobody's error."""
         found = sys.exc_info()[1]
-        if found and not isinstance(found, ConnectionError | TimeoutError):
+        gone = (ConnectionError, TimeoutError, ClientDisconnected)
+        if found and not self.provider.closed and not isinstance(found, gone):
             self.provider.state.bugs.append(found)
 
 

@@ -62,8 +62,18 @@ class Batch:
 class State:
     """Everything that lasts, and the counters. `lock` is held while any of it changes."""
 
-    def __init__(self, folder: Path, *, faults: Faults, limits: Limits, pace: Pace, models: frozenset[str] | None):
-        self.folder, self.faults, self.limits, self.pace, self.models = folder, faults, limits, pace, models
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        faults: Faults,
+        limits: Limits,
+        pace: Pace,
+        models: frozenset[str] | None,
+        without: frozenset[str],
+    ) -> None:
+        self.folder, self.faults, self.limits, self.pace = folder, faults, limits, pace
+        self.models, self.without = models, without
         self.lock = threading.RLock()
         self.files: dict[str, StoredFile] = {}
         self.batches: dict[str, Batch] = {}

@@ -34,6 +34,8 @@ def find_refusals(spec: ScoreSpec[Any]) -> Iterator[str]:
     endpoint: Endpoint = spec.endpoint
     for name in _changed(spec, _LOCAL):
         yield f"{name} is for models that gristmill runs itself, and {endpoint.engine} has its provider run them"
+    if not spec.dedupe:
+        yield "dedupe is false, and identical requests of a hosted model are sent once in any case"
     if spec.max_tokens is not None:
         yield (
             "max_tokens counts by the model's tokenizer, which a hosted model does not show: texts go as they are, and "

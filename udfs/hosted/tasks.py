@@ -16,6 +16,7 @@ from udfs.errors import RowError, SpecError, bad_options, invalid_output
 from udfs.hosted import anthropic, openai
 from udfs.hosted.asked import Asked, Chat, Document, Reply
 from udfs.hosted.endpoint import Endpoint
+from udfs.hosted.forms import Fitted
 from udfs.hosted.refusals import find_refusals, find_refusals_of_way
 from udfs.spec import ScoreSpec
 from udfs.tasks.answers import answer_columns, answer_fields
@@ -27,10 +28,11 @@ from udfs.tasks.summarization import SummarizationOptions, ask_in_chat
 from udfs.tasks.text_classification import TextClassificationOptions, reads_pairs
 from udfs.tasks.text_generation import TextGenerationOptions, asks_questions, read_questions
 from udfs.tasks.translation import TranslationOptions, write_request
-from udfs.tasks.writing_options import WritingOptions
+from udfs.tasks.writing_options import ANY_OBJECT, WritingOptions
 from udfs.tasks.zero_shot_classification import ZeroShotOptions
 from udfs.text.pairs import split_pair
 from udfs.text.questions import ask
+from udfs.text.schemas import tell_unbound
 
 _KEPT_OPTIONS = 256  # of rows
 _TOKENS_OF_A_LABEL = 256  # beside its own: a model may think before
@@ -250,3 +252,23 @@ def make_hosted(spec: ScoreSpec[Any]) -> HostedTask:
         case WritingOptions():
             return HostedWriting(spec)
     raise SpecError("; ".join(find_refusals(spec)))
+
+
+def tell_form(task: HostedTask) -> list[str]:
+    """What of a job's schema its provider does not hold the model to, or is in no column."""
+    form = getattr(task.spec.options, "form", None)
+    if form is None or form.json_schema in (None, ANY_OBJECT):
+        return []
+    fitted: Fitted = task.dialect.fit_form(form, task.endpoint)
+    fails = "an answer that breaks it fails as invalid_output"
+    told = []
+    if fitted.schema is None:
+        told.append(f"score.schema is told {task.endpoint.engine} in the prompt, which binds nobody: {fails}")
+    elif not fitted.strict:
+        told.append(
+            f"score.schema is beyond what {task.endpoint.engine} holds a model to, as by keys that are not required: "
+            f"{fails}"
+        )
+    if fitted.lost:
+        told.append(f"score.schema has {', '.join(fitted.lost)}, which the model is told in words alone: {fails}")
+    return [*told, *tell_unbound(form.json_schema)]

@@ -25,12 +25,17 @@ def find_schema_problems(schema: str) -> Iterator[str]:
 
 def tell_schema(schema: str) -> list[str]:
     """What of a schema is not held while a model writes, or is in no column."""
+    lost = ", ".join(hold_schema(schema).lost)
+    told = (
+        f"score.schema has {lost}, to which the grammar does not hold the model: an answer that breaks it fails as "
+        "invalid_output; leave it out where that is too often"
+    )
+    return [*([told] if lost else []), *tell_unbound(schema)]
+
+
+def tell_unbound(schema: str) -> list[str]:
+    """What of a schema binds no answer, or is in no column."""
     told, held = [], hold_schema(schema)
-    if held.lost:
-        told.append(
-            f"score.schema has {', '.join(held.lost)}, to which the grammar does not hold the model: an answer that "
-            "breaks it fails as invalid_output; leave it out where that is too often"
-        )
     if places := [show_path(path) for path in find_open_objects(schema)]:
         told.append(
             f"score.schema lets objects at {', '.join(places)} have keys that it does not name; what the model invents "
