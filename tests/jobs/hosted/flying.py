@@ -1,9 +1,14 @@
-"""Requests on their way to the provider of the tests, without Spark: what Spark's tasks would write is written here."""
+"""Requests on their way to the provider of the tests, without Spark: what Spark's tasks would write is written here.
+
+As a process of its own that a test kills: `python -m tests.jobs.hosted.flying FOLDER ENGINE URL FAULT`.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +19,7 @@ from jobs.hosted.ledger import Asked, Ledger
 from jobs.hosted.money import Purse
 from jobs.hosted.provider import Provider
 from jobs.hosted.services import open_provider
+from tests.job_faults import change_driver
 from udfs.hosted.endpoint import Endpoint
 
 ENGINES = ("openai-batch", "anthropic-batch")
@@ -98,3 +104,10 @@ def read_replies(folder: Folder, ledger: Ledger) -> dict[str, Any]:
 def _lines(folder: Folder, ledger: Ledger) -> Iterator[bytes]:
     for path in sorted(Path(folder.path, ledger.path, "results").glob("*")):
         yield from path.read_bytes().split(b"\n")[:-1]
+
+
+if __name__ == "__main__":
+    path, engine, url, fault = sys.argv[1:]
+    change_driver(**json.loads(fault))
+    tempo = Tempo(max_batches=3, max_tokens=160, poll_s=0.02)
+    print(fly(Ledger(Folder(path), "_gristmill", 0), open_at(url, os.environ["TEST_KEY"], engine), tempo=tempo))
