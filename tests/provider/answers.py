@@ -21,8 +21,11 @@ DIMENSIONS = 16
 CREATED = 1_700_000_000
 
 
+_IN_ORDER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+
+
 def canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    return _IN_ORDER.encode(value).encode()
 
 
 def digest(value: Any) -> bytes:
@@ -41,9 +44,9 @@ def words(text: str) -> int:
     return len(text.split())
 
 
-def written(body: Any, *, schema: Any = None, choices: list[str] | None = None, index: int = 0) -> str:
+def written(seed: bytes, *, schema: Any = None, choices: list[str] | None = None) -> str:
     """The text that answers a body: JSON of a schema, one of some choices, or three to twelve words."""
-    dice = random.Random(digest([body, index]))
+    dice = random.Random(seed)
     if choices:
         return dice.choice(choices)
     if schema is not None:
@@ -54,10 +57,9 @@ def written(body: Any, *, schema: Any = None, choices: list[str] | None = None, 
 def chat(body: dict[str, Any], fault: str = "") -> dict[str, Any]:
     """OpenAI's chat completion; `fault` is refusal, content_filter or length."""
     limit = body.get("max_completion_tokens") or body.get("max_tokens") or math.inf
-    choices = []
-    spent = 0
+    seed, choices, spent = digest(body), [], 0
     for index in range(body.get("n") or 1):
-        text, reason = _cut(_written_chat(body, index), limit, body.get("stop"), fault == "length")
+        text, reason = _cut(_written_chat(body, seed + bytes([index])), limit, body.get("stop"), fault == "length")
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if fault == "refusal":
             message, reason = {**message, "content": None, "refusal": "I can't help with that."}, "stop"
@@ -68,7 +70,7 @@ def chat(body: dict[str, Any], fault: str = "") -> dict[str, Any]:
     asked = sum(words(text_of(m.get("content"))) for m in body["messages"])
     cached = sum(words(text_of(m.get("content"))) for m in body["messages"] if m.get("role") in ("system", "developer"))
     return {
-        "id": f"chatcmpl-{digest(body).hex()}",
+        "id": f"chatcmpl-{seed.hex()}",
         "object": "chat.completion",
         "created": CREATED,
         "model": body["model"],
@@ -110,21 +112,24 @@ def vector_of(body: dict[str, Any], one: Any) -> np.ndarray:
 
 def message(params: dict[str, Any], fault: str = "") -> dict[str, Any]:
     """Anthropic's message; `fault` is refusal or length."""
-    text, reason = _cut(_written_message(params), params["max_tokens"], params.get("stop_sequences"), fault == "length")
+    seed = digest(params)
+    text, reason = _cut(
+        _written_message(params, seed), params["max_tokens"], params.get("stop_sequences"), fault == "length"
+    )
     content: list[dict[str, Any]] = [{"type": "text", "text": text}]
     stop = {"stop": "end_turn", "length": "max_tokens"}.get(reason, reason)
     spent = words(text)
-    if fault == "length" and digest(params)[0] % 2:
+    if fault == "length" and seed[0] % 2:
         stop = "model_context_window_exceeded"
     if tool := _forced_tool(params):
-        made = instance(tool["input_schema"], random.Random(digest(params)))
-        content = [{"type": "tool_use", "id": f"toolu_{digest(params).hex()}", "name": tool["name"], "input": made}]
+        made = instance(tool["input_schema"], random.Random(seed))
+        content = [{"type": "tool_use", "id": f"toolu_{seed.hex()}", "name": tool["name"], "input": made}]
         stop, spent = "tool_use", words(json.dumps(made))
     if fault == "refusal":
         content, stop, spent = [], "refusal", 1
     cached = words(text_of(params.get("system")))
     return {
-        "id": f"msg_{digest(params).hex()}",
+        "id": f"msg_{seed.hex()}",
         "type": "message",
         "role": "assistant",
         "model": params["model"],
@@ -206,19 +211,19 @@ def _resolved(root: Any, ref: str) -> Any:
     return found
 
 
-def _written_chat(body: dict[str, Any], index: int) -> str:
+def _written_chat(body: dict[str, Any], seed: bytes) -> str:
     asked = body.get("response_format") or {}
     schema = asked.get("json_schema", {}).get("schema") if asked.get("type") == "json_schema" else None
     if asked.get("type") == "json_object":
         schema = {"properties": {"answer": {"type": "string"}}}
     guided = body.get("structured_outputs") or {}  # as servers of vLLM take them
     schema = body.get("guided_json") or guided.get("json") or schema
-    return written(body, schema=schema, choices=body.get("guided_choice") or guided.get("choice"), index=index)
+    return written(seed, schema=schema, choices=body.get("guided_choice") or guided.get("choice"))
 
 
-def _written_message(params: dict[str, Any]) -> str:
+def _written_message(params: dict[str, Any], seed: bytes) -> str:
     asked = (params.get("output_config") or {}).get("format") or params.get("output_format") or {}
-    return written(params, schema=asked.get("schema"))
+    return written(seed, schema=asked.get("schema"))
 
 
 def _forced_tool(params: dict[str, Any]) -> Any:
