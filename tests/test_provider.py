@@ -9,6 +9,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import anthropic
@@ -494,6 +495,16 @@ def test_live_calls_are_limited() -> None:
         assert (provider.live_calls, provider.refused_live) == (3, 1)
 
 
+def test_live_calls_at_once_are_counted_and_limited() -> None:
+    slow = Faults(slow=1, slow_s=0.3)
+    with serve_provider(faults=slow, limits=Limits(live_at_once=2)) as provider, ThreadPoolExecutor(4) as pool:
+        client = openai_client(provider)
+        made = [pool.submit(client.chat.completions.create, **body(text)) for text in "abcd"]
+        refused = [one for one in made if isinstance(one.exception(), openai.RateLimitError)]
+        assert len(refused) == provider.refused_live == 2
+        assert (provider.live_calls, provider.most_live_at_once) == (4, 2)
+
+
 @pytest.mark.parametrize("fault", ["errored", "bad_request", "refusal", "content_filter", "length"])
 def test_faults_befall_live_requests_too(fault: str) -> None:
     with serve_provider(faults=Faults(words={"kettle": fault}, at_most_a_row=1)) as provider:
@@ -536,8 +547,7 @@ def test_answers_keep_to_a_schema(seed: int) -> None:
 
 
 def test_schemas_and_choices_are_asked_in_both_dialects(provider: Provider) -> None:
-    asked = {"type": "json_schema", "json_schema": {"name": "it", "strict": True, "schema": SCHEMA}}
-    reply = openai_client(provider).chat.completions.create(**body("x", response_format=asked))
+    reply = openai_client(provider).chat.completions.create(**body("x", response_format=strictly(SCHEMA)))
     jsonschema.validate(json.loads(reply.choices[0].message.content), SCHEMA)
     told = anthropic_client(provider).messages.create(
         **body("x", output_config={"format": {"type": "json_schema", "schema": SCHEMA}})
@@ -547,6 +557,16 @@ def test_schemas_and_choices_are_asked_in_both_dialects(provider: Provider) -> N
         **body("x"), extra_body={"structured_outputs": {"choice": ["yes", "no"]}}
     )
     assert guided.choices[0].message.content in ("yes", "no")
+
+
+def strictly(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "it", "strict": True, "schema": schema}}
+
+
+def held(kind: str, **more: Any) -> dict[str, Any]:
+    """An object with one key."""
+    value = {"type": kind, **more}
+    return {"type": "object", "properties": {"a": value}, "required": ["a"], "additionalProperties": False}
 
 
 FREE = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
@@ -559,7 +579,9 @@ FREE = {"type": "object", "properties": {"a": {"type": "string"}}, "required": [
         {"max_tokens": 0},
         {"messages": []},
         {"temperature": 0.5},
-        {"response_format": {"type": "json_schema", "json_schema": {"name": "it", "strict": True, "schema": FREE}}},
+        {"response_format": strictly(FREE)},
+        {"response_format": strictly(held("string", minLength=2))},
+        {"response_format": strictly({"type": "string"})},
     ],
 )
 def test_a_batch_holds_its_requests_to_what_openai_takes(wrong: dict[str, Any]) -> None:
@@ -577,12 +599,30 @@ def test_a_batch_holds_its_requests_to_what_openai_takes(wrong: dict[str, Any]) 
         {"messages": []},
         {"temperature": 0.5},
         {"output_config": {"format": {"type": "json_schema", "schema": FREE}}},
+        {"output_config": {"format": {"type": "json_schema", "schema": held("integer", minimum=2)}}},
+        {"output_config": {"format": {"type": "json_schema", "schema": held("array", items={}, minItems=2)}}},
     ],
 )
 def test_a_batch_holds_its_requests_to_what_anthropic_takes(wrong: dict[str, Any]) -> None:
     with serve_provider(without=["temperature"]) as provider:
         _, results = run_anthropic(provider, {"a": {**body("x"), **wrong}, "b": body("y")})
         assert [results[name].type for name in "ab"] == ["errored", "succeeded"]
+
+
+def test_schemas_that_providers_take_are_kept_in_batches(provider: Provider) -> None:
+    openai_takes, anthropic_takes = held("integer", minimum=2, maximum=3), held("string", enum=["yes", "no"])
+    _, lines = run_openai(provider, {"a": body("x", response_format=strictly(openai_takes))})
+    jsonschema.validate(json.loads(choice(lines["a"]["response"])["message"]["content"]), openai_takes)
+    form = {"format": {"type": "json_schema", "schema": anthropic_takes}}
+    _, results = run_anthropic(provider, {"a": body("x", output_config=form)})
+    jsonschema.validate(json.loads(results["a"].message.content[0].text), anthropic_takes)
+
+
+def test_words_have_probabilities(provider: Provider) -> None:
+    asked = body("x", logprobs=True, top_logprobs=2)
+    told = openai_client(provider).chat.completions.create(**asked).choices[0]
+    assert "".join(one.token for one in told.logprobs.content) == told.message.content
+    assert [len(one.top_logprobs) for one in told.logprobs.content] == [2] * len(told.logprobs.content)
 
 
 def test_a_prompt_that_is_too_long_fails_in_its_line() -> None:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import random
+import re
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,8 @@ def chat(body: dict[str, Any], fault: str = "") -> dict[str, Any]:
             message, reason = {**message, "content": None, "refusal": "I can't help with that."}, "stop"
         if fault == "content_filter":
             message, reason = {**message, "content": ""}, "content_filter"
-        choices.append({"index": index, "message": message, "logprobs": None, "finish_reason": reason})
+        told = _logprobs(message["content"] or "", body.get("top_logprobs") or 0) if body.get("logprobs") else None
+        choices.append({"index": index, "message": message, "logprobs": told, "finish_reason": reason})
         spent += words(message["content"] or message["refusal"] or "")
     asked = sum(words(text_of(m.get("content"))) for m in body["messages"])
     cached = sum(words(text_of(m.get("content"))) for m in body["messages"] if m.get("role") in ("system", "developer"))
@@ -229,6 +231,20 @@ def _written_message(params: dict[str, Any], seed: bytes) -> str:
 def _forced_tool(params: dict[str, Any]) -> Any:
     choice = params.get("tool_choice") or {}
     return next((t for t in params.get("tools") or [] if choice == {"type": "tool", "name": t["name"]}), None)
+
+
+def _logprobs(text: str, most: int) -> dict[str, Any]:
+    """Probabilities of a text's words, each with the blanks before it: 1/2, and the others' 1/4, 1/8, …"""
+    tokens = re.findall(r"\s*\S+", text)
+    return {"refusal": None, "content": [_logprob(t, 1) | {"top_logprobs": _others(t, most)} for t in tokens]}
+
+
+def _others(token: str, most: int) -> list[dict[str, Any]]:
+    return [_logprob(token if rank == 1 else f" {_WORDS[rank]}", rank) for rank in range(1, most + 1)]
+
+
+def _logprob(token: str, rank: int) -> dict[str, Any]:
+    return {"token": token, "logprob": -rank * math.log(2), "bytes": list(token.encode())}
 
 
 def _cut(text: str, limit: float, stops: Any, short: bool) -> tuple[str, str]:

@@ -326,8 +326,8 @@ class _Handler(BaseHTTPRequestHandler):
         given = call.headers.get("x-api-key") or call.headers.get("authorization", "").removeprefix("Bearer ")
         if given != provider.key:
             raise Refusal(401, "Incorrect API key provided.", code="invalid_api_key")
-        befall_before(provider, call)
         with at_once(provider.state, call) if is_live(call) else contextlib.nullcontext():
+            befall_before(provider, call)
             reply = dialect.answer(provider.state, call)
         befall_after(provider, call)
         return reply
