@@ -13,16 +13,15 @@ from typing import Any
 import numpy as np
 
 # the separator in "or\u2028der" is one that careless readers of lines cut at
-_SOME = (
-    """kettle spade linen copper harbour naïve 水 tea or\u2028der it's "quoted" back\\slash café 🫖 plain garden lamp"""
+_ODD = """naïve 水 or\u2028der it's "quoted" back\\slash café 🫖"""
+_PLAIN = (
+    "kettle spade linen copper harbour tea garden lamp quiet bright north river seven wool basket stone amber paper"
 )
-_MORE = "quiet bright north river seven wool basket stone amber paper green salt early winter"
-_WORDS = f"{_SOME} {_MORE}".split(" ")
+_WORDS = f"{_ODD} {_PLAIN}".split(" ")
+_ANY_OBJECT = {"properties": {"answer": {"type": "string"}}}
+_IN_ORDER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 DIMENSIONS = 16
 CREATED = 1_700_000_000
-
-
-_IN_ORDER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 def canonical(value: Any) -> bytes:
@@ -45,11 +44,9 @@ def words(text: str) -> int:
     return len(text.split())
 
 
-def written(seed: bytes, *, schema: Any = None, choices: list[str] | None = None) -> str:
-    """The text that answers a body: JSON of a schema, one of some choices, or three to twelve words."""
+def written(seed: bytes, schema: Any = None) -> str:
+    """The text that answers a body: JSON of a schema, or three to twelve words."""
     dice = random.Random(seed)
-    if choices:
-        return dice.choice(choices)
     if schema is not None:
         return json.dumps(instance(schema, dice), ensure_ascii=False)
     return " ".join(dice.choices(_WORDS, k=dice.randint(3, 12)))
@@ -123,10 +120,6 @@ def message(params: dict[str, Any], fault: str = "") -> dict[str, Any]:
     spent = words(text)
     if fault == "length" and seed[0] % 2:
         stop = "model_context_window_exceeded"
-    if tool := _forced_tool(params):
-        made = instance(tool["input_schema"], random.Random(seed))
-        content = [{"type": "tool_use", "id": f"toolu_{seed.hex()}", "name": tool["name"], "input": made}]
-        stop, spent = "tool_use", words(json.dumps(made))
     if fault == "refusal":
         content, stop, spent = [], "refusal", 1
     cached = words(text_of(params.get("system")))
@@ -215,22 +208,12 @@ def _resolved(root: Any, ref: str) -> Any:
 
 def _written_chat(body: dict[str, Any], seed: bytes) -> str:
     asked = body.get("response_format") or {}
-    schema = asked.get("json_schema", {}).get("schema") if asked.get("type") == "json_schema" else None
-    if asked.get("type") == "json_object":
-        schema = {"properties": {"answer": {"type": "string"}}}
-    guided = body.get("structured_outputs") or {}  # as servers of vLLM take them
-    schema = body.get("guided_json") or guided.get("json") or schema
-    return written(seed, schema=schema, choices=body.get("guided_choice") or guided.get("choice"))
+    schemas = {"json_schema": asked.get("json_schema", {}).get("schema"), "json_object": _ANY_OBJECT}
+    return written(seed, schemas.get(asked.get("type")))
 
 
 def _written_message(params: dict[str, Any], seed: bytes) -> str:
-    asked = (params.get("output_config") or {}).get("format") or params.get("output_format") or {}
-    return written(seed, schema=asked.get("schema"))
-
-
-def _forced_tool(params: dict[str, Any]) -> Any:
-    choice = params.get("tool_choice") or {}
-    return next((t for t in params.get("tools") or [] if choice == {"type": "tool", "name": t["name"]}), None)
+    return written(seed, ((params.get("output_config") or {}).get("format") or {}).get("schema"))
 
 
 def _logprobs(text: str, most: int) -> dict[str, Any]:
