@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 import threading
 import time
 from collections.abc import Mapping
@@ -15,8 +17,8 @@ from udfs.hosted.keys import read_key
 from udfs.hosted.pacing import Pace, read_retry_after
 from udfs.hosted.tasks import HostedTask
 
-_LONGEST_WAIT_S = 60.0
-_PATIENCE_S = 3600.0  # with a provider that says it is asked too much
+FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
+_PATIENCE_S = 3600.0  # with a provider that says it is asked too much, where there is no deadline
 _IN_VAIN = 8  # requests one after the other that failed after all repetitions: the provider is down
 _OF_ROW = ("content_filter", "input_too_long")  # whatever the status is
 
@@ -58,7 +60,8 @@ class Caller:
         self.at_once = max(1, endpoint.max_in_flight_requests // endpoint.workers)
         self._task, self._endpoint = task, endpoint
         self._client = make_client(endpoint, read_key(endpoint), connections=self.at_once)
-        self._pace = Pace(endpoint.requests_per_minute, endpoint.tokens_per_minute, share=1 / endpoint.workers)
+        rates = endpoint.requests_per_minute, endpoint.tokens_per_minute
+        self._pace = _pace_of(endpoint.url, *rates, 1 / endpoint.workers)
         self._answered, self._in_vain, self._lock = False, 0, threading.Lock()
         self._closed = threading.Event()
 
@@ -70,7 +73,8 @@ class Caller:
         """
         from tenacity import Retrying, retry_if_exception_type, wait_exponential_jitter
 
-        backoff, failures = wait_exponential_jitter(initial=1, max=_LONGEST_WAIT_S), list[_PassingError]()
+        backoff = wait_exponential_jitter(initial=FIRST_WAIT_S, max=_LONGEST_WAIT_S, jitter=FIRST_WAIT_S)
+        failures = list[_PassingError]()
 
         def wait(state: Any) -> float:
             after_s = state.outcome.exception().after_s
@@ -78,10 +82,10 @@ class Caller:
 
         def is_enough(state: Any) -> bool:
             failures.append(state.outcome.exception())
-            crowded_s = state.seconds_since_start + (failures[-1].after_s or 0)
             if failures[-1].is_crowded:
-                return bool(crowded_s > _PATIENCE_S) or self._is_over()
-            return sum(not f.is_crowded for f in failures) > self._endpoint.max_retries or self._is_over()
+                waited_s = state.seconds_since_start + (failures[-1].after_s or 0)
+                return self._is_over() or (self._left_s() == math.inf and waited_s > _PATIENCE_S)
+            return self._is_over() or sum(not f.is_crowded for f in failures) > self._endpoint.max_retries
 
         outcome: Mapping[str, Any] | RowError = Retrying(
             retry=retry_if_exception_type(_PassingError),
@@ -166,12 +170,18 @@ class Caller:
         return error.row
 
     def _sleep(self, seconds: float) -> None:
-        self._closed.wait(max(0.0, min(seconds, self._left_s())))
+        self._closed.wait(max(0.0, min(seconds, self._left_s(), threading.TIMEOUT_MAX)))
 
     def _left_s(self) -> float:
         """Seconds until the deadline."""
         deadline = self._task.spec.deadline
-        return threading.TIMEOUT_MAX if deadline is None else deadline - time.time()
+        return math.inf if deadline is None else deadline - time.time()
 
     def _is_over(self) -> bool:
         return self._closed.is_set() or self._task.spec.is_late()
+
+
+@functools.lru_cache(maxsize=16)
+def _pace_of(url: str, requests: int | None, tokens: int | None, share: float) -> Pace:
+    """One pace for all tasks of a worker: the next one goes on where the last one was."""
+    return Pace(requests, tokens, share=share)
