@@ -32,11 +32,11 @@ from jobs.hosted.provider import (
 )
 
 _SLOWER, _SLOWEST = 1.5, 10  # polls come as often as `poll_s` at first, and a tenth as often in the end
-_SECOND_LOOK_S, _LISTED_S = 5.0, 60.0  # a batch whose making got no reply may be listed a moment later
+_LISTED_S, _LISTED = 60.0, 20  # a batch may be listed so long, or so many polls, after it was made
 _CANCEL_S = 1800.0  # OpenAI takes ten minutes for it
 _PATIENCE_S = 6 * 3600.0  # with a provider that does not answer
 _FIRST_PATIENCE_S = 60.0  # where it has never answered
-_DOWNLOADS = 4  # of results that are not whole
+_DOWNLOADS, _AGAIN_S = 4, 5.0  # of results that are not whole
 _REFUSALS = 64  # before anything was taken
 _SHARES = 4  # of the tokens in flight: so many batches at least, so that some end while others run
 
@@ -210,8 +210,7 @@ class Flight:
         return any(batch.id is None and batch.name not in self._maybe for batch in flying)
 
     def _share(self) -> int | None:
-        """Tokens of a batch, so that several fit into what may be in flight."""
-        return None if self._tempo.max_tokens is None else max(1, self._tempo.max_tokens // _SHARES)
+        return share_of(self._tempo.max_tokens)
 
     def _has_room(self, flying: list[Batch], tokens: int) -> bool:
         most = self._tempo.max_tokens
@@ -279,16 +278,11 @@ class Flight:
             elif found.maybe:
                 self._maybe[batch.name] = found.maybe
                 self._look_at_maybe(batch)
-            else:
+            elif time.time() - batch.at > min(_LISTED_S, _LISTED * self._tempo.poll_s):
                 self._make_again(batch)
 
     def _find(self, batch: Batch) -> Found:
-        """Look for a batch at the provider, twice where it may just have been made."""
         known = frozenset(other.id for other in self._batches.values() if other.id)
-        found = self._provider.find(batch.sent(self._asked), known)
-        if found.id or found.maybe or time.time() - batch.at > _LISTED_S:
-            return found
-        self._pause(min(_SECOND_LOOK_S, self._tempo.poll_s))
         return self._provider.find(batch.sent(self._asked), known)
 
     def _look_at_maybe(self, batch: Batch) -> None:
@@ -390,7 +384,7 @@ class Flight:
                 self._ledger.write_results(batch.name, replies.read(files))
                 if not replies.left or seen.why or not left:
                     break
-                self._pause(min(_SECOND_LOOK_S, self._tempo.poll_s))
+                self._pause(min(_AGAIN_S, self._tempo.poll_s))
                 seen = self._provider.look(seen.id)  # files may come late, or have been told wrong
             if replies.left and (why := batch.cancelled or seen.why):
                 self._ledger.write_results(f"{batch.name}.unanswered", replies.fill(why))
@@ -472,6 +466,11 @@ class Flight:
             raise EndpointError(f"{error}; see score.endpoint.base_url") from error
         if silent_s > _PATIENCE_S:
             raise JobError(f"{error}, and has not for {silent_s / 3600:.0f} hours; the same command goes on") from error
+
+
+def share_of(max_tokens: int | None) -> int | None:
+    """Tokens of a batch, so that several fit into what may be in flight; None for any number."""
+    return None if max_tokens is None else max(1, max_tokens // _SHARES)
 
 
 def cancel_flight(ledger: Ledger, provider: Provider) -> list[tuple[Batch, str]]:

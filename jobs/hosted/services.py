@@ -5,7 +5,7 @@ from __future__ import annotations
 from jobs.errors import EndpointError
 from jobs.hosted.anthropic import AnthropicBatches
 from jobs.hosted.openai import OpenAIBatches
-from jobs.hosted.provider import Provider
+from jobs.hosted.provider import Bounds, Provider
 from udfs.errors import ProviderError
 from udfs.hosted.clients import make_client
 from udfs.hosted.endpoint import Endpoint
@@ -32,3 +32,8 @@ def open_provider(endpoint: Endpoint, key: str | None, *, model: str, path: str)
     if endpoint.engine == "openai-batch":
         return OpenAIBatches(client, endpoint, url=f"/v1{path}", model=model)
     return AnthropicBatches(client, endpoint, model=model)
+
+
+def bounds_of(endpoint: Endpoint) -> Bounds:
+    """What a batch of a provider's may hold."""
+    return (OpenAIBatches if endpoint.engine == "openai-batch" else AnthropicBatches).bounds

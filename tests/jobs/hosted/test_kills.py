@@ -1,4 +1,4 @@
-"""A driver that is killed at every step of a batch, by a real signal, at a provider that outlives it: all is paid once."""
+"""A driver that is killed at every step of a batch, with a provider that outlives it: all is paid once."""
 
 from __future__ import annotations
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from jobs.errors import EndpointError, OutputError
 from jobs.job_file import load_settings
 from jobs.run import cancel, retry, score
 from jobs.settings import Settings
+from jobs.telling.dry_run import show_plan
+from jobs.telling.report import summary_table
+from tests.conftest import ROOT
 from tests.provider import Faults, Pace, Provider, serve_provider
 
 pytestmark = pytest.mark.long
@@ -196,3 +201,25 @@ def test_an_output_with_batches_in_flight_is_not_started_afresh_until_they_are_c
     report = score(settings)
     assert set(report.failed_by_code) <= {"empty_input", "canceled"}
     assert provider.batches == 1
+
+
+def test_posts_in_four_languages_from_one_row_cost_half(
+    spark: Any, provider: Provider, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    places = [f"input.path={ROOT}/conf/samples/product_news.jsonl", f"output.path={tmp_path}/out"]
+    asked = [f"score.endpoint.base_url={provider.url}/v1", f"score.endpoint.api_key_env={KEY}"]
+    settings = load_settings(ROOT / "conf/posts_by_batch_api.yaml", [*places, *asked, "score.endpoint.poll_s=0.02"])
+    show_plan(settings, Console(file=sys.stderr, width=300))
+    told = capsys.readouterr().err
+    assert "about 80 requests" in told
+    assert "1 batches or more" in told
+    assert provider.calls == {}
+    report = score(settings)
+    assert (report.rows, report.succeeded, provider.asked) == (20, 20, 80)
+    languages = {"German", "French", "Spanish", "Italian"}
+    assert all(set(row["prediction"]["texts"]) == languages for row in rows_of(spark, settings))
+    assert report.provider_usd == pytest.approx(report.live_usd / 2, abs=1e-6)  # type: ignore[operator]
+    assert report.prices_of == "2025-06-01"
+    shown = Console(file=sys.stderr, width=200)
+    shown.print(summary_table(report))
+    assert "without the discount of batches" in capsys.readouterr().err
