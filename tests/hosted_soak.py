@@ -1,4 +1,4 @@
-"""A job by a provider's batches through a storm, its driver killed again and again: `python -m tests.hosted_soak FOLDER`.
+"""A job by a provider's batches, its driver killed again and again: `python -m tests.hosted_soak FOLDER`.
 
 Whatever happened: each row is there once, answers are those without faults, no request was paid twice, no key is left.
 """
