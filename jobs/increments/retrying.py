@@ -129,7 +129,8 @@ def find_failed(
         column(name)["error"]["code"].alias(_CODE),
     )
     # What a record was meant to say is not known, and a request that is refused is refused again.
-    located = located.where(~F.col(_CODE).isin(MALFORMED.code, BAD_REQUEST.code))
+    of_requests = [BAD_REQUEST.code] if settings.models else []
+    located = located.where(~F.col(_CODE).isin(MALFORMED.code, *of_requests))
     wanted = _not_retried(located, _retried(spark, output, name), again=again)
     if only:
         wanted = wanted.where(F.col(_CODE).isin(*only))
@@ -254,7 +255,7 @@ def check_codes(only: str | None) -> list[str]:
     from udfs import errors
 
     known = {value.code for value in vars(errors).values() if isinstance(value, errors.RowError)}
-    known |= {"bad_template", "unreadable", "bad_options"}
+    known |= {"bad_template", "unreadable", "bad_options", "invalid_output", "provider_error"}
     asked = [code.strip() for code in (only or "").split(",") if code.strip()]
     if unknown := sorted(set(asked) - known):
         raise InputError(f"--only names {', '.join(unknown)}; the codes are {', '.join(sorted(known))}")

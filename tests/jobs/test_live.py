@@ -93,7 +93,8 @@ def test_failed_rows_are_asked_again_by_a_retry(
     settings = load_settings(_job(write_job, provider, tmp_path / "out", files=1))
     assert score(settings).failed_by_code == {"bad_request": 2, "empty_input": 6}
     provider.faults = Faults()
-    assert retry(settings, only=["bad_request"]).succeeded == 2
+    report = retry(settings, only=["bad_request"])
+    assert (report.succeeded, report.failed_by_code) == (2, {})
 
 
 def test_an_output_goes_on_with_other_limits_and_with_no_other_provider(
