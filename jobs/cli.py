@@ -41,18 +41,25 @@ def score(
     accept_failures: Annotated[
         bool, typer.Option(help="Go on where the last run ended since too many rows failed.")
     ] = False,
+    cancel: Annotated[
+        bool, typer.Option(help="Cancel what a batch engine has in flight at its provider; score nothing.")
+    ] = False,
     show: Annotated[int, typer.Option(metavar="ROWS", min=0, help="Print the first rows of the answers.")] = 0,
     spark_log: SparkLog = None,
 ) -> None:
     """Score what is new in a table; the same command goes on where a run before it ended."""
     from jobs.job import check_report
     from jobs.job_file import load_settings
+    from jobs.run import cancel as run_cancel
     from jobs.run import score as run
     from jobs.spark.interrupts import run_interruptibly
     from jobs.telling import report
 
     console = Console(file=sys.stderr)
     settings = load_settings(conf, set_)
+    if cancel:
+        run_cancel(settings, console=console)
+        return
     if dry_run:
         from jobs.hiding import hiding
         from jobs.telling.dry_run import show_plan

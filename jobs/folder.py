@@ -107,9 +107,12 @@ class Folder:
             return stream.read().decode()
 
     @contextlib.contextmanager
-    def reading(self, name: str) -> Iterator[BinaryIO]:
-        """A file, to be read from its start on; an empty name is the folder itself, where it is a file."""
-        with self._fs.open_input_stream(self._join(name)) as stream:
+    def reading(self, name: str, *, start: int = 0) -> Iterator[BinaryIO]:
+        """A file, to be read from a byte on; an empty name is the folder itself, where it is a file."""
+        path = self._join(name)
+        with self._fs.open_input_file(path) if start else self._fs.open_input_stream(path) as stream:
+            if start:
+                stream.seek(start)
             yield stream
 
     @contextlib.contextmanager

@@ -239,6 +239,11 @@ def check_report(report: RunReport, settings: Settings) -> None:
         left = [f"{value:,} {name.replace('_', ' ')}" for name, value in report.left.items()]
         advice = f"`gristmill retry CONF --only expired` scores the rows that expired in {settings.output.path}"
         raise DeadlineReached(
-            f"the deadline came first; {'left: ' if left else 'what is left is not counted'}{', '.join(left)}. "
+            f"{_why_expired(report)}; {'left: ' if left else 'what is left is not counted'}{', '.join(left)}. "
             "The same command goes on from there" + (f"; {advice}" if report.left.get("expired_rows") else "")
         )
+
+
+def _why_expired(report: RunReport) -> str:
+    """What came first: the deadline, or a limit on money."""
+    return report.error if report.error and "limits." in report.error else "the deadline came first"

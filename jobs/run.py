@@ -5,15 +5,18 @@ Settings, read what is new, score and commit it increment by increment, report.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 
 from jobs.batch_files.lines import lay_out
 from jobs.batch_files.results import has_results, write_results
-from jobs.errors import OutputError
+from jobs.errors import OutputError, SettingsError
 from jobs.hiding import hiding
+from jobs.increments.batches import cancel_batches, check_none_flies, forget_committed
 from jobs.increments.outlook import Outlook
 from jobs.increments.retrying import publish_retries, retry_all
 from jobs.increments.scoring import check_failed, check_last_run, score_once, score_spans, score_stream
@@ -81,8 +84,11 @@ def _score(job: Job, asked: Settings, look: LastLook, *, overwrite: bool, accept
     kind = find_kind(job.spark, settings.input)
     if not overwrite:
         output.check_input(frame, kind)
+    if overwrite:
+        check_none_flies(output)
     job.begin(frame.schema if kind == "files" else None, overwrite=overwrite)
     publish_retries(job.spark, settings, job.run)
+    forget_committed(output)
     if accept_failures:
         output.accept_failures()
     check_last_run(output, settings)
@@ -128,9 +134,31 @@ def retry(
     ):
         job.begin()
         publish_retries(job.spark, settings, job.run)
+        forget_committed(job.output)
         report = job.carry_out(lambda: _retry_failed(job, only, again=again))
         _write_lines(job, asked)
         return report
+
+
+def cancel(settings: Settings, *, console: Console | None = None) -> None:
+    """Cancel the batches that a job has in flight at a provider, and say which.
+
+    Args:
+        settings: The job; another run of it must have ended.
+        console: Where it is said.
+
+    Raises:
+        UserError: The output has no results yet, another driver works in it, or the provider cannot be asked.
+    """
+    console, output = console or Console(file=sys.stderr), Output(settings)
+    if not settings.is_hosted_in_batches():
+        raise SettingsError("--cancel is for score.engine openai-batch and anthropic-batch")
+    if not output.is_begun():
+        raise OutputError(f"output.path {settings.output.path} holds no results yet; nothing is in flight")
+    with hiding(settings), output.lock():
+        told = cancel_batches(output, settings)
+    for line in told or ["nothing is in flight"]:
+        console.print(escape(line), soft_wrap=True, highlight=False)
 
 
 def _write_lines(job: Job, asked: Settings) -> None:
@@ -150,7 +178,7 @@ def _score_new(job: Job, kind: Kind, frame: DataFrame, unscored: Unscored) -> No
     outlook = _look_ahead(job, unscored)
     with ProgressBar(spark, job.console, told=outlook.go_on) as bar:
         if kind == "once":
-            score_once(frame, settings, run, listener=bar)
+            score_once(frame, settings, run, listener=bar, stop=stop)
         elif kind == "iceberg":
             score_spans(spark, settings, run, read_lineage(spark, settings.input), listener=bar, stop=stop)
         else:
@@ -169,7 +197,7 @@ def _look_ahead(job: Job, unscored: Unscored) -> Outlook:
         files=unscored.files if unscored.is_of_files else None,
         rows=unscored.rows(),
         say=job.say,
-        warn=job.warn,
+        warn=(lambda _: None) if job.settings.is_hosted_in_batches() else job.warn,  # no file is too large for these
     )
 
 

@@ -308,8 +308,8 @@ class LimitSettings(_Section):
     )
     max_usd: Annotated[float, Field(gt=0)] | None = Field(
         None,
-        description="Of a batch engine with a `price`: no batch is submitted that could bring what the run spends "
-        "above this; see exit code 4.",
+        description="Of a batch engine with a `price`: no batch is sent that could bring what the output has cost, all "
+        "its runs together, above this; see exit code 4.",
     )
 
 

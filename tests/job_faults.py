@@ -45,6 +45,20 @@ STEPS = {
     "before the report": ("jobs.output.directory", "Output", "write_report"),
     "retry is kept, not shown": ("jobs.increments.retrying", None, "_publish"),
 }
+# Steps of a provider's batch, likewise; those of the official clients are called after our own notes.
+BATCH_STEPS = {
+    "requests are written, not noted": ("jobs.hosted.ledger", "Ledger", "keep_asked"),
+    "before the intent": ("jobs.hosted.ledger", "Ledger", "intend"),
+    "after the intent": ("jobs.hosted.flight", "Flight", "_make"),
+    "before OpenAI's create": ("openai.resources.batches", "Batches", "create"),
+    "before Anthropic's create": ("anthropic.resources.messages.batches", "Batches", "create"),
+    "after the create": ("jobs.hosted.ledger", "Ledger", "keep_created"),
+    "after the created note": ("jobs.hosted.flight", "Flight", "_look"),
+    "before the download": ("jobs.hosted.flight", "Flight", "_download"),
+    "after the download": ("jobs.hosted.ledger", "Ledger", "write_results"),
+    "before the collected note": ("jobs.hosted.ledger", "Ledger", "keep_collected"),
+    "all is collected": ("jobs.hosted.flight", "Flight", "_land"),
+}
 
 
 def plant(folder: Path, *, engine: dict[str, Any] | None = None, driver: dict[str, Any] | None = None) -> str:
@@ -99,7 +113,7 @@ def change_driver(
     """A driver that is killed as it comes to a step, or that has a deadline soon after increment 1 has begun.
 
     Args:
-        step: One of STEPS.
+        step: One of STEPS or BATCH_STEPS.
         marker: A file; a driver that finds it lives.
         times: It dies when it comes there for the so-manieth time.
         way: `kill java` kills its Java alone, and `hang` has the step never end.
@@ -108,7 +122,7 @@ def change_driver(
         _set_deadline(deadline_in_s)
     if step is None:
         return
-    module, cls, name = STEPS[step]
+    module, cls, name = (STEPS | BATCH_STEPS)[step]
     owner: Any = __import__(module, fromlist=["_"])
     owner = getattr(owner, cls) if cls else owner
     function, came = getattr(owner, name), [0]

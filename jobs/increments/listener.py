@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jobs.hosted.flight import Standing
 from jobs.increments.plan import Plan
 from jobs.output.committed import Increment
 
@@ -11,6 +12,9 @@ class Listener:
 
     def begins(self, number: int, plan: Plan) -> None:
         """An increment is about to be scored."""
+
+    def flies(self, progress: Standing) -> None:
+        """A provider's batches of an increment are on their way."""
 
     def commits(self, increment: Increment) -> None:
         """An increment is committed."""

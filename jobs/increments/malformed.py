@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from jobs.increments.plan import Plan, score_frame
 from jobs.input.kinds import column
 from jobs.input.reading import Readable
 from jobs.input.records import raw_column
@@ -16,16 +15,21 @@ if TYPE_CHECKING:
     from pyspark.sql.types import StructType
 
 
-def score_readable(read: Readable, settings: Settings, plan: Plan, *, deadline: float | None = None) -> DataFrame:
-    """The rows of an increment with the result column and its outcome; see `score_frame`."""
+def readable_rows(read: Readable, settings: Settings) -> DataFrame:
+    """The rows of an increment whose records fit."""
+    raw = raw_column(settings.input)
+    return read.frame if raw is None or not read.counts.malformed else read.frame.where(column(raw).isNull())
+
+
+def add_malformed(scored: DataFrame, read: Readable, settings: Settings) -> DataFrame:
+    """The rows of an increment with the result column and its outcome, where those are scored whose records fit."""
     from pyspark.sql import functions as F
 
     raw = raw_column(settings.input)
     if raw is None or not read.counts.malformed:
-        return score_frame(read.frame, settings, plan, deadline=deadline)
-    fits, name = column(raw).isNull(), settings.output.name
-    scored = score_frame(read.frame.where(fits), settings, plan, deadline=deadline)
-    failed = read.frame.where(~fits).withColumns(
+        return scored
+    name = settings.output.name
+    failed = read.frame.where(column(raw).isNotNull()).withColumns(
         {name: _failure(scored.schema[name].dataType), "outcome": F.lit("failed")}
     )
     return scored.unionByName(failed.select(*(column(c) for c in scored.columns)))

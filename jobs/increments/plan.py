@@ -87,20 +87,25 @@ def score_frame(
         deadline: In seconds since 1970; rows that are not scored by then fail as `expired`.
         keep: Columns to keep besides those that the settings name.
     """
-    from pyspark.sql import functions as F
-
     name, kept = settings.output.name, kept_columns(frame, settings)
     scored = spread_rows(frame, settings, plan).select(
         *(column(c) for c in (*kept, *keep)),
         _make_answerer(frame.sparkSession, settings, deadline)(text_of(frame, settings)).alias(name),
     )
-    outcome = F.when(column(name)["error"].isNull(), "succeeded").otherwise("failed")
+    return with_outcome(scored, settings)
+
+
+def with_outcome(scored: DataFrame, settings: Settings) -> DataFrame:
+    """Rows with the outcome that their result column tells."""
+    from pyspark.sql import functions as F
+
+    outcome = F.when(column(settings.output.name)["error"].isNull(), "succeeded").otherwise("failed")
     return scored.withColumn("outcome", outcome)
 
 
 def spread_rows(frame: DataFrame, settings: Settings, plan: Plan) -> DataFrame:
     """Rows spread by the hash of their text, so that identical texts meet in one task and are scored once."""
-    return frame.repartition(plan.partitions, *_hashed(frame, settings))
+    return frame.repartition(plan.partitions, *hashed(frame, settings))
 
 
 def _make_answerer(spark: SparkSession, settings: Settings, deadline: float | None) -> Any:
@@ -167,7 +172,7 @@ def text_of(frame: DataFrame, settings: Settings, *, whole: bool | None = None) 
     )
 
 
-def _hashed(frame: DataFrame, settings: Settings) -> list[Column]:
+def hashed(frame: DataFrame, settings: Settings) -> list[Column]:
     """What identical texts have in common: the columns that Spark hashes, or what it writes of the others."""
     from pyspark.sql import functions as F
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jobs.errors import SPARK_ERRORS, DeadlineReached, InputError, JobError, as_job_error
+from jobs.hosted.ledger import Ledger
+from jobs.increments.batches import answer_in_batches, join_replies
 from jobs.increments.calibrating import settle_ranges
 from jobs.increments.listener import Listener
 from jobs.increments.plan import Plan, plan_partitions, score_frame
-from jobs.increments.scoring import Run
+from jobs.increments.scoring import Run, check_goes_on
 from jobs.increments.sizing import TARGET_S
 from jobs.input.checkpoint import path_of
 from jobs.input.kinds import column
@@ -52,6 +54,26 @@ class Found:
     lost: int = 0
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What of the failed rows is retried together.
+
+    Args:
+        marks: Of their increments.
+        only, again: As of `retry_all`.
+        is_pending: A retry that was killed has asked a provider about them.
+    """
+
+    marks: Sequence[Mark]
+    only: Sequence[str]
+    again: bool
+    is_pending: bool = False
+
+    def about(self) -> dict[str, Any]:
+        """What chooses the same rows again, ready for JSON."""
+        return {"increments": [mark.made.number for mark in self.marks], "only": [*self.only], "again": self.again}
+
+
 def retry_all(
     spark: SparkSession,
     settings: Settings,
@@ -83,14 +105,16 @@ def retry_all(
     output, lost, is_cut = run.output(settings), 0, False
     try:
         with spark_conf(spark, {"spark.sql.shuffle.partitions": str(count_slots(spark))}):
-            for marks in _portions(output.marks()):
+            for choice in [*_pending(output, settings), *_choices(output, settings, only, again=again)]:
                 stop.check("interrupted")
-                found = find_failed(spark, settings, output, marks, only=only, again=again)
+                found = find_failed(spark, settings, output, choice.marks, only=choice.only, again=choice.again)
                 lost += found.lost
                 if is_cut := found.rows > 0 and run.is_late():
                     break
+                if not found.rows and choice.is_pending:
+                    Ledger(output.folder, output.home, _next_number(output)).delete()
                 if found.rows:
-                    _retry(found, settings, run, listener)
+                    _retry(found, settings, run, listener, choice, stop)
     except SPARK_ERRORS as error:
         raise as_job_error(error) from error
     except OSError as error:
@@ -129,8 +153,8 @@ def find_failed(
         column(name)["error"]["code"].alias(_CODE),
     )
     # What a record was meant to say is not known, and a request that is refused is refused again.
-    of_requests = [BAD_REQUEST.code] if settings.models else []
-    located = located.where(~F.col(_CODE).isin(MALFORMED.code, *of_requests))
+    refused = [MALFORMED.code, *([BAD_REQUEST.code] if settings.models else [])]
+    located = located.where(~F.col(_CODE).isin(*refused))
     wanted = _not_retried(located, _retried(spark, output, name), again=again)
     if only:
         wanted = wanted.where(F.col(_CODE).isin(*only))
@@ -195,18 +219,27 @@ def _read_scored(spark: SparkSession, settings: Settings, output: Output) -> Dat
     return read_files(spark, settings, frame.schema, uris, headers)
 
 
-def _retry(found: Found, settings: Settings, run: Run, listener: Listener) -> None:
+def _retry(found: Found, settings: Settings, run: Run, listener: Listener, choice: Choice, stop: Stop) -> None:
     """Score rows again and commit what came of it."""
     from pyspark.sql import functions as F
 
     spark, output, began = found.frame.sparkSession, run.output(settings), time.monotonic()
-    number = max((mark.made.number for mark in output.retries()), default=RETRIES - 1) + 1
+    number = _next_number(output)
     plan = Plan(found.rows, plan_partitions(found.rows, count_slots(spark), settings))
     listener.begins(number, plan)
     deadline = run.deadline.timestamp() if run.deadline else None
     settings, _ = settle_ranges(found.frame, settings, output, rows=found.rows, deadline=deadline)
-    draft = output.draft_of(f"retry={number}", run.run_id)
-    output.write_rows(score_frame(found.frame, settings, plan, deadline=deadline, keep=(_FILE, _ROW, _CODE)), draft)
+    draft, keep = output.draft_of(f"retry={number}", run.run_id), (_FILE, _ROW, _CODE)
+    answered = None
+    if settings.is_hosted_in_batches():
+        check, left_s, about = (lambda: check_goes_on(run, stop)), run.left_s, choice.about()
+        answered = answer_in_batches(
+            found.frame, settings, plan, output, number, check=check, left_s=left_s, tell=listener.flies, about=about
+        )
+        scored = join_replies(found.frame, settings, plan, answered, keep=keep)
+    else:
+        scored = score_frame(found.frame, settings, plan, deadline=deadline, keep=keep)
+    output.write_rows(scored, draft)
     rows = output.read(spark, draft)
     mended = rows.where("outcome = 'succeeded'").groupBy(F.col(_CODE).alias("code")).count().collect()
     output.commit(
@@ -217,8 +250,33 @@ def _retry(found: Found, settings: Settings, run: Run, listener: Listener) -> No
         began=began,
         name=output.kept_name(number),
         mended=dict(sorted((row["code"], row["count"]) for row in mended)),
+        requests=answered.counts() if answered else {},
     )
     listener.commits(_publish(spark, output, output.retries()[-1]))
+    if answered:
+        answered.ledger.delete()
+        if answered.landed.spent_out:
+            raise DeadlineReached(answered.landed.spent_out)
+
+
+def _next_number(output: Output) -> int:
+    return max((mark.made.number for mark in output.retries()), default=RETRIES - 1) + 1
+
+
+def _choices(output: Output, settings: Settings, only: Sequence[str], *, again: bool) -> Iterator[Choice]:
+    """All that is to be retried, in portions."""
+    for marks in _portions(output.marks(), whole=settings.is_hosted_in_batches()):
+        yield Choice(marks, only, again)
+
+
+def _pending(output: Output, settings: Settings) -> Iterator[Choice]:
+    """What a retry that was killed has asked a provider."""
+    if not settings.is_hosted_in_batches():
+        return
+    if asked := Ledger(output.folder, output.home, _next_number(output)).asked():
+        about = asked.about
+        marks = [mark for mark in output.marks() if mark.made.number in about["increments"]]
+        yield Choice(marks, about["only"], about["again"], is_pending=True)
 
 
 def _publish(spark: SparkSession, output: Output, mark: Mark) -> Increment:
@@ -229,15 +287,15 @@ def _publish(spark: SparkSession, output: Output, mark: Mark) -> Increment:
     return output.place(draft, mark.made)
 
 
-def _portions(marks: list[Mark]) -> Iterator[list[Mark]]:
-    """Increments with failed rows, in portions that take about ten minutes."""
+def _portions(marks: list[Mark], *, whole: bool) -> Iterator[list[Mark]]:
+    """Increments with failed rows, in portions that take about ten minutes; or the `whole` of them."""
     increments = [mark.made for mark in marks]
     with_failed = [mark for mark in marks if not mark.made.is_retry and mark.made.counts.failed]
     seconds = sum(i.seconds for i in increments)
     rate = sum(i.counts.scored_rows for i in increments) / seconds if seconds else 0
     limit, held, rows = int(rate * TARGET_S) or _ROWS, list[Mark](), 0
     for mark in with_failed:
-        if held and rows + mark.made.counts.failed > limit:
+        if held and rows + mark.made.counts.failed > limit and not whole:
             yield held
             held, rows = [], 0
         held.append(mark)

@@ -27,12 +27,13 @@ from jobs.errors import (
     pack_error,
     unpack_error,
 )
+from jobs.increments.batches import Answered, answer_in_batches, join_replies
 from jobs.increments.calibrating import settle_ranges
 from jobs.increments.listener import Listener
-from jobs.increments.malformed import score_readable
+from jobs.increments.malformed import add_malformed, readable_rows
 from jobs.increments.parts import make_parts
-from jobs.increments.plan import Plan, plan_partitions
-from jobs.increments.sizing import bytes_per_s, choose_bytes, is_off, sample_bytes, take_for_full
+from jobs.increments.plan import Plan, plan_partitions, score_frame
+from jobs.increments.sizing import BATCHED_BYTES, bytes_per_s, choose_bytes, is_off, sample_bytes, take_for_full
 from jobs.input.changes import explain_change, is_bounded
 from jobs.input.files import ReadFile
 from jobs.input.iceberg import Snapshot, next_span, read_span
@@ -112,6 +113,7 @@ class ScoreIncrement:
         left: Bytes of the input that are in no increment yet.
         before: What was committed before it, as far as it tells the rate.
         listener: Is told how it goes.
+        stop: Ends a provider's batches being waited for; it stays behind, too.
     """
 
     def __init__(
@@ -125,15 +127,19 @@ class ScoreIncrement:
         left: int | None = None,
         before: list[Increment] | None = None,
         listener: Listener | None = None,
+        stop: Stop | None = None,
     ) -> None:
         self._settings, self._run, self._kind, self._schema = settings, run, kind, schema
         self._size, self._left, self.done = size, left, list(before or [])
-        self._listener = listener or Listener()
+        self._listener, self._stop = listener or Listener(), stop or Stop()
         self._unjudged = Committed()
         self._known: list[ReadFile] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_listener": Listener()}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_listener", "_stop")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _listener=Listener(), _stop=Stop())
 
     def __call__(self, frame: DataFrame, number: int) -> None:
         """Commit one increment.
@@ -185,10 +191,17 @@ class ScoreIncrement:
             self._listener.begins(number, plan)
             deadline = self._run.deadline.timestamp() if self._run.deadline else None
             settings, told = settle_ranges(read.frame, self._settings, output, rows=plan.rows, deadline=deadline)
+            rows = readable_rows(read, settings)
+            answered = self._answer(rows, plan, output, number) if settings.is_hosted_in_batches() else None
+            if answered:
+                scored = join_replies(rows, settings, plan, answered)
+            else:
+                scored = score_frame(rows, settings, plan, deadline=deadline)
             made = output.write(
-                score_readable(read, settings, plan, deadline=deadline),
+                add_malformed(scored, read, settings),
                 number,
-                by_workers=make_parts(read, settings, plan, deadline=deadline),
+                by_workers=None if answered else make_parts(read, settings, plan, deadline=deadline),
+                requests=answered.counts() if answered else {},
                 run_id=self._run.run_id,
                 rows=None if self._kind == "once" else plan.rows,
                 began=began,
@@ -204,8 +217,25 @@ class ScoreIncrement:
                 told=(*read.told, *told),
                 read=read.counts.read,
             )
+        if answered:
+            answered.ledger.delete()
         self._listener.commits(made)
         self._go_on(made)
+        if answered and answered.landed.spent_out:
+            raise DeadlineReached(answered.landed.spent_out)
+
+    def _answer(self, rows: DataFrame, plan: Plan, output: Output, number: int) -> Answered:
+        """Have a provider answer the rows, in batches."""
+        return answer_in_batches(
+            rows,
+            self._settings,
+            plan,
+            output,
+            number,
+            check=lambda: check_goes_on(self._run, self._stop),
+            left_s=self._run.left_s,
+            tell=self._listener.flies,
+        )
 
     @contextlib.contextmanager
     def _reading(self, frame: DataFrame, output: Output, number: int) -> Iterator[Readable]:
@@ -246,6 +276,17 @@ class ScoreIncrement:
         wanted = choose_bytes(rate, left_s=self._run.left_s(), of_table=self._kind != "files")
         if is_off(self._size, wanted=wanted, left=self._left):
             raise ResizeError
+
+
+def check_goes_on(run: Run, stop: Stop) -> None:
+    """Raise where a run that waits for others is to end.
+
+    Raises:
+        Interrupted: It was told to.
+        BusyError: The output is another driver's by now.
+    """
+    stop.check("interrupted")
+    run.claim.check()
 
 
 def check_failed(counts: Committed, settings: Settings) -> None:
@@ -318,13 +359,14 @@ def score_stream(
     """
     output = run.output(settings)
     fixed = settings.input.increment_bytes
-    sizes_itself = fixed == "auto" and not is_bounded(settings.input.options)
+    sizes_itself = fixed == "auto" and not is_bounded(settings.input.options) and not settings.is_hosted_in_batches()
     sample = sample_bytes(on_gpu=has_gpu(spark), writes=isinstance(settings.spec().options, WritingOptions))
     slow_starts = 0
     while True:
         known = [i for i in output.increments() if not i.is_retry]
         rate = bytes_per_s(take_for_full(known), run.run_id)
         chosen = choose_bytes(rate, left_s=run.left_s(), of_table=kind != "files", sample=sample)
+        chosen = BATCHED_BYTES if settings.is_hosted_in_batches() else chosen
         size = chosen if fixed == "auto" else int(fixed)
         own = [i for i in known if i.run_id == run.run_id]
         work = ScoreIncrement(
@@ -336,6 +378,7 @@ def score_stream(
             left=None if left is None else left - sum(i.input_bytes or 0 for i in own),
             before=own,
             listener=listener,
+            stop=stop,
         )
         stream = read_stream(spark, settings, schema, size)
         try:
@@ -347,9 +390,9 @@ def score_stream(
             slow_starts += 1
 
 
-def score_once(frame: DataFrame, settings: Settings, run: Run, *, listener: Listener) -> None:
+def score_once(frame: DataFrame, settings: Settings, run: Run, *, listener: Listener, stop: Stop) -> None:
     """Score an input that cannot be read increment by increment."""
-    work = ScoreIncrement(settings, run, kind="once", listener=listener)
+    work = ScoreIncrement(settings, run, kind="once", listener=listener, stop=stop)
     with _told(0):
         work.commit(explode_variants(frame, settings), 0)
 
@@ -378,10 +421,12 @@ def score_spans(
             f"output.path {settings.output.path} was written by a gristmill that read Iceberg as a stream; start "
             "afresh with --overwrite"
         )
-    work = ScoreIncrement(settings, run, kind="iceberg", before=before, listener=listener)
+    work = ScoreIncrement(settings, run, kind="iceberg", before=before, listener=listener, stop=stop)
     while not stop.is_set():
         run.claim.check()
-        size = choose_bytes(bytes_per_s(work.done, run.run_id), left_s=run.left_s()) if fixed == "auto" else int(fixed)
+        chosen = choose_bytes(bytes_per_s(work.done, run.run_id), left_s=run.left_s())
+        chosen = BATCHED_BYTES if settings.is_hosted_in_batches() else chosen
+        size = chosen if fixed == "auto" else int(fixed)
         last = work.done[-1].input_span if work.done else None
         found = next_span(lineage, last, source, size=size, key=source.key or settings.input_columns())
         if found is None:

@@ -19,6 +19,7 @@ TARGET_S = 600.0
 SAMPLE_BYTES = 1 << 20
 _ENCODER_TIMES, _WRITER_TIMES = 64, 4  # so many times a sample on a GPU
 _MOST_BYTES = 1 << 40
+BATCHED_BYTES = 1 << 30  # of a provider's batches, which take hours whatever their size
 TABLE_SAMPLE_BYTES = 128 << 20  # of a table's stream: a usual file
 LEAST_S = 30.0  # less is not worth the ends of an increment, not even before a deadline
 _RECENT = 3  # increments that tell today's rate

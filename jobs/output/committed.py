@@ -77,6 +77,8 @@ class Increment:
         malformed_files: Files of it with records that do not fit, and how many.
         told: Warnings of what its files add, lack or hide.
         mended: Of a retry: rows that succeeded now, by the code that they had failed with.
+        requests: Of a provider's batches: requests that were `made` and, identical ones once, `sent`, with their
+            estimated `made_tokens` and `sent_tokens`; the `batches` that were run, and requests that are `unsent`.
     """
 
     number: int
@@ -95,6 +97,7 @@ class Increment:
     malformed_files: dict[str, int] = field(default_factory=dict)
     told: tuple[str, ...] = ()
     mended: dict[str, int] = field(default_factory=dict)
+    requests: dict[str, int] = field(default_factory=dict)
 
     @property
     def is_retry(self) -> bool:

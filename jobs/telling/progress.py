@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.text import Text
 
 from jobs.errors import SPARK_ERRORS
+from jobs.hosted.flight import Standing
 from jobs.increments.listener import Listener
 from jobs.increments.plan import Plan
 from jobs.output.committed import Increment
@@ -63,13 +64,25 @@ class ProgressBar(Listener):
         self._spark, self._console, self._told, self._every_s = spark, console, told, every_s
         self._task = self._bar.add_task("reading", total=None)
         self._plan: Plan | None = None
+        self._number, self._ended_batches = 0, 0
         self._committed = 0
         self._ended = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="gristmill-progress", daemon=True)
 
     def begins(self, number: int, plan: Plan) -> None:
-        self._plan = plan
+        self._plan, self._number = plan, number
         self._bar.reset(self._task, total=plan.rows, description=f"increment {number}")
+
+    def flies(self, standing: Standing) -> None:
+        told = (
+            f"increment {self._number}: {standing.in_flight} batches in flight, {standing.ended} ended, "
+            f"{standing.answered:,} of {standing.requests:,} requests answered"
+        )
+        if not self._console.is_terminal and standing.ended != self._ended_batches:
+            self._console.print(told, style="dim", soft_wrap=True)
+        self._ended_batches = standing.ended
+        share = standing.answered / standing.requests if standing.requests else 1.0
+        self._bar.update(self._task, description=told, completed=int(share * (self._plan.rows if self._plan else 0)))
 
     def commits(self, increment: Increment) -> None:
         self._plan, self._committed = None, self._committed + 1

@@ -11,7 +11,9 @@ from typing import Any, Literal
 from rich.table import Table
 
 from jobs.hiding import hide
-from jobs.output.committed import Increment, add_up
+from jobs.hosted.money import make_cost
+from jobs.hosted.provider import Usage
+from jobs.output.committed import Committed, Increment, add_up
 from jobs.settings import Settings
 
 Command = Literal["score", "retry"]
@@ -38,6 +40,11 @@ class RunReport:
         batches: `packed`, or `padded` where the model's architecture cannot be packed.
         too_many_failed: It ended since more rows failed than the settings allow; `failed` is what broke down too.
         usd: wall_s times the price of a machine times the number of those that scored.
+        provider_usd: What a provider's tokens cost, by the list prices of the settings and its own count.
+        live_usd: What the same would have cost without the discount of batches.
+        saved_by_dedupe_usd: What identical requests would have cost that were sent once; by their estimated tokens.
+        prices_of: The day of these prices.
+        batches_run: Batches that a provider ran.
     """
 
     run_id: str
@@ -74,6 +81,11 @@ class RunReport:
     warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     usd: float | None = None
+    provider_usd: float | None = None
+    live_usd: float | None = None
+    saved_by_dedupe_usd: float | None = None
+    prices_of: str | None = None
+    batches_run: int = 0
     error: str | None = None
     too_many_failed: bool = False
 
@@ -127,9 +139,28 @@ def make_report(
         revision=settings.score.revision,
         versions=find_versions(),
         usd=None if price is None else round(price * wall_s / 3600 * max(1, len(hosts)), 4),
+        **_cost(settings, increments, committed),
+        batches_run=sum(increment.requests.get("batches", 0) for increment in increments),
         error=error and hide(error, settings),
         too_many_failed=too_many_failed,
     )
+
+
+def _cost(settings: Settings, increments: list[Increment], committed: Committed) -> dict[str, Any]:
+    """What a provider's tokens cost, where the settings have its prices."""
+    endpoint = settings.endpoint()
+    if endpoint is None or endpoint.price is None:
+        return {}
+    usage = Usage(committed.input_tokens, committed.output_tokens, committed.cached_tokens)
+    made, sent = (sum(i.requests.get(name, 0) for i in increments) for name in ("made_tokens", "sent_tokens"))
+    cost = make_cost(usage, endpoint.price, in_batches=endpoint.in_batches, made_tokens=made, sent_tokens=sent)
+    saved = cost.saved_by_dedupe_usd if endpoint.in_batches else None
+    return {
+        "provider_usd": cost.usd,
+        "live_usd": cost.live_usd,
+        "saved_by_dedupe_usd": saved,
+        "prices_of": cost.as_of,
+    }
 
 
 def summary_table(report: RunReport) -> Table:
@@ -167,6 +198,18 @@ def _summary(report: RunReport) -> list[tuple[str, str]]:
     ]
     if report.usd is not None:
         lines.append(("cost", f"{report.usd:.4f} USD"))
+    return [*lines, *_paid(report)]
+
+
+def _paid(report: RunReport) -> list[tuple[str, str]]:
+    """Of a provider's tokens."""
+    if report.provider_usd is None:
+        return []
+    prices = f" of {report.prices_of}" if report.prices_of else ""
+    lines = [(f"cost by list prices{prices}", f"{report.provider_usd:.4f} USD")]
+    if report.live_usd is not None and report.saved_by_dedupe_usd is not None:
+        lines.append(("  without the discount of batches", f"{report.live_usd:.4f} USD"))
+        lines.append(("  and saved by asking the same once", f"{report.saved_by_dedupe_usd:.4f} USD"))
     return lines
 
 

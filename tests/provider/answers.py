@@ -7,22 +7,25 @@ import hashlib
 import json
 import math
 import random
+import re
 from typing import Any
 
 import numpy as np
 
 # the separator in "or\u2028der" is one that careless readers of lines cut at
-_SOME = (
-    """kettle spade linen copper harbour naïve 水 tea or\u2028der it's "quoted" back\\slash café 🫖 plain garden lamp"""
+_ODD = """naïve 水 or\u2028der it's "quoted" back\\slash café 🫖"""
+_PLAIN = (
+    "kettle spade linen copper harbour tea garden lamp quiet bright north river seven wool basket stone amber paper"
 )
-_MORE = "quiet bright north river seven wool basket stone amber paper green salt early winter"
-_WORDS = f"{_SOME} {_MORE}".split(" ")
+_WORDS = f"{_ODD} {_PLAIN}".split(" ")
+_ANY_OBJECT = {"properties": {"answer": {"type": "string"}}}
+_IN_ORDER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 DIMENSIONS = 16
 CREATED = 1_700_000_000
 
 
 def canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    return _IN_ORDER.encode(value).encode()
 
 
 def digest(value: Any) -> bytes:
@@ -41,11 +44,9 @@ def words(text: str) -> int:
     return len(text.split())
 
 
-def written(body: Any, *, schema: Any = None, choices: list[str] | None = None, index: int = 0) -> str:
-    """The text that answers a body: JSON of a schema, one of some choices, or three to twelve words."""
-    dice = random.Random(digest([body, index]))
-    if choices:
-        return dice.choice(choices)
+def written(seed: bytes, schema: Any = None) -> str:
+    """The text that answers a body: JSON of a schema, or three to twelve words."""
+    dice = random.Random(seed)
     if schema is not None:
         return json.dumps(instance(schema, dice), ensure_ascii=False)
     return " ".join(dice.choices(_WORDS, k=dice.randint(3, 12)))
@@ -54,21 +55,21 @@ def written(body: Any, *, schema: Any = None, choices: list[str] | None = None, 
 def chat(body: dict[str, Any], fault: str = "") -> dict[str, Any]:
     """OpenAI's chat completion; `fault` is refusal, content_filter or length."""
     limit = body.get("max_completion_tokens") or body.get("max_tokens") or math.inf
-    choices = []
-    spent = 0
+    seed, choices, spent = digest(body), [], 0
     for index in range(body.get("n") or 1):
-        text, reason = _cut(_written_chat(body, index), limit, body.get("stop"), fault == "length")
+        text, reason = _cut(_written_chat(body, seed + bytes([index])), limit, body.get("stop"), fault == "length")
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if fault == "refusal":
             message, reason = {**message, "content": None, "refusal": "I can't help with that."}, "stop"
         if fault == "content_filter":
             message, reason = {**message, "content": ""}, "content_filter"
-        choices.append({"index": index, "message": message, "logprobs": None, "finish_reason": reason})
+        told = _logprobs(message["content"] or "", body.get("top_logprobs") or 0) if body.get("logprobs") else None
+        choices.append({"index": index, "message": message, "logprobs": told, "finish_reason": reason})
         spent += words(message["content"] or message["refusal"] or "")
     asked = sum(words(text_of(m.get("content"))) for m in body["messages"])
     cached = sum(words(text_of(m.get("content"))) for m in body["messages"] if m.get("role") in ("system", "developer"))
     return {
-        "id": f"chatcmpl-{digest(body).hex()}",
+        "id": f"chatcmpl-{seed.hex()}",
         "object": "chat.completion",
         "created": CREATED,
         "model": body["model"],
@@ -110,21 +111,20 @@ def vector_of(body: dict[str, Any], one: Any) -> np.ndarray:
 
 def message(params: dict[str, Any], fault: str = "") -> dict[str, Any]:
     """Anthropic's message; `fault` is refusal or length."""
-    text, reason = _cut(_written_message(params), params["max_tokens"], params.get("stop_sequences"), fault == "length")
+    seed = digest(params)
+    text, reason = _cut(
+        _written_message(params, seed), params["max_tokens"], params.get("stop_sequences"), fault == "length"
+    )
     content: list[dict[str, Any]] = [{"type": "text", "text": text}]
     stop = {"stop": "end_turn", "length": "max_tokens"}.get(reason, reason)
     spent = words(text)
-    if fault == "length" and digest(params)[0] % 2:
+    if fault == "length" and seed[0] % 2:
         stop = "model_context_window_exceeded"
-    if tool := _forced_tool(params):
-        made = instance(tool["input_schema"], random.Random(digest(params)))
-        content = [{"type": "tool_use", "id": f"toolu_{digest(params).hex()}", "name": tool["name"], "input": made}]
-        stop, spent = "tool_use", words(json.dumps(made))
     if fault == "refusal":
         content, stop, spent = [], "refusal", 1
     cached = words(text_of(params.get("system")))
     return {
-        "id": f"msg_{digest(params).hex()}",
+        "id": f"msg_{seed.hex()}",
         "type": "message",
         "role": "assistant",
         "model": params["model"],
@@ -206,24 +206,28 @@ def _resolved(root: Any, ref: str) -> Any:
     return found
 
 
-def _written_chat(body: dict[str, Any], index: int) -> str:
+def _written_chat(body: dict[str, Any], seed: bytes) -> str:
     asked = body.get("response_format") or {}
-    schema = asked.get("json_schema", {}).get("schema") if asked.get("type") == "json_schema" else None
-    if asked.get("type") == "json_object":
-        schema = {"properties": {"answer": {"type": "string"}}}
-    guided = body.get("structured_outputs") or {}  # as servers of vLLM take them
-    schema = body.get("guided_json") or guided.get("json") or schema
-    return written(body, schema=schema, choices=body.get("guided_choice") or guided.get("choice"), index=index)
+    schemas = {"json_schema": asked.get("json_schema", {}).get("schema"), "json_object": _ANY_OBJECT}
+    return written(seed, schemas.get(asked.get("type")))
 
 
-def _written_message(params: dict[str, Any]) -> str:
-    asked = (params.get("output_config") or {}).get("format") or params.get("output_format") or {}
-    return written(params, schema=asked.get("schema"))
+def _written_message(params: dict[str, Any], seed: bytes) -> str:
+    return written(seed, ((params.get("output_config") or {}).get("format") or {}).get("schema"))
 
 
-def _forced_tool(params: dict[str, Any]) -> Any:
-    choice = params.get("tool_choice") or {}
-    return next((t for t in params.get("tools") or [] if choice == {"type": "tool", "name": t["name"]}), None)
+def _logprobs(text: str, most: int) -> dict[str, Any]:
+    """Probabilities of a text's words, each with the blanks before it: 1/2, and the others' 1/4, 1/8, …"""
+    tokens = re.findall(r"\s*\S+", text)
+    return {"refusal": None, "content": [_logprob(t, 1) | {"top_logprobs": _others(t, most)} for t in tokens]}
+
+
+def _others(token: str, most: int) -> list[dict[str, Any]]:
+    return [_logprob(token if rank == 1 else f" {_WORDS[rank]}", rank) for rank in range(1, most + 1)]
+
+
+def _logprob(token: str, rank: int) -> dict[str, Any]:
+    return {"token": token, "logprob": -rank * math.log(2), "bytes": list(token.encode())}
 
 
 def _cut(text: str, limit: float, stops: Any, short: bool) -> tuple[str, str]:

@@ -107,12 +107,12 @@ def _create(state: State, call: Call) -> Reply:
     for number, request in enumerate(requests):
         _check_request(request, number, seen)
     tokens = sum(answers.asked_tokens(request["params"]) for request in requests)
-    if state.enqueued_tokens("") + tokens > state.limits.enqueued_tokens:
-        raise Refusal(429, "This request would exceed your organization's limit of tokens in the processing queue.")
     with state.lock:
+        if state.enqueued_tokens("") + tokens > state.limits.enqueued_tokens:
+            raise Refusal(429, "This request would exceed the limit of tokens in your organization's queue.")
         state.made_batches += 1
         batch = _new_batch(state, requests, tokens)
-        state.accept(batch, ((request["custom_id"], request["params"]) for request in requests))
+        state.accept(batch, (request["params"] for request in requests))
     return Reply(show(batch, call.base))
 
 

@@ -56,6 +56,7 @@ class Faults:
     dropped: float = 0  # hangs up before it does anything
     lost_reply: float = 0  # does what was asked, and hangs up; of what is posted
     restart: float = 0  # hangs up on everyone
+    listed_after_s: float = 0  # no probability: a batch is in the list only then
     truncated_download: float = 0  # hangs up in a file
     short_download: float = 0  # a reply in good order, of a file that has lost its end
     no_money: float = 0  # of what is posted; each time anew
@@ -90,8 +91,8 @@ class Faults:
     @classmethod
     def storm(cls, seed: int, share: float = 0.05, **more: Any) -> Faults:
         """Everything that a run must live through, each with probability `share`."""
-        fatal = {"no_money", "forbidden", "no_money_left", "rejected", "unnamed"}
-        chances = {f.name: share for f in fields(cls) if f.type == "float" and f.default == 0 and f.name not in fatal}
+        others = {"listed_after_s", "no_money", "forbidden", "no_money_left", "rejected", "unnamed"}
+        chances = {f.name: share for f in fields(cls) if f.type == "float" and f.default == 0 and f.name not in others}
         return cls(seed=seed, **{**chances, **more})
 
     def share(self, *key: Any) -> float:
@@ -100,7 +101,8 @@ class Faults:
         return int.from_bytes(drawn) / 2**64
 
     def happens(self, name: str, *key: Any) -> bool:
-        return self.share(name, *key) < getattr(self, name)
+        chance = getattr(self, name)
+        return bool(chance) and self.share(name, *key) < chance
 
     def first(self, names: Sequence[str], *key: Any) -> str:
         """The first of some faults that happens; "" for none."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,13 @@ from tests.provider.running import Line, body_of
 from tests.provider.state import Batch, State, StoredFile
 
 ENDPOINTS = {"/v1/chat/completions": answers.chat, "/v1/embeddings": answers.embeddings}
-_KINDS = {401: "invalid_request_error", 429: "rate_limit_exceeded", 500: "server_error"}
+_KINDS = {429: "rate_limit_exceeded"}
 
 
 def refuse(refusal: Refusal) -> Reply:
     """A refusal in OpenAI's words."""
-    kind = refusal.kind or _KINDS.get(
-        refusal.status, "server_error" if refusal.status >= 500 else "invalid_request_error"
-    )
+    usual = "server_error" if refusal.status >= 500 else "invalid_request_error"
+    kind = refusal.kind or _KINDS.get(refusal.status, usual)
     error = {"message": refusal.text, "type": kind, "param": refusal.param, "code": refusal.code}
     return Reply({"error": error}, refusal.status, refusal.headers)
 
@@ -43,7 +41,7 @@ def answer(state: State, call: Call) -> Reply:
             return Reply(_found(state.files, id_).path)
         case "DELETE", ("files", id_):
             _found(state.files, id_)
-            del state.files[id_]
+            del state.files[id_]  # what it held stays on disk, for the batches that run it
             return Reply({"id": id_, "object": "file", "deleted": True})
         case "POST", ("batches",):
             return _create(state, call)
@@ -102,8 +100,10 @@ def _upload(state: State, call: Call) -> Reply:
         raise Refusal(400, f"'{call.form.get('purpose')}' is not one of the purposes of files", param="purpose")
     if call.upload.stat().st_size > state.limits.bytes:
         raise Refusal(400, "File is too large.")
-    upload = call.upload
-    return Reply(_file(state.store(lambda path: shutil.move(upload, path), call.filename, call.form["purpose"])))
+    with state.lock:  # a list must not show it before it lies there
+        stored = state.store(call.filename, call.form["purpose"])
+        shutil.move(call.upload, stored.path)
+    return Reply(_file(stored))
 
 
 def _create(state: State, call: Call) -> Reply:
@@ -120,7 +120,7 @@ def _create(state: State, call: Call) -> Reply:
         raise Refusal(400, "The purpose of the input file is not 'batch'.", param="input_file_id")
     with state.lock:
         batch = _new_batch(state, asked, stored)
-        state.accept(batch, ((request["custom_id"], request["body"]) for request in running.requests_of(batch)))
+        state.accept(batch, (request["body"] for request in running.requests_of(batch)))
     return Reply(show(state, batch))
 
 
@@ -136,13 +136,11 @@ def _new_batch(state: State, asked: dict[str, Any], stored: StoredFile) -> Batch
         limit = f"Limit: {state.limits.enqueued_tokens:,} enqueued tokens."
         text = f"Enqueued token limit reached for {model} in organization org-test. {limit} Please try again later."
         problems = [_problem("token_limit_exceeded", text)]
-    kept = state.folder / f"{stored.id}.run"  # the file may be deleted while its batch runs
-    shutil.copyfile(stored.path, kept)
     return Batch(
         id=state.new_id("batch_"),
         number=number,
         dialect="openai",
-        lines=kept,
+        lines=stored.path,
         total=0 if problems else total,
         tokens=0 if problems else tokens,
         created=time.time(),
@@ -218,7 +216,10 @@ def _problem(code: str, text: str, line: int | None = None, param: str | None = 
 
 def _line(state: State, batch: Batch, request: dict[str, Any], verdict: str) -> Line:
     """A line of the output file, or of the error file."""
-    told: dict[str, Any] = {"id": f"batch_req_{answers.digest(request).hex()}", "custom_id": request["custom_id"]}
+    told: dict[str, Any] = {
+        "id": f"batch_req_{answers.digest(request['custom_id']).hex()}",
+        "custom_id": request["custom_id"],
+    }
     if verdict in ("canceled", "expired"):
         code = {"canceled": "batch_cancelled", "expired": "batch_expired"}[verdict]
         text = "This request could not be executed before the completion window expired or the batch was cancelled."
@@ -261,7 +262,9 @@ def _cancel(state: State, batch: Batch) -> Reply:
 
 def show(state: State, batch: Batch) -> dict[str, Any]:
     """A batch as its client sees it."""
-    going = "cancelling" if batch.cancelled else ("in_progress" if batch.polls else "validating")
+    going = "in_progress" if batch.polls else "validating"
+    if batch.polls > 1 and batch.polls == state.pace.polls:
+        going = "finalizing"
     ended_at = int(batch.ended_at) if batch.ended_at else None
     usage, no_file = batch.usage, "" if batch.ended and state.faults.happens("empty_ids", batch.number) else None
     return {
@@ -272,7 +275,7 @@ def show(state: State, batch: Batch) -> dict[str, Any]:
         "errors": {"object": "list", "data": batch.problems} if batch.ended == "failed" else None,
         "input_file_id": batch.input_file,
         "completion_window": "24h",
-        "status": batch.ended or going,
+        "status": batch.ended or ("cancelling" if batch.cancelled else going),
         "output_file_id": batch.results.id if batch.results else no_file,
         "error_file_id": batch.errors.id if batch.errors else no_file,
         "created_at": int(batch.created),
@@ -299,11 +302,16 @@ def show(state: State, batch: Batch) -> dict[str, Any]:
 def _counts(batch: Batch) -> dict[str, int]:
     done = sum(batch.counts.values())
     good = {"hidden_errors": done, "lying_counts": done // 2}.get(batch.lies, batch.counts["succeeded"])
-    return {"total": batch.total + (batch.lies == "lying_counts"), "completed": good, "failed": done - good}
+    return {
+        "total": bool(batch.polls) * batch.total + (batch.lies == "lying_counts"),
+        "completed": good,
+        "failed": done - good,
+    }
 
 
 def _files(state: State, call: Call) -> list[dict[str, Any]]:
-    found: Iterator[StoredFile] = iter(list(state.files.values()))
+    with state.lock:
+        found = list(state.files.values())
     shown = [_file(f) for f in found if call.query.get("purpose") in (None, f.purpose)]
     return shown if call.query.get("order") == "asc" else shown[::-1]
 

@@ -51,12 +51,13 @@ def end(state: State, batch: Batch, make_line: LineMaker) -> None:
         return
     good, bad = [], []
     for request in requests_of(batch):
-        fault = _fault_of(state, batch, request)
+        key = digest(body_of(request))
+        fault = _fault_of(state, batch, request, key)
         line = make_line(state, batch, request, "canceled" if fault == BY_CLIENT else fault)
         batch.counts[line.verdict] += 1
         batch.usage.update(line.usage)
         answered = line.verdict == "succeeded" and fault in HARMLESS
-        state.settle(body_of(request), fault, answered=answered)
+        state.settle(key, fault, answered=answered)
         (good if line.verdict == "succeeded" or batch.dialect == "anthropic" else bad).extend(_spoilt(line.text, fault))
     batch.lies = state.faults.first(("hidden_errors", "lying_counts"), batch.number)
     batch.results = _stored(state, batch, "output", good)
@@ -86,7 +87,8 @@ def live_fault(state: State, body: dict[str, Any]) -> str:
         nth = state.times_called[key]
     if nth > state.faults.at_most_a_row:
         return ""
-    return _by_word(state, body) or state.faults.first(OF_LIVE_CALLS, *key, nth)
+    by_word = _by_word(state, body)
+    return by_word if by_word in OF_LIVE_CALLS else state.faults.first(OF_LIVE_CALLS, *key, nth)
 
 
 def _ending(state: State, batch: Batch) -> str:
@@ -97,20 +99,20 @@ def _ending(state: State, batch: Batch) -> str:
     return "expired" if state.faults.happens("expired", batch.number) else "completed"
 
 
-def _fault_of(state: State, batch: Batch, request: dict[str, Any]) -> str:
+def _fault_of(state: State, batch: Batch, request: dict[str, Any], key: bytes) -> str:
     """What befalls a request of a batch; "" for nothing."""
     faults, body = state.faults, body_of(request)
-    share = faults.share("done", batch.number, request["custom_id"])
+    share = faults.share("done", batch.number, request["custom_id"]) if batch.ended != "completed" else 0
     if batch.ended == "cancelled" and share >= batch.done_at_cancel:
         return BY_CLIENT
-    nth = state.times_asked[digest(body)]
+    nth = state.times_asked[key]
     if nth > faults.at_most_a_row:
         return ""
     if batch.ended == "expired" and share >= faults.share("expiry", batch.number):
         return "expired"
     if faults.happens("fail_all", batch.number):
         return "errored"
-    fault = _by_word(state, body) or faults.first(OF_REQUESTS, digest(body), nth)
+    fault = _by_word(state, body) or faults.first(OF_REQUESTS, key, nth)
     return "" if batch.endpoint == "/v1/embeddings" and fault in ("refusal", "content_filter", "length") else fault
 
 
@@ -135,5 +137,7 @@ def _stored(state: State, batch: Batch, kind: str, lines: list[str]) -> StoredFi
         lines.insert(0, json.dumps({"custom_id": "somebody-elses", "result": {"type": "expired"}, "response": None}))
     if state.faults.happens("out_of_order", batch.number):
         random.Random(batch.number).shuffle(lines)
-    text = "".join(line + "\n" for line in lines)
-    return state.store(lambda path: path.write_bytes(text.encode()), f"{batch.id}_{kind}.jsonl", "batch_output")
+    stored = state.store(f"{batch.id}_{kind}.jsonl", "batch_output")
+    with stored.path.open("wb") as out:
+        out.writelines(line.encode() + b"\n" for line in lines)
+    return stored

@@ -10,6 +10,8 @@ import socket
 import sys
 import tempfile
 import threading
+import traceback
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +25,7 @@ from werkzeug.formparser import parse_form_data
 from tests.provider import anthropic_dialect, openai_dialect
 from tests.provider.calls import Call, Refusal, Reply
 from tests.provider.faults import Faults, Limits, Pace
+from tests.provider.running import requests_of
 from tests.provider.state import State
 from tests.provider.weather import HungUp, at_once, befall_after, befall_before, is_live, kind_of, sizes_of
 
@@ -58,11 +61,13 @@ class Provider:
     @property
     def asked(self) -> int:
         """Requests of batches that were run."""
-        return sum(self.state.asked_by_id.values())
+        return self.state.asked
 
     @property
-    def asked_by_id(self) -> dict[str, int]:
-        return dict(self.state.asked_by_id)
+    def asked_by_id(self) -> Counter[str]:
+        """The same by custom id, read from the batches anew each time."""
+        run = [batch for batch in self.state.batches.values() if not batch.problems]
+        return Counter(request["custom_id"] for batch in run for request in requests_of(batch))
 
     @property
     def distinct(self) -> int:
@@ -239,6 +244,7 @@ class _Server(ThreadingHTTPServer):
         found = sys.exc_info()[1]
         gone = (ConnectionError, TimeoutError, ClientDisconnected)
         if found and not self.provider.closed and not isinstance(found, gone):
+            traceback.print_exception(found)
             self.provider.state.bugs.append(found)
 
 
@@ -320,8 +326,8 @@ class _Handler(BaseHTTPRequestHandler):
         given = call.headers.get("x-api-key") or call.headers.get("authorization", "").removeprefix("Bearer ")
         if given != provider.key:
             raise Refusal(401, "Incorrect API key provided.", code="invalid_api_key")
-        befall_before(provider, call)
         with at_once(provider.state, call) if is_live(call) else contextlib.nullcontext():
+            befall_before(provider, call)
             reply = dialect.answer(provider.state, call)
         befall_after(provider, call)
         return reply

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ class State:
         self.lock = threading.RLock()
         self.files: dict[str, StoredFile] = {}
         self.batches: dict[str, Batch] = {}
-        self.asked_by_id: Counter[str] = Counter()
+        self.asked = 0
         self.times_asked: Counter[bytes] = Counter()  # by body, in batches
         self.times_called: Counter[Any] = Counter()  # by kind of call; live calls by body
         self.faults_a_row: Counter[Any] = Counter()
@@ -103,31 +103,30 @@ class State:
             self._made += 1
             return f"{prefix}{self._made:024d}"
 
-    def store(self, fill: Callable[[Path], object], filename: str, purpose: str) -> StoredFile:
-        """Keep a file that `fill` writes."""
+    def store(self, filename: str, purpose: str) -> StoredFile:
+        """A new file, to be written to its path."""
         id_ = self.new_id("file-")
-        path = self.folder / id_
-        fill(path)
-        stored = StoredFile(id_, path, filename, purpose, int(time.time()))
+        stored = StoredFile(id_, self.folder / id_, filename, purpose, int(time.time()))
         with self.lock:
             self.files[id_] = stored
         return stored
 
-    def accept(self, batch: Batch, requests: Iterator[tuple[str, Any]]) -> None:
-        """Take a batch in, and count its requests by custom id and body if it is run."""
+    def accept(self, batch: Batch, bodies: Iterable[Any]) -> None:
+        """Take a batch in, and count its requests if it is run."""
         with self.lock:
             self.batches[batch.id] = batch
-            for custom_id, body in () if batch.problems else requests:
+            for body in () if batch.problems else bodies:
                 key = digest(body)
-                self.asked_by_id[custom_id] += 1
+                self.asked += 1
                 self.times_asked[key] += 1
                 self.asked_twice += key in self._answered or self._open[key] > 0
                 self._open[key] += 1
 
-    def settle(self, body: Any, fault: str, *, answered: bool) -> None:
-        """Note what became of a request; a cancel of the client's own is no failure."""
-        key = digest(body)
+    def settle(self, key: bytes, fault: str, *, answered: bool) -> None:
+        """Note what became of a request by its body's digest; a cancel of the client's own is no failure."""
         self._open[key] -= 1
+        if not self._open[key]:
+            del self._open[key]
         if answered:
             self._answered.add(key)
         elif fault == BY_CLIENT:
@@ -139,4 +138,7 @@ class State:
         return sum(b.tokens for b in self.batches.values() if not b.ended and b.model == model)
 
     def newest_first(self, dialect: str) -> list[Batch]:
-        return [batch for batch in reversed(self.batches.values()) if batch.dialect == dialect]
+        """The batches that are listed."""
+        shown = time.time() - self.faults.listed_after_s
+        with self.lock:
+            return [b for b in reversed(self.batches.values()) if b.dialect == dialect and b.created <= shown]

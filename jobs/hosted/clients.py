@@ -1,0 +1,110 @@
+"""What the official clients of all providers have in common: how they fail, and how they hand over a file."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import EndpointError
+from jobs.hosted.provider import BusyProviderError, LostReplyError, RefusedError, UnknownBatchError
+from udfs.hosted.clients import cause_of, explain_status
+from udfs.hosted.endpoint import Endpoint
+from udfs.hosted.pacing import read_retry_after
+
+_REFUSALS = (400, 413, 422)
+_PIECE = 1 << 20
+
+
+@contextlib.contextmanager
+def telling_errors(sdk: str, endpoint: Endpoint, model: str) -> Iterator[None]:
+    """Turn what an official client raises into the errors of `jobs.hosted.provider`.
+
+    Args:
+        sdk: The client's package.
+        endpoint, model: Who is asked, by what name, for messages.
+    """
+    client: Any = importlib.import_module(sdk)
+    try:
+        yield
+    except client.APIStatusError as error:
+        raise _of_status(error, endpoint, model) from None
+    except client.APIError as error:  # no connection, no time, no JSON
+        if (ours := cause_of(error)) is not None:
+            raise EndpointError(ours.message) from None
+        raise LostReplyError(f"{endpoint.url} does not answer: {type(error).__name__}") from None
+
+
+def _of_status(error: Any, endpoint: Endpoint, model: str) -> Exception:
+    status, (code, told) = error.status_code, read_problem(error.body)
+    if status == 404 and code != "model_not_found":
+        return UnknownBatchError(told or "not found")
+    if (ours := explain_status(status, error.body, endpoint, model)) is not None:
+        return EndpointError(ours.message)
+    if status == 429:
+        after_s = read_retry_after(error.response.headers)
+        return BusyProviderError(f"{endpoint.url} wants fewer calls (HTTP 429)", after_s)
+    if status in _REFUSALS:
+        return RefusedError(told or f"refused with HTTP {status}")
+    if status >= 500 or status in (408, 409):
+        return LostReplyError(f"{endpoint.url} fails (HTTP {status})")
+    return EndpointError(f"{endpoint.url} answers with HTTP {status}: {told}")
+
+
+def read_problem(body: Any) -> tuple[str, str]:
+    """Code and message of an error's body, whatever its shape is."""
+    told = body.get("error", body) if isinstance(body, dict) else {}
+    if not isinstance(told, dict):
+        return "", str(told)
+    return str(told.get("code") or told.get("type") or ""), str(told.get("message") or "")
+
+
+def read_stream(response: Any) -> Iterator[bytes]:
+    """Pieces of a streamed response.
+
+    Raises:
+        LostReplyError: The connection broke.
+    """
+    pieces = response.iter_bytes(_PIECE)
+    while True:
+        try:
+            piece = next(pieces, None)
+        except Exception as error:  # noqa: BLE001 - of whatever library the client reads by
+            raise LostReplyError(f"a download broke off: {type(error).__name__}") from None
+        if piece is None:
+            return
+        yield piece
+
+
+def save_stream(response: Any, file: Path, *, size: int | None = None) -> Path:
+    """Write a streamed response to a file.
+
+    Raises:
+        LostReplyError: It is shorter than it should be, or ends within a line that is no whole JSON.
+    """
+    last = b"\n"
+    with file.open("wb") as stream:
+        for piece in read_stream(response):
+            stream.write(piece)
+            last = (last + piece)[-1:]
+    held = file.stat().st_size
+    if size is not None and held != size:
+        raise LostReplyError(f"a download ended after {held:,} of {size:,} bytes")
+    if last != b"\n" and held and not _ends_whole(file):
+        raise LostReplyError("a download ended within a line")
+    return file
+
+
+def _ends_whole(file: Path) -> bool:
+    """The last line of a file is JSON."""
+    with file.open("rb") as stream:
+        for line in stream:  # noqa: B007 - the last one is looked at
+            pass
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True

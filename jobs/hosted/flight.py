@@ -1,0 +1,499 @@
+"""Batches on their way: sent, looked at, collected; whatever happens, no request is paid twice.
+
+One loop on the driver. All that it knows is in the ledger, so that it can be killed anywhere: a batch is noted before
+it is made, and one that may have been made is looked for before it is made again.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from jobs.errors import DeadlineReached, EndpointError, JobError
+from jobs.hosted.collecting import lay_out, read_left, write_unsent
+from jobs.hosted.cutting import cut_batch, halve
+from jobs.hosted.ledger import START, Asked, Batch, Cut, Ledger, Place, prefix_of
+from jobs.hosted.money import Purse
+from jobs.hosted.provider import (
+    Bounds,
+    BusyProviderError,
+    Found,
+    LostReplyError,
+    Provider,
+    RefusedError,
+    Seen,
+    UnknownBatchError,
+    Usage,
+    Why,
+)
+
+_SLOWER, _SLOWEST = 1.5, 10  # polls come as often as `poll_s` at first, and a tenth as often in the end
+_LISTED_S, _LISTED = 60.0, 20  # a batch may be listed so long, or so many polls, after it was made
+_CANCEL_S = 1800.0  # OpenAI takes ten minutes for it
+_PATIENCE_S = 6 * 3600.0  # with a provider that does not answer
+_FIRST_PATIENCE_S = 60.0  # where it has never answered
+_DOWNLOADS, _AGAIN_S = 4, 5.0  # of results that are not whole
+_REFUSALS = 64  # before anything was taken
+_SHARES = 4  # of the tokens in flight: so many batches at least, so that some end while others run
+
+
+@dataclass(frozen=True)
+class Tempo:
+    """How many batches fly, and how often they are looked at; as of `udfs.hosted.endpoint.Endpoint`."""
+
+    max_batches: int = 8
+    max_tokens: int | None = None
+    poll_s: float = 30.0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far an increment's requests are.
+
+    Args:
+        in_flight, ended: Batches.
+        answered, requests: Requests, as far as the provider tells.
+    """
+
+    in_flight: int
+    ended: int
+    answered: int
+    requests: int
+
+
+@dataclass(frozen=True)
+class Landed:
+    """What became of an increment's requests.
+
+    Args:
+        usage: Tokens, by the provider.
+        batches: That were run.
+        unsent: Requests that were not sent, since the deadline or the limit on money came first.
+        spent_out: It was the money; a line that says so.
+    """
+
+    usage: Usage
+    batches: int
+    unsent: int = 0
+    spent_out: str | None = None
+
+
+class Flight:
+    """The batches of one increment.
+
+    Args:
+        ledger: Their notes.
+        asked: The requests.
+        provider: Who answers.
+        tempo: How many, how often.
+        purse: What may be spent.
+        check: Raises where the run is to end.
+        left_s: Seconds until the deadline; None without one.
+        tell: Is told how far it is.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        asked: Asked,
+        provider: Provider,
+        *,
+        tempo: Tempo,
+        purse: Purse,
+        check: Callable[[], None],
+        left_s: Callable[[], float | None] = lambda: None,
+        tell: Callable[[Standing], None] = lambda _: None,
+    ) -> None:
+        self._ledger, self._asked, self._provider, self._tempo, self._purse = ledger, asked, provider, tempo, purse
+        self._check, self._left_s, self._tell = check, left_s, tell
+        self._batches = {batch.name: batch for batch in ledger.batches()}
+        self._seen: dict[str, Seen] = {}
+        self._maybe: dict[str, tuple[str, ...]] = {}  # by name of a batch: those of the provider's that may be it
+        self._unmade = set[str]()  # batches that the provider has told it did not make
+        self._refusals = 0
+        self._spent_out = False
+        self._every_s, self._not_before = tempo.poll_s, 0.0
+        self._silent_since: float | None = None
+        self._has_answered = False
+        self._late_since: float | None = None
+
+    def fly(self) -> Landed:
+        """See all batches to their end.
+
+        Raises:
+            EndpointError: The provider cannot be used as it is asked.
+            DeadlineReached: Nothing could be sent, or it is not known what becomes of a batch; all that is known stays.
+            JobError: The provider has not answered for hours.
+        """
+        self._ledger.forget_unsent()
+        while True:
+            self._check()
+            self._step()
+            if not self._flying() and (self._is_cut_short() or not self._waiting()):
+                break
+            self._wait()
+        return self._land()
+
+    def _step(self) -> None:
+        """One round: end what is too late, send what there is room for, look at what flies."""
+        try:
+            if self._is_late():
+                self._end_early()
+            self._find_lost()
+            self._look_around()
+            self._send_more()
+        except BusyProviderError as error:
+            self._slow_down(error)
+        except LostReplyError as error:
+            self._bear(error)
+        except (RefusedError, UnknownBatchError) as error:
+            raise EndpointError(f"the provider does not take what it is asked: {error}; see score.endpoint") from error
+        else:
+            self._silent_since, self._has_answered = None, True
+        self._tell(self._progress())
+
+    # What there is
+
+    def _flying(self) -> list[Batch]:
+        """Batches that are noted and not over; the last of them may not be made."""
+        return [batch for batch in self._batches.values() if not batch.is_over]
+
+    def _waiting(self) -> list[tuple[str, Cut]]:
+        """What is to be sent, by names of batches: lines that were refused together, then all that is not cut yet."""
+        found = [
+            (f"{batch.name}.{number}", half)
+            for batch in self._batches.values()
+            for number, half in enumerate(batch.halves)
+            if f"{batch.name}.{number}" not in self._batches
+        ]
+        first = [batch for name, batch in self._batches.items() if "." not in name]
+        start = first[-1].cut.end if first else START
+        if start is not None and start < Place(len(self._asked.files), 0):
+            found.append((f"{len(first):05d}", Cut(start)))
+        return found
+
+    def _is_late(self) -> bool:
+        left = self._left_s()
+        return left is not None and left <= 0
+
+    def _is_cut_short(self) -> bool:
+        return self._spent_out or self._is_late()
+
+    def _progress(self) -> Standing:
+        flying = self._flying()
+        over = [batch for batch in self._batches.values() if batch.usage is not None]
+        done = sum(self._seen[batch.id].done for batch in flying if batch.id in self._seen)
+        answered = done + sum(batch.cut.requests for batch in over)
+        return Standing(len(flying), len(over), answered, self._asked.lines)
+
+    # Sending
+
+    def _send_more(self) -> None:
+        """Make batches as long as there is room for them."""
+        while not self._is_cut_short() and time.monotonic() >= self._not_before:
+            flying = self._flying()
+            waiting = self._waiting()
+            if not waiting or len(flying) >= self._tempo.max_batches or self._is_unsettled(flying):
+                return
+            if flying and not self._has_room(flying, self._share() or 0):
+                return
+            if not self._send(*waiting[0], flying):
+                return
+            self._check()
+
+    def _is_unsettled(self, flying: list[Batch]) -> bool:
+        """It has to be found out first whether a batch was made."""
+        return any(batch.id is None and batch.name not in self._maybe for batch in flying)
+
+    def _share(self) -> int | None:
+        return share_of(self._tempo.max_tokens)
+
+    def _has_room(self, flying: list[Batch], tokens: int) -> bool:
+        most = self._tempo.max_tokens
+        return most is None or sum(batch.cut.tokens for batch in flying) + tokens <= most
+
+    def _send(self, name: str, cut: Cut, flying: list[Batch]) -> bool:
+        """Make one batch; False where there is no room or no money for it now."""
+        with tempfile.TemporaryDirectory(prefix="gm-") as folder:
+            file = Path(folder, f"{name}.jsonl")
+            made = self._cut(name, cut, file, self._share())
+            if flying and not self._has_room(flying, made.tokens):
+                return False
+            if not self._purse.has_for(made, [batch.cut for batch in flying], self._usage()):
+                self._spent_out = not flying  # what flies may cost less than it could
+                return False
+            batch = Batch(name, made, time.time(), self._provider.newest())
+            self._ledger.intend(batch)
+            self._batches[name] = batch
+            self._make(batch, file)
+        return True
+
+    def _cut(self, name: str, cut: Cut, file: Path, room: int | None) -> Cut:
+        bounds = self._provider.bounds
+        return cut_batch(
+            self._ledger,
+            self._asked,
+            cut,
+            name,
+            provider=self._provider,
+            bounds=Bounds(bounds.requests, bounds.bytes, room),
+            most_output=self._purse.most_output,
+            file=file,
+        )
+
+    def _make(self, batch: Batch, file: Path) -> None:
+        """Have the provider make a batch that is noted and not made."""
+        try:
+            made = self._provider.submit(file, batch.sent(self._asked))
+        except BusyProviderError:
+            self._unmade.add(batch.name)
+            raise
+        except RefusedError as error:
+            self._split(batch, str(error))
+        except UnknownBatchError as error:
+            raise EndpointError(
+                f"the provider knows no such address or model: {error}; see score.model and base_url"
+            ) from error
+        else:
+            self._keep(batch, made)
+
+    def _keep(self, batch: Batch, batch_id: str) -> None:
+        self._batches[batch.name] = self._ledger.keep_created(batch, batch_id)
+        self._maybe.pop(batch.name, None)
+        self._every_s = self._tempo.poll_s
+
+    def _find_lost(self) -> None:
+        """Settle what became of batches that were to be made, and of which nobody knows whether they were."""
+        for batch in [batch for batch in self._flying() if batch.id is None]:
+            if batch.name in self._maybe:
+                self._look_at_maybe(batch)
+            elif batch.name in self._unmade:
+                self._make_again(batch)
+            elif (found := self._find(batch)).id:
+                self._keep(batch, found.id)
+            elif found.maybe:
+                self._maybe[batch.name] = found.maybe
+                self._look_at_maybe(batch)
+            elif time.time() - batch.at > min(_LISTED_S, _LISTED * self._tempo.poll_s):
+                self._make_again(batch)
+
+    def _find(self, batch: Batch) -> Found:
+        known = frozenset(other.id for other in self._batches.values() if other.id)
+        return self._provider.find(batch.sent(self._asked), known)
+
+    def _look_at_maybe(self, batch: Batch) -> None:
+        """Look whether one of the batches that may be a lost one has ended, and is it."""
+        left = []
+        for batch_id in self._maybe[batch.name]:
+            if self._provider.look(batch_id).state == "running":
+                left.append(batch_id)
+            elif self._provider.begins_with(batch_id, prefix_of(self._asked, batch.name)):
+                self._keep(batch, batch_id)
+                return
+        self._maybe[batch.name] = tuple(left)
+        if not left:
+            del self._maybe[batch.name]
+            self._make_again(batch)
+
+    def _make_again(self, batch: Batch) -> None:
+        """Make a batch that was noted and never made, of the same lines; once it is too late, they are unsent."""
+        self._unmade.add(batch.name)
+        if self._is_cut_short():
+            self._batches[batch.name] = self._ledger.keep_split(batch, (batch.cut,), "not made")
+            return
+        if time.monotonic() < self._not_before:
+            return
+        with tempfile.TemporaryDirectory(prefix="gm-") as folder:
+            file = Path(folder, f"{batch.name}.jsonl")
+            made = self._cut(batch.name, batch.cut, file, None)
+            if made.digest != batch.cut.digest:
+                raise JobError(f"the requests of batch {batch.name} below {self._ledger.path} have been changed")
+            again = replace(batch, at=time.time(), newest=self._provider.newest())
+            self._ledger.intend(again)
+            self._batches[batch.name] = again
+            self._unmade.discard(batch.name)
+            self._make(again, file)
+
+    # Looking
+
+    def _look_around(self) -> None:
+        """Look at all that flies, and collect what has ended."""
+        for batch in [batch for batch in self._flying() if batch.id is not None]:
+            self._check()
+            self._look(batch)
+
+    def _look(self, batch: Batch) -> None:
+        try:
+            seen = self._provider.look(str(batch.id))
+        except UnknownBatchError as error:
+            raise EndpointError(
+                f"the provider does not know batch {batch.id} of increment {self._ledger.number}, which was made for "
+                "this job: is this the key of the same account and project? If it was deleted there, --overwrite "
+                "starts afresh"
+            ) from error
+        self._seen[seen.id] = seen
+        if seen.state == "ended":
+            self._collect(batch, seen)
+        elif seen.state == "refused":
+            self._split(batch, seen.told)
+        elif seen.state == "full":
+            self._put_off(batch, seen)
+
+    def _split(self, batch: Batch, told: str) -> None:
+        """Put the halves of a batch that is refused in its place; a request that is refused alone has failed.
+
+        Raises:
+            EndpointError: Nothing but refusals has come of all that was sent: it is no fault of single requests.
+        """
+        self._refusals += 1
+        if self._refusals > _REFUSALS and not any(b.usage is not None and b.id for b in self._batches.values()):
+            raise EndpointError(f"the provider refuses all batches, whatever is in them: {told}")
+        if batch.cut.requests > 1:
+            halves = halve(self._ledger, self._asked, batch.cut)
+            self._batches[batch.name] = self._ledger.keep_split(batch, halves, told)
+            return
+        (line,) = self._ledger.lines(self._asked, batch.cut)
+        reply = self._provider.refused(prefix_of(self._asked, batch.name) + line.id, told)
+        self._ledger.write_results(batch.name, lay_out(reply, line.buckets, self._provider))
+        self._batches[batch.name] = self._ledger.keep_collected(batch, Usage(), refused=1)
+
+    def _put_off(self, batch: Batch, seen: Seen) -> None:
+        """Too much is enqueued at the provider: the same lines later; in halves where nothing else of ours is."""
+        alone = len(self._flying()) == 1 and batch.cut.requests > 1
+        if alone:
+            halves = halve(self._ledger, self._asked, batch.cut)
+            self._batches[batch.name] = self._ledger.keep_split(batch, halves, seen.told)
+        else:
+            self._batches[batch.name] = self._ledger.forget_created(batch)
+            self._unmade.add(batch.name)
+            self._not_before = time.monotonic() + self._every_s
+
+    def _collect(self, batch: Batch, seen: Seen) -> None:
+        """Bring the replies of an ended batch here, and keep them."""
+        with tempfile.TemporaryDirectory(prefix="gm-") as folder:
+            for left in reversed(range(_DOWNLOADS)):
+                replies = read_left(self._ledger, self._asked, batch, self._provider, why=batch.cancelled)
+                files = self._download(seen, Path(folder), is_last=not left)
+                self._check()
+                if files is None:
+                    continue
+                self._ledger.write_results(batch.name, replies.read(files))
+                if not replies.left or seen.why or not left:
+                    break
+                self._pause(min(_AGAIN_S, self._tempo.poll_s))
+                seen = self._provider.look(seen.id)  # files may come late, or have been told wrong
+            if replies.left and (why := batch.cancelled or seen.why):
+                self._ledger.write_results(f"{batch.name}.unanswered", replies.fill(why))
+        counts = {**replies.counts, "missing": len(replies.left)}
+        self._batches[batch.name] = self._ledger.keep_collected(batch, replies.usage, **counts)
+        self._every_s = self._tempo.poll_s
+
+    def _download(self, seen: Seen, folder: Path, *, is_last: bool) -> Sequence[Path] | None:
+        """The results of a batch; None where they did not come whole. Those that are gone for good are none."""
+        try:
+            return self._provider.download(seen, folder)
+        except UnknownBatchError:
+            return []
+        except LostReplyError:
+            if is_last:
+                raise
+            return None
+
+    # Ending
+
+    def _end_early(self) -> None:
+        """Cancel what flies, once; wait for it to end, but not for ever."""
+        self._late_since = self._late_since or time.monotonic()
+        for batch in [batch for batch in self._flying() if batch.id and not batch.cancelled]:
+            self._batches[batch.name] = self._ledger.keep_cancelled(batch, "expired")
+            self._provider.cancel(str(batch.id))
+        if self._maybe:
+            raise DeadlineReached(
+                "the deadline has passed, and it is not known yet which of the provider's batches is ours; the next "
+                "run collects the answers"
+            )
+        if self._flying() and time.monotonic() - self._late_since > _CANCEL_S:
+            raise DeadlineReached(
+                "the deadline has passed, and batches that were cancelled have not ended; the next run collects the "
+                "answers"
+            )
+
+    def _land(self) -> Landed:
+        """All that is answered is here; what was not sent expires."""
+        waiting = self._waiting()
+        run = [batch for batch in self._batches.values() if batch.usage is not None and batch.id]
+        if waiting and not run and self._asked.lines:
+            raise DeadlineReached(self._purse.told(self._usage()) if self._spent_out else "the deadline has passed")
+        cuts = [cut for _, cut in waiting]
+        unsent = write_unsent(self._ledger, self._asked, cuts, self._provider, "expired") if cuts else 0
+        return Landed(self._usage(), len(run), unsent, self._purse.told(self._usage()) if self._spent_out else None)
+
+    def _usage(self) -> Usage:
+        return sum((batch.usage for batch in self._batches.values() if batch.usage), Usage())
+
+    # Waiting
+
+    def _wait(self) -> None:
+        """Wait for the next round; less often the longer nothing happens."""
+        self._pause(self._every_s * random.uniform(0.8, 1.2))
+        self._every_s = min(self._every_s * _SLOWER, self._tempo.poll_s * _SLOWEST)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, and end at once where the run is to end, or as the deadline comes."""
+        until, was_late = time.monotonic() + seconds, self._is_late()
+        while (left := until - time.monotonic()) > 0 and self._is_late() == was_late:
+            time.sleep(min(0.2, left))
+            self._check()
+
+    def _slow_down(self, error: BusyProviderError) -> None:
+        self._not_before = time.monotonic() + min(error.after_s or self._every_s, _PATIENCE_S)
+        self._has_answered, self._silent_since = True, None
+
+    def _bear(self, error: LostReplyError) -> None:
+        """A provider that does not answer may do so later.
+
+        Raises:
+            EndpointError: It has never answered.
+            JobError: It has not for hours.
+        """
+        self._silent_since = self._silent_since or time.monotonic()
+        silent_s = time.monotonic() - self._silent_since
+        if not self._has_answered and silent_s > _FIRST_PATIENCE_S:
+            raise EndpointError(f"{error}; see score.endpoint.base_url") from error
+        if silent_s > _PATIENCE_S:
+            raise JobError(f"{error}, and has not for {silent_s / 3600:.0f} hours; the same command goes on") from error
+
+
+def share_of(max_tokens: int | None) -> int | None:
+    """Tokens of a batch, so that several fit into what may be in flight; None for any number."""
+    return None if max_tokens is None else max(1, max_tokens // _SHARES)
+
+
+def cancel_flight(ledger: Ledger, provider: Provider) -> list[tuple[Batch, str]]:
+    """Cancel the batches of an increment that are not over.
+
+    Returns:
+        These batches, and what became of each.
+    """
+    asked, told = ledger.asked(), list[tuple[Batch, str]]()
+    for batch in ledger.batches() if asked else ():
+        if batch.is_over or asked is None:
+            continue
+        known = batch.id or provider.find(batch.sent(asked), frozenset()).id
+        if known is None:
+            told.append((batch, "may never have been made; the next run looks for it"))
+            continue
+        if batch.id is None:
+            batch = ledger.keep_created(batch, known)
+        if provider.look(known).state != "running":
+            told.append((batch, "has ended; the next run collects its answers"))
+            continue
+        why: Why = "canceled"
+        batch = ledger.keep_cancelled(batch, why)
+        provider.cancel(known)
+        told.append((batch, "is being cancelled; the next run collects what it has answered"))
+    return told

@@ -1,0 +1,255 @@
+"""Batches on their way to the provider of the tests, through the official clients, without Spark."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.errors import BusyError, DeadlineReached, EndpointError
+from jobs.folder import Folder
+from jobs.hosted import flight
+from jobs.hosted.flight import Tempo, cancel_flight
+from jobs.hosted.ledger import Ledger
+from jobs.hosted.money import Purse, price_of
+from tests.jobs.hosted.flying import ENGINES, fly, make_body, open_at, read_replies, write_asked
+from tests.provider import Faults, Limits, Pace, Provider, serve_provider
+from udfs.hosted.endpoint import Price
+
+each_engine = pytest.mark.parametrize("engine", ENGINES)
+SMALL = Tempo(max_batches=3, max_tokens=400, poll_s=0.01)  # ten requests a batch
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    with serve_provider(pace=Pace(polls=1)) as served:
+        yield served
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(str(tmp_path))
+
+
+def ask(folder: Folder, engine: str, count: int = 40, **more: Any) -> Ledger:
+    return write_asked(folder, [make_body(engine, number, **more) for number in range(count)])
+
+
+def outcomes(replies: dict[str, Any]) -> Counter[str]:
+    """How requests ended, in either dialect."""
+    found = Counter[str]()
+    for reply in replies.values():
+        if "result" in reply:
+            found[reply["result"]["type"]] += 1
+        elif reply["error"]:
+            found[reply["error"]["code"]] += 1
+        else:
+            found[str(reply["response"]["status_code"])] += 1
+    return found
+
+
+@each_engine
+def test_each_request_is_answered_once(engine: str, provider: Provider, folder: Folder) -> None:
+    ledger = ask(folder, engine)
+    landed = fly(ledger, open_at(provider.url, provider.key, engine), tempo=SMALL)
+    assert len(read_replies(folder, ledger)) == 40
+    assert (provider.asked, provider.distinct, provider.batches, landed.batches) == (40, 40, 4, 4)
+    usage = sum((batch.usage for batch in provider.state.batches.values()), Counter[str]())
+    assert landed.usage.output_tokens == usage["output"]
+
+
+@each_engine
+def test_no_requests_are_no_batches(engine: str, provider: Provider, folder: Folder) -> None:
+    ledger = write_asked(folder, [])
+    assert fly(ledger, open_at(provider.url, provider.key, engine)).batches == 0
+    assert provider.calls == {}
+
+
+@each_engine
+def test_a_reply_that_is_lost_makes_no_second_batch(engine: str, provider: Provider, folder: Folder) -> None:
+    provider.faults = Faults(seed=1, lost_reply=0.5, listed_after_s=0.1)
+    ledger = ask(folder, engine)
+    fly(ledger, open_at(provider.url, provider.key, engine), tempo=SMALL)
+    assert len(read_replies(folder, ledger)) == 40
+    assert (provider.asked, provider.asked_twice) == (40, 0)
+
+
+@each_engine
+def test_requests_that_are_refused_are_found_by_halves_and_fail_alone(
+    engine: str, provider: Provider, folder: Folder
+) -> None:
+    provider.faults = Faults(words={"17": "rejected", "31": "rejected"})
+    ledger = ask(folder, engine)
+    fly(ledger, open_at(provider.url, provider.key, engine), tempo=SMALL)
+    found = outcomes(read_replies(folder, ledger))
+    assert found == ({"200": 38, "400": 2} if engine == "openai-batch" else {"succeeded": 38, "errored": 2})
+    assert provider.asked == provider.distinct == 38
+
+
+def test_what_is_too_much_at_once_is_sent_later_or_in_halves(provider: Provider, folder: Folder) -> None:
+    provider.limits = Limits(enqueued_tokens=25)  # words: ten requests are twenty
+    ledger = ask(folder, "openai-batch")
+    fly(ledger, open_at(provider.url, provider.key, "openai-batch"), tempo=Tempo(3, 1600, 0.01))
+    assert outcomes(read_replies(folder, ledger)) == {"200": 40}
+    assert provider.asked == 40
+
+
+@each_engine
+def test_a_download_that_breaks_off_is_made_again(engine: str, provider: Provider, folder: Folder) -> None:
+    provider.faults = Faults(seed=2, truncated_download=0.5, short_download=0.3)
+    ledger = ask(folder, engine)
+    fly(ledger, open_at(provider.url, provider.key, engine), tempo=SMALL)
+    assert len(read_replies(folder, ledger)) == 40
+
+
+@each_engine
+def test_lines_that_are_missing_malformed_or_foreign_are_nobodys(
+    engine: str, provider: Provider, folder: Folder
+) -> None:
+    provider.faults = Faults(seed=5, missing=0.1, malformed=0.1, repeated=0.2, foreign_lines=0.9)
+    ledger = ask(folder, engine)
+    fly(ledger, open_at(provider.url, provider.key, engine), tempo=SMALL)
+    replies = read_replies(folder, ledger)  # none has two
+    assert 20 < len(replies) < 40
+    assert provider.asked == 40
+
+
+@each_engine
+def test_at_the_deadline_batches_are_cancelled_and_what_is_left_expires(
+    engine: str, provider: Provider, folder: Folder
+) -> None:
+    provider.pace = Pace(polls=4)
+    ledger = ask(folder, engine)
+    ends = time.monotonic() + 1.0
+
+    def slow_down(_: Any) -> None:
+        if provider.batches >= 3:
+            provider.pace = Pace(polls=10_000)
+
+    landed = fly(
+        ledger,
+        open_at(provider.url, provider.key, engine),
+        tempo=SMALL,
+        left_s=lambda: ends - time.monotonic(),
+        tell=slow_down,
+    )
+    found = outcomes(read_replies(folder, ledger))
+    assert set(found) <= {"200", "batch_expired", "succeeded", "expired"}
+    assert found["batch_expired"] + found["expired"] >= 10
+    assert found.total() == 40
+    assert landed.unsent == 40 - provider.asked
+    assert all(batch.ended for batch in provider.state.batches.values())
+
+
+def test_a_limit_on_money_is_not_passed(provider: Provider, folder: Folder) -> None:
+    price = Price(input=1, output=10)
+    ledger = ask(folder, "openai-batch")
+    purse = Purse(price, max_usd=0.005, spent_usd=0.001)  # a batch of ten: at most 0.00255
+    landed = fly(ledger, open_at(provider.url, provider.key, "openai-batch"), tempo=SMALL, purse=purse)
+    spent = 0.001 + price_of(landed.usage, price, in_batches=True)
+    assert "limits.max_usd" in str(landed.spent_out)
+    assert 0.001 < spent <= 0.005
+    assert 0 < landed.unsent == 40 - provider.asked
+
+
+def test_no_money_for_the_first_batch_leaves_all_to_the_next_run(provider: Provider, folder: Folder) -> None:
+    ledger = ask(folder, "openai-batch")
+    purse = Purse(Price(input=1, output=10), max_usd=0.001)
+    with pytest.raises(DeadlineReached, match="max_usd"):
+        fly(ledger, open_at(provider.url, provider.key, "openai-batch"), purse=purse)
+    fly(ledger, open_at(provider.url, provider.key, "openai-batch"))
+    assert outcomes(read_replies(folder, ledger)) == {"200": 40}
+
+
+@each_engine
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [({"no_money": 1.0}, "money"), ({"forbidden": 1.0}, "403"), ({}, "no model")],
+)
+def test_a_broken_world_ends_it_and_is_told(engine: str, fault: dict[str, float], told: str, folder: Folder) -> None:
+    models = None if fault else frozenset({"another"})
+    with serve_provider(faults=Faults(**fault), models=models) as provider:  # type: ignore[arg-type]
+        with pytest.raises(EndpointError, match=told):
+            fly(ask(folder, engine), open_at(provider.url, provider.key, engine), tempo=SMALL)
+        assert provider.asked == 0
+
+
+@each_engine
+def test_a_wrong_key_is_not_in_what_is_told(engine: str, provider: Provider, folder: Folder) -> None:
+    with pytest.raises(EndpointError, match="TEST_KEY") as caught:
+        fly(ask(folder, engine), open_at(provider.url, "sk-wrong-key", engine))
+    assert "sk-wrong" not in str(caught.value)
+
+
+def test_a_provider_that_never_answers_is_told_after_a_while(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flight, "_FIRST_PATIENCE_S", 0.0)
+    with pytest.raises(EndpointError, match="base_url"):
+        fly(ask(folder, "openai-batch"), open_at("http://127.0.0.1:9", "key", "openai-batch"))
+
+
+@each_engine
+def test_a_provider_that_refuses_everything_is_no_fault_of_the_rows(
+    engine: str, provider: Provider, folder: Folder
+) -> None:
+    provider.faults = Faults(words={"question": "rejected"})
+    with pytest.raises(EndpointError, match="refuses all"):
+        fly(ask(folder, engine, count=100), open_at(provider.url, provider.key, engine), tempo=SMALL)
+
+
+def end_after(rounds: int) -> Callable[[Any], None]:
+    """Ends a flight, as another driver that takes over does."""
+    seen = [0]
+
+    def count(_: Any) -> None:
+        seen[0] += 1
+        if seen[0] > rounds:
+            raise BusyError("another driver")
+
+    return count
+
+
+@each_engine
+def test_what_is_in_flight_is_cancelled_by_name_and_collected_later(
+    engine: str, provider: Provider, folder: Folder
+) -> None:
+    provider.pace = Pace(polls=10_000)
+    ledger, client = ask(folder, engine), open_at(provider.url, provider.key, engine)
+    with pytest.raises(BusyError):
+        fly(ledger, client, tempo=SMALL, tell=end_after(2))
+    told = cancel_flight(ledger, client)
+    assert [became for _, became in told] == [told[0][1]] * 3
+    assert {batch.id for batch, _ in told} == set(provider.state.batches)
+    provider.pace = Pace()
+    fly(ledger, client, tempo=SMALL)
+    found = outcomes(read_replies(folder, ledger))
+    assert found["batch_cancelled"] + found["canceled"] + found["200"] + found["succeeded"] == 40
+    assert found["200"] + found["succeeded"] >= 10  # the batch that had not been sent
+    assert provider.batches == 4
+
+
+@each_engine
+def test_batches_of_others_are_left_alone(engine: str, provider: Provider, tmp_path: Path) -> None:
+    """Two jobs with the same requests, whose replies are lost, at one account."""
+    provider.faults = Faults(seed=3, lost_reply=0.7)
+    client = open_at(provider.url, provider.key, engine)
+    for name in ("a", "b"):
+        folder = Folder(str(tmp_path / name))
+        ledger = ask(folder, engine)
+        fly(ledger, client, tempo=SMALL)
+        assert len(read_replies(folder, ledger)) == 40
+    assert provider.asked == 80
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(3))
+@each_engine
+def test_a_storm_costs_no_request_twice(engine: str, seed: int, folder: Folder) -> None:
+    with serve_provider(pace=Pace(polls=1), faults=Faults.storm(seed, 0.05)) as provider:
+        ledger = ask(folder, engine, count=60)
+        fly(ledger, open_at(provider.url, provider.key, engine), tempo=SMALL)
+        assert len(read_replies(folder, ledger)) > 40
+        assert (provider.asked, provider.asked_twice) == (60, 0)
