@@ -100,5 +100,6 @@ def _what(mistake: Any) -> str:
             return str(mistake["ctx"]["error"])
     of_spark = mistake["loc"][:2] in (("input", "options"), ("spark", "conf"))
     hidden = of_spark and any(is_secret(str(part)) for part in mistake["loc"][2:])
+    hidden = hidden or mistake["loc"][:2] == ("score", "endpoint")  # somebody may have written the key there
     shown = "hidden" if hidden else repr(mistake["input"])
     return f"{mistake['msg'][:1].lower()}{mistake['msg'][1:]} (it is {shown})"

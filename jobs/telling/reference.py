@@ -55,6 +55,7 @@ def make_page() -> str:
             parts += [f"\n### {title}\n" if title else "", "| key | values | default | |", "| --- | --- | --- | --- |"]
             required = asked if section == "score" else keys.get("required", [])
             parts += [_tell_key(section, n, keys["properties"][n], schema, required=n in required) for n in names]
+        parts += _tell_inner(section, keys, schema)
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -62,6 +63,20 @@ def write(folder: Path = _CONF) -> None:
     """Write both files."""
     (folder / "README.md").write_text(make_page(), encoding="utf-8")
     (folder / "job.schema.json").write_text(json.dumps(make_schema(), indent=2) + "\n", encoding="utf-8")
+
+
+def _tell_inner(section: str, keys: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:
+    """The sections of a section, each under a heading of its own."""
+    for name, told in keys["properties"].items():
+        for part in told.get("anyOf", ()):
+            kind = part.get("$ref", "").rpartition("/")[2]
+            if not kind.endswith("Settings"):
+                continue
+            inner, path = schema["$defs"][kind], f"{section}.{name}"
+            yield from (f"\n### `{path}`\n", inner["description"], "")
+            yield from ("| key | values | default | |", "| --- | --- | --- | --- |")
+            yield from (_tell_key(path, n, key, schema, required=False) for n, key in inner["properties"].items())
+            yield from _tell_inner(path, inner, schema)
 
 
 def _tell_jobs() -> Iterator[str]:
@@ -96,6 +111,8 @@ def _tell_key(section: str, name: str, told: dict[str, Any], schema: dict[str, A
 def _kinds(told: dict[str, Any], schema: dict[str, Any]) -> list[str]:
     """What a value may be, in words."""
     if "$ref" in told:
+        if told["$ref"].endswith("Settings"):
+            return ["mapping, see below"]
         return ["`{" + ", ".join(schema["$defs"][told["$ref"].rpartition("/")[2]]["properties"]) + "}`"]
     if "anyOf" in told:
         shared = {"minimum": told["minimum"]} if "minimum" in told else {}

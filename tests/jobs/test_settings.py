@@ -59,7 +59,7 @@ sparkk: {}
     ("override", "told"),
     [
         ("score.task=zero-shot-classification", "needs labels"),
-        ("score.labels=[a, b]", "belong to zero-shot-classification"),
+        ("score.labels=[a, b]", "belong to text-classification and zero-shot-classification"),
         ("score.text={{ title", "does not parse"),
         ("score.text={{ 'x' }}", "reads no column"),
         ("input.table=t", "exactly one of path, table and query"),

@@ -12,6 +12,7 @@ from udfs.errors import ProviderError
 from udfs.hosted.endpoint import Endpoint
 
 _CONNECT_S = 15.0
+_NO_KEY = "none"  # the client wants one; a server that is open reads none
 _NO_MONEY = {"insufficient_quota", "billing_not_active", "billing_hard_limit_reached", "billing_error"}
 _NO_MODEL = {"model_not_found"}
 _PACKAGES = {"openai-batch": "openai", "openai-compatible": "openai", "anthropic-batch": "anthropic"}
@@ -38,7 +39,7 @@ def make_client(endpoint: Endpoint, key: str | None, *, connections: int = 16, m
 
     Args:
         endpoint: Where to, and how patiently.
-        key: None sends none.
+        key: None for a server that asks for none.
         connections: Open at once, at most.
         max_retries: Of the client's own.
 
@@ -57,10 +58,10 @@ def make_client(endpoint: Endpoint, key: str | None, *, connections: int = 16, m
     common = {"base_url": endpoint.url, "max_retries": max_retries, "timeout": timeout, "http_client": http}
     if endpoint.engine == "anthropic-batch":
         return sdk.Anthropic(api_key=key, auth_token=None, **common)
-    headers: dict[str, Any] = {} if key else {"Authorization": sdk.Omit()}
+    headers: dict[str, Any] = {}
     if endpoint.engine == "openai-compatible" and not endpoint.organization:  # else those of OPENAI_ORG_ID go along
         headers |= {"OpenAI-Organization": sdk.Omit(), "OpenAI-Project": sdk.Omit()}
-    return sdk.OpenAI(api_key=key or "none", organization=endpoint.organization, default_headers=headers, **common)
+    return sdk.OpenAI(api_key=key or _NO_KEY, organization=endpoint.organization, default_headers=headers, **common)
 
 
 def _stays_at(url: str) -> Callable[[Any], None]:

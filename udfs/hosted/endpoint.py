@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
+from datetime import date
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -20,6 +21,11 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _OURS = {"model", "messages", "input", "stream"}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRET = re.compile(r"[^/\s]+/[^/\s]+")
+
+
+def read_day(value: Any) -> Any:
+    """A day as text, which YAML reads as a date."""
+    return value.isoformat() if isinstance(value, date) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +44,9 @@ class Price:
     )
     batch_input: float | None = option(None, "Of tokens that the model reads in a batch.", least=0)
     batch_output: float | None = option(None, "Of tokens that it writes in a batch.", least=0)
-    as_of: str | None = option(None, "The day of these prices, as `2026-11-27`; it stands in the report.")
+    as_of: str | None = option(
+        None, "The day of these prices, as `2026-11-27`; it stands in the report.", check=read_day
+    )
 
     def find_problems(self) -> Iterator[str]:
         """What of it cannot be meant."""
@@ -115,7 +123,7 @@ class Endpoint:
     timeout_s: float = option(600.0, "A request that takes longer has failed.", least=1, decides=False)
     price: Price | None = option(
         None,
-        "The provider's list prices: the report tells costs, and `limits.max_usd` holds.",
+        "The provider's list prices, of which the report makes costs; `limits.max_usd` needs them.",
         decides=False,
     )
 
