@@ -8,7 +8,7 @@ the reference on this node (`udfs.text.holding`), and which no added token is a 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,13 @@ class Encoder:
     def name(self) -> str:
         """Which library encodes by now."""
         return "tokenizers" if self._faster is None or self._faster.found is None else "tokie"
+
+    def counter(self) -> tuple[Callable[[str], int], Callable[[Sequence[str]], np.ndarray]] | None:
+        """What counts the tokens of texts, or of any parts of them, fast; and (N,) bool, of which texts it may."""
+        if self._faster is None or self._faster.found is None:
+            return None
+        fast, verdict = self._faster.found
+        return (fast.count_tokens, lambda texts: self._find_plain(texts, verdict)) if verdict.edges else None
 
     def _encode(self, texts: Sequence[str]) -> Items:
         if self._faster is None:
