@@ -5,9 +5,12 @@ What follows a record in its line (with `multiLine`, in its file) Spark leaves o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from jobs.errors import SPARK_ERRORS
 from jobs.input.checkpoint import path_of
@@ -26,6 +29,7 @@ _COMMA = r"(?s)^\s*\{.*\}\s*,\s*\{"
 _BEHIND = r"(?s)^(.*\})\s*([^}\]\s,][^}\]]*)$"
 _APART = "\x1e"  # which JSON allows in no string
 _OPENED = r"^\s*(?:[\[{]|\[.*[^\]\s]|[\[{].*[\[{:])\s*$"  # a line of JSON that is written over several
+_ODD = re.compile(rb"\}\s*,\s*\{|\}[ \t]*[^}\],\s]|[\[{:]\s*\n|^\s*\[")
 _TEXT, _RECORD = "_gristmill_text", "_gristmill_record"
 
 
@@ -50,9 +54,20 @@ class JsonLines:
         return [f"records do not fit in {name_some(broken)}{advice}"] if broken and advice else []
 
 
-def look_at_lines(spark: SparkSession, source: InputSettings, uris: Sequence[str]) -> JsonLines:
-    """Find the JSON files among some that are not a record a line (with `multiLine`, a record or an array a file)."""
-    if source.format.lower() != "json" or raw_column(source) is None or not uris:
+def look_at_lines(spark: SparkSession, source: InputSettings, uris: Sequence[str], *, small: bool = False) -> JsonLines:
+    """Find the JSON files among some that are not a record a line (with `multiLine`, a record or an array a file).
+
+    Args:
+        spark: The session.
+        source: The input.
+        uris: The files.
+        small: They are small, so that Spark would take longer to open them than to read them.
+    """
+    if source.format.lower() != "json" or raw_column(source) is None:
+        return JsonLines(source)
+    if small:
+        uris = [uri for uri in uris if _may_be_odd(uri)]
+    if not uris:
         return JsonLines(source)
     from pyspark.sql import functions as F
 
@@ -132,6 +147,17 @@ def _read_text(
     below = {name: value for name, value in options.items() if name.lower() == "basepath"}
     reader = spark.read.format("text").options(**ends, **below, wholetext=_reads_whole(source))
     return reader.load([as_pattern(uri) for uri in uris])
+
+
+def _may_be_odd(uri: str) -> bool:
+    """False for a file that can be read here, and has a record a line for certain."""
+    told = urlsplit(uri)
+    if told.scheme not in ("", "file") or told.netloc:
+        return True
+    try:
+        return _ODD.search(Path(unquote(told.path)).read_bytes()) is not None
+    except OSError:
+        return True
 
 
 def _reads_whole(source: InputSettings) -> bool:

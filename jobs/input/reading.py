@@ -223,7 +223,7 @@ def _read_through(
     spark: SparkSession, settings: Settings, schema: StructType, uris: list[str], headers: Headers, *, hold: bool
 ) -> Readable:
     source = settings.input
-    lines = look_at_lines(spark, source, uris)
+    lines = look_at_lines(spark, source, uris, small=hold)
     frame = read_files(spark, settings, schema, uris, headers, joined=lines.joined)
     if hold:
         frame = frame.persist()

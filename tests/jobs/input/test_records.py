@@ -36,9 +36,9 @@ def job(write_job: WriteJob, tmp_path: Path) -> Callable[..., Settings]:
     return make
 
 
-def _read(spark: Any, settings: Settings) -> Readable:
+def _read(spark: Any, settings: Settings, *, hold: bool = False) -> Readable:
     frame = read_input(spark, settings)
-    return read_whole(spark, settings, frame.schema, sorted(frame.inputFiles()))
+    return read_whole(spark, settings, frame.schema, sorted(frame.inputFiles()), hold=hold)
 
 
 def _pairs(read: Readable) -> set[tuple[Any, Any]]:
@@ -161,9 +161,10 @@ def test_an_array_of_which_a_record_fits_names_the_setting(
 _RECORDS = [{"id": 1, "text": "a"}, {"id": 2, "text": '}{"a": 1'}, {"id": 3, "text": "} {"}]
 
 
+@pytest.mark.parametrize("hold", [False, True], ids=["large", "small"])
 @pytest.mark.parametrize("lines", [False, True], ids=["in a line", "in a file"])
 def test_json_records_behind_another_are_read_as_well(
-    spark: Any, job: Callable[..., Settings], tmp_path: Path, lines: bool
+    spark: Any, job: Callable[..., Settings], tmp_path: Path, lines: bool, hold: bool
 ) -> None:
     between = ["\n", "", ",\n"] if lines else [" ", "", ", "]
     for number, mark in enumerate(between):
@@ -173,7 +174,7 @@ def test_json_records_behind_another_are_read_as_well(
     (tmp_path / "in/cut.json").write_text('{"id": 5, "text": "e"} {"id": 6, "te')
     (tmp_path / "in/behind.json").write_text('{"id": 7, "text": "f"} and more')
     (tmp_path / "in/broken.json").write_text('{"id": 8, "more": [{"a": 1}], "text": "g')
-    read = _read(spark, job("json", options={"multiLine": lines}))
+    read = _read(spark, job("json", options={"multiLine": lines}), hold=hold)
     records = [(row["id"], row["text"], row["_corrupt_record"]) for row in read.frame.collect()]
     whole = [(record["id"], record["text"], None) for record in _RECORDS] * 4
     whole += [(4, "d", None), (5, "e", None), (7, "f", None)]
