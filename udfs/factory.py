@@ -24,7 +24,7 @@ from pyspark.sql.pandas.types import from_arrow_type
 from udfs.batch_api.spec import BatchSpec
 from udfs.errors import GristmillError, SpecError
 from udfs.executor import Executor, executor_of, find_executor
-from udfs.model.files import pin
+from udfs.model.files import open_model_of, pin
 from udfs.spec import Options, ScoreSpec
 from udfs.tasks.feature_extraction import FeatureExtractionOptions
 from udfs.tasks.registry import SHARED, make_spec
@@ -34,8 +34,10 @@ from udfs.tasks.text_generation import TextGenerationOptions, make_asker
 from udfs.tasks.token_classification import TokenClassificationOptions
 from udfs.tasks.translation import TranslationOptions
 from udfs.tasks.zero_shot_classification import ZeroShotOptions
+from udfs.text.encoding import library_of
 from udfs.text.pairs import join_columns
 from udfs.text.templates import READ, pack_texts, read_texts
+from udfs.text.tokenizing import find_tokenizer_file
 from udfs.wire.home import EngineId
 from udfs.worker.parts import PARTS, Target, write_parts
 from udfs.worker.process import reach_engine
@@ -327,9 +329,12 @@ def make_writer(spec: ScoreSpec[Any], target: Target) -> tuple[Callable[..., Ite
     spec = pin(spec)
     names = name_texts(spec)
 
+    def library() -> str:
+        return library_of(find_tokenizer_file(open_model_of(spec)))
+
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         about = _whereabouts()
-        return write_parts(batches, lambda texts: score(texts, spec, **about), target, names)
+        return write_parts(batches, lambda texts: score(texts, spec, **about), target, names, library=library)
 
     return write, from_arrow_type(pa.struct(PARTS))
 

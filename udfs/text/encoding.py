@@ -61,6 +61,7 @@ class Encoder:
             return made
         fast, verdict = found
         plain = self._find_plain(texts, verdict)
+        self._faster.used |= bool(plain.any())
         if plain.all():
             return by_fast(fast, texts)
         order = np.argsort(~plain, kind="stable")
@@ -84,10 +85,12 @@ class _Faster:
 
     Attributes:
         found: The library and what was found of it, once it is known to be equal.
+        used: It has made tokens.
     """
 
     def __init__(self, file: Path) -> None:
         self.found: tuple[Any, Verdict] | None = None
+        self.used = False
         self._file, self._tokens = file, 0
         self._trial: Trial | None = Trial(file)
         self._look()
@@ -118,6 +121,11 @@ def _faster_of(file: Path, stamp: tuple[int, int]) -> _Faster:
 def _find_faster(file: Path) -> _Faster:
     told = file.stat()
     return _faster_of(file.resolve(), (told.st_mtime_ns, told.st_size))
+
+
+def library_of(file: Path | None) -> str:
+    """Which library this process has made tokens with by a tokenizer.json; once the faster one, that."""
+    return "tokie" if file is not None and _find_faster(file).used else "tokenizers"
 
 
 def by_reference(backend: Any, texts: Sequence[str]) -> Items:
