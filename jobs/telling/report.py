@@ -195,7 +195,7 @@ def _joined(values: Any) -> str | None:
 def find_versions() -> dict[str, str]:
     """Of Python and of the packages that decide answers."""
     found = {"python": platform.python_version()}
-    for name in ("gristmill", "pyspark", "torch", "transformers", "tokenizers", "tokie", "pyarrow"):
+    for name in ("gristmill", "pyspark", "torch", "transformers", "tokenizers", "tokie", "fastokens", "pyarrow"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:  # gristmill itself, from a tree or a zip

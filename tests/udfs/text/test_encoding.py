@@ -11,6 +11,7 @@ from tests.conftest import MINILM
 from udfs.model.files import open_model
 from udfs.text import encoding
 from udfs.text.encoding import Encoder, by_reference
+from udfs.text.fast import Tokie
 from udfs.text.holding import Verdict
 from udfs.text.tokenizing import Tokenizer as OurTokenizer
 
@@ -35,6 +36,7 @@ class StandIn:
     """A trial that has found something once it was started."""
 
     finds: Verdict | RuntimeError | None = ASCII
+    library = "tokie"
     started = 0
     remembers = False
 
@@ -64,8 +66,8 @@ def test_ids_are_the_reference_s_in_the_order_of_the_texts_whichever_library_mak
     backend: Tokenizer, file: Path, trial: type[StandIn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    by_fast = encoding.by_fast
-    monkeypatch.setattr(encoding, "by_fast", lambda fast, texts: seen.extend(texts) or by_fast(fast, texts))
+    encode = Tokie.encode
+    monkeypatch.setattr(Tokie, "encode", lambda fast, texts: seen.extend(texts) or encode(fast, texts))
     trial.remembers = True
     encoder = Encoder(backend, file)
     found, wanted = encoder(TEXTS), by_reference(backend, TEXTS)
