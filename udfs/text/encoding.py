@@ -51,7 +51,7 @@ class Encoder:
         if self._faster is None or self._faster.found is None:
             return None
         fast, verdict = self._faster.found
-        return (fast.count, lambda texts: self._find_plain(texts, verdict)) if verdict.edges else None
+        return (fast.count, lambda texts: self._find_plain(texts, verdict)) if verdict.edges and verdict.runs else None
 
     def _encode(self, texts: Sequence[str]) -> Items:
         if self._faster is None:

@@ -9,6 +9,7 @@ both libraries.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -30,7 +31,7 @@ from udfs.executor import python_path
 from udfs.text.fast import Fast, choose_fast, load_fast
 from udfs.wire.home import make_top, top, try_hold
 
-_TRIAL = 3  # changes where a trial does
+_TRIAL = 4  # changes where a trial does
 _LIMIT_S = 60.0
 _BATCH = 2_000
 _TEXTS = 8_000
@@ -60,17 +61,21 @@ class Verdict:
         equal: Texts of the alphabet come out alike.
         edges: Even those that begin or end with space; else these are not covered.
         alphabet: Ranges of code points, from the first to before the last.
+        runs: Even those with several spaces in a row, likewise.
     """
 
     equal: bool
     edges: bool = False
     alphabet: tuple[tuple[int, int], ...] = ()
+    runs: bool = True
 
     def covers(self, texts: Sequence[str]) -> np.ndarray:
         """(N,) bool, texts of the alphabet alone."""
         found = np.ones(len(texts), dtype=bool)
         if not self.edges:
             found &= np.fromiter((t[:1] == t[:1].strip() and t[-1:] == t[-1:].strip() for t in texts), bool, len(texts))
+        if not self.runs:
+            found &= np.fromiter(("  " not in t for t in texts), bool, len(texts))
         found &= np.fromiter(map(bool, texts), bool, len(texts))
         known = self.holds
         points = "".join(texts).encode("utf-32-le", "surrogatepass")
@@ -163,10 +168,12 @@ def try_tokenizer(file: Path, *, limit_s: float = _LIMIT_S) -> Verdict | None:
         return None
     except Exception:  # noqa: BLE001 - it does not know this kind
         return Verdict(equal=False)
-    inside = Verdict(equal=True, alphabet=alphabet).covers(texts)
-    if inside.sum() < _TEXTS // 4 or not same[inside].all():
-        return Verdict(equal=False)
-    return Verdict(equal=True, edges=bool(same.all()), alphabet=alphabet)
+    for edges, runs in itertools.product((True, False), (True, False)):
+        verdict = Verdict(equal=True, edges=edges, alphabet=alphabet, runs=runs)
+        inside = verdict.covers(texts)
+        if inside.sum() >= _TEXTS // 4 and same[inside].all():
+            return verdict
+    return Verdict(equal=False)
 
 
 class _Pair:
@@ -196,7 +203,8 @@ def _find_alphabet(pair: _Pair) -> Iterator[tuple[int, int]]:
     """Ranges of characters that come out alike in the middle of others, and, but for space, alone and at both ends."""
     for first, stop, step in _BLOCKS:
         points = [point for point in range(first, stop, step) if chr(point) in "\t\n\r" or _is_text(chr(point))]
-        same = pair.compare([f"a{c}b {c} {c}{c} 1{c}.{c}A" for c in map(chr, points)])
+        probes = [f"a{c}b {c} {c}{c} 1{c}.{c}A" for c in map(chr, points)]
+        same = pair.compare([re.sub(" +", " ", probe) for probe in probes])
         for edge in ("{0}", "{0}x{0}"):
             same &= pair.compare([edge.format("" if c.isspace() else c) for c in map(chr, points)])
         if step == 1:
@@ -270,7 +278,8 @@ def find_added(backend: Any) -> re.Pattern[str] | None:
 def _read(kept: Path) -> Verdict | None:
     try:
         told = json.loads(kept.read_text(encoding="utf-8"))
-        return Verdict(told["equal"], told["edges"], tuple((start, stop) for start, stop in told["alphabet"]))
+        alphabet = tuple((start, stop) for start, stop in told["alphabet"])
+        return Verdict(told["equal"], told["edges"], alphabet, told["runs"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
