@@ -113,6 +113,7 @@ class Flight:
         self._seen: dict[str, Seen] = {}
         self._maybe: dict[str, tuple[str, ...]] = {}  # by name of a batch: those of the provider's that may be it
         self._unmade = set[str]()  # batches that the provider has told it did not make
+        self._ended_early = set[str]()  # batches whose cancelling has got a reply
         self._lost_since: dict[str, float] = {}
         self._refusals = 0
         self._spent_out = False
@@ -418,9 +419,11 @@ class Flight:
     def _end_early(self) -> None:
         """Cancel what flies, once; wait for it to end, but not for ever."""
         self._late_since = self._late_since or time.monotonic()
-        for batch in [batch for batch in self._flying() if batch.id and not batch.cancelled]:
-            self._batches[batch.name] = self._ledger.keep_cancelled(batch, "expired")
+        for batch in [batch for batch in self._flying() if batch.id and batch.name not in self._ended_early]:
+            if not batch.cancelled:
+                self._batches[batch.name] = self._ledger.keep_cancelled(batch, "expired")
             self._provider.cancel(str(batch.id))
+            self._ended_early.add(batch.name)
         if self._maybe:
             raise DeadlineReached(
                 "the deadline has passed, and it is not known yet which of the provider's batches is ours; the next "

@@ -55,8 +55,8 @@ class OpenAIBatches:
             return next((batch.id for batch in self._client.batches.list(limit=1)), None)
 
     def submit(self, file: Path, sent: Sent) -> str:
-        with self._telling():
-            uploaded = self._client.files.create(file=file, purpose="batch")
+        with self._telling(), file.open("rb") as stream:  # by its path the client would read it as a whole
+            uploaded = self._client.files.create(file=(file.name, stream), purpose="batch")
         with self._telling():
             made = self._client.with_options(max_retries=0).batches.create(
                 input_file_id=uploaded.id,
