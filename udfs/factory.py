@@ -28,7 +28,7 @@ from udfs.hosted.answering import answer_rows, hosted_type
 from udfs.hosted.asking import ASKED, ask_rows
 from udfs.hosted.live import check_live, score_live
 from udfs.hosted.tasks import make_hosted
-from udfs.model.files import pin
+from udfs.model.files import open_model_of, pin
 from udfs.spec import Options, ScoreSpec
 from udfs.tasks.feature_extraction import FeatureExtractionOptions
 from udfs.tasks.registry import SHARED, make_spec
@@ -38,8 +38,10 @@ from udfs.tasks.text_generation import TextGenerationOptions, make_asker
 from udfs.tasks.token_classification import TokenClassificationOptions
 from udfs.tasks.translation import TranslationOptions
 from udfs.tasks.zero_shot_classification import ZeroShotOptions
+from udfs.text.encoding import library_of
 from udfs.text.pairs import join_columns
 from udfs.text.templates import READ, pack_texts, read_texts
+from udfs.text.tokenizing import find_tokenizer_file
 from udfs.wire.home import EngineId
 from udfs.worker.parts import PARTS, Target, write_parts
 from udfs.worker.process import reach_engine
@@ -420,11 +422,14 @@ def make_writer(spec: ScoreSpec[Any], target: Target) -> tuple[Callable[..., Ite
         spec = pin(spec)
     names = name_texts(spec)
 
+    def library() -> str:
+        return library_of(find_tokenizer_file(open_model_of(spec)))
+
     def write(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         if spec.endpoint is not None:
             return write_parts(batches, lambda texts: score_live(texts, spec), target, names)
         about = _whereabouts()
-        return write_parts(batches, lambda texts: score(texts, spec, **about), target, names)
+        return write_parts(batches, lambda texts: score(texts, spec, **about), target, names, library=library)
 
     return write, from_arrow_type(pa.struct(PARTS))
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jobs.hosted.clients import read_stream, save_stream, telling_errors
+from jobs.hosted.clients import read_problem, read_stream, save_stream, telling_errors
 from jobs.hosted.provider import (
     Bounds,
     Found,
@@ -113,6 +113,11 @@ class AnthropicBatches:
             return reply
         none = {"input_tokens": 0, "output_tokens": 0}
         return {**reply, "result": {**reply["result"], "message": {**message, "usage": none}}}
+
+    def tells_no_model(self, reply: Mapping[str, Any]) -> bool:
+        result = reply.get("result")
+        error = result.get("error") if isinstance(result, dict) else None
+        return read_problem(error)[0] == "not_found_error"
 
     def is_unanswered(self, reply: Mapping[str, Any]) -> bool:
         result = reply.get("result")

@@ -24,7 +24,7 @@ class Replies:
     Attributes:
         usage: Of all of them.
         counts: Lines by what they were: `replies`; `malformed`, no JSON of a request; `strange`, of no request of this
-            batch; `repeated`, of one that has been answered.
+            batch; `repeated`, of one that has been answered. Of the replies, `no_model` know no such model.
         left: Requests without a reply.
     """
 
@@ -67,6 +67,7 @@ class Replies:
         self.counts["replies"] += 1
         self.answered.add(custom_id)
         self.usage += self.provider.usage_of(reply)
+        self.counts["no_model"] += self.provider.tells_no_model(reply)
         if self.why and self.provider.is_unanswered(reply):
             yield from lay_out(self.provider.unanswered(custom_id, self.why), self.left.pop(id_), self.provider)
         else:

@@ -28,7 +28,6 @@ from jobs.hosted.provider import (
     Seen,
     UnknownBatchError,
     Usage,
-    Why,
 )
 
 _SLOWER, _SLOWEST = 1.5, 10  # polls come as often as `poll_s` at first, and a tenth as often in the end
@@ -114,6 +113,8 @@ class Flight:
         self._seen: dict[str, Seen] = {}
         self._maybe: dict[str, tuple[str, ...]] = {}  # by name of a batch: those of the provider's that may be it
         self._unmade = set[str]()  # batches that the provider has told it did not make
+        self._ended_early = set[str]()  # batches whose cancelling has got a reply
+        self._lost_since: dict[str, float] = {}
         self._refusals = 0
         self._spent_out = False
         self._every_s, self._not_before = tempo.poll_s, 0.0
@@ -278,8 +279,13 @@ class Flight:
             elif found.maybe:
                 self._maybe[batch.name] = found.maybe
                 self._look_at_maybe(batch)
-            elif time.time() - batch.at > min(_LISTED_S, _LISTED * self._tempo.poll_s):
+            elif self._is_surely_unmade(batch):
                 self._make_again(batch)
+
+    def _is_surely_unmade(self, batch: Batch) -> bool:
+        """It has not been listed for so long, since it may have been made last, that it never was."""
+        since = self._lost_since.setdefault(batch.name, time.monotonic())  # it was made before, if ever
+        return time.monotonic() - since > min(_LISTED_S, _LISTED * self._tempo.poll_s)
 
     def _find(self, batch: Batch) -> Found:
         known = frozenset(other.id for other in self._batches.values() if other.id)
@@ -316,6 +322,7 @@ class Flight:
             self._ledger.intend(again)
             self._batches[batch.name] = again
             self._unmade.discard(batch.name)
+            self._lost_since.pop(batch.name, None)
             self._make(again, file)
 
     # Looking
@@ -350,7 +357,7 @@ class Flight:
             EndpointError: Nothing but refusals has come of all that was sent: it is no fault of single requests.
         """
         self._refusals += 1
-        if self._refusals > _REFUSALS and not any(b.usage is not None and b.id for b in self._batches.values()):
+        if self._refusals > _REFUSALS and not self._usage().input_tokens:
             raise EndpointError(f"the provider refuses all batches, whatever is in them: {told}")
         if batch.cut.requests > 1:
             halves = halve(self._ledger, self._asked, batch.cut)
@@ -362,9 +369,9 @@ class Flight:
         self._batches[batch.name] = self._ledger.keep_collected(batch, Usage(), refused=1)
 
     def _put_off(self, batch: Batch, seen: Seen) -> None:
-        """Too much is enqueued at the provider: the same lines later; in halves where nothing else of ours is."""
-        alone = len(self._flying()) == 1 and batch.cut.requests > 1
-        if alone:
+        """Too much is enqueued at the provider: the same lines later, or in halves where nothing else of ours is."""
+        others = any(other.id for other in self._flying() if other.name != batch.name)
+        if not others and batch.cut.requests > 1:
             halves = halve(self._ledger, self._asked, batch.cut)
             self._batches[batch.name] = self._ledger.keep_split(batch, halves, seen.told)
         else:
@@ -386,6 +393,10 @@ class Flight:
                     break
                 self._pause(min(_AGAIN_S, self._tempo.poll_s))
                 seen = self._provider.look(seen.id)  # files may come late, or have been told wrong
+            if replies.counts["no_model"] == batch.cut.requests:
+                raise EndpointError(
+                    f"the provider has no model as score.model names it: so it answers all of batch {seen.id}"
+                )
             if replies.left and (why := batch.cancelled or seen.why):
                 self._ledger.write_results(f"{batch.name}.unanswered", replies.fill(why))
         counts = {**replies.counts, "missing": len(replies.left)}
@@ -408,9 +419,11 @@ class Flight:
     def _end_early(self) -> None:
         """Cancel what flies, once; wait for it to end, but not for ever."""
         self._late_since = self._late_since or time.monotonic()
-        for batch in [batch for batch in self._flying() if batch.id and not batch.cancelled]:
-            self._batches[batch.name] = self._ledger.keep_cancelled(batch, "expired")
+        for batch in [batch for batch in self._flying() if batch.id and batch.name not in self._ended_early]:
+            if not batch.cancelled:
+                self._batches[batch.name] = self._ledger.keep_cancelled(batch, "expired")
             self._provider.cancel(str(batch.id))
+            self._ended_early.add(batch.name)
         if self._maybe:
             raise DeadlineReached(
                 "the deadline has passed, and it is not known yet which of the provider's batches is ours; the next "
@@ -489,11 +502,10 @@ def cancel_flight(ledger: Ledger, provider: Provider) -> list[tuple[Batch, str]]
             continue
         if batch.id is None:
             batch = ledger.keep_created(batch, known)
-        if provider.look(known).state != "running":
-            told.append((batch, "has ended; the next run collects its answers"))
-            continue
-        why: Why = "canceled"
-        batch = ledger.keep_cancelled(batch, why)
-        provider.cancel(known)
-        told.append((batch, "is being cancelled; the next run collects what it has answered"))
+        is_running = provider.look(known).state == "running"
+        batch = ledger.keep_cancelled(batch, "canceled")
+        if is_running:
+            provider.cancel(known)
+        became = "is being cancelled; the next run collects what it has answered" if is_running else "has ended"
+        told.append((batch, became))
     return told

@@ -26,7 +26,7 @@ from jobs.folder import Folder
 from jobs.hosted.provider import PREFIX, Sent, Usage, Why
 from jobs.output.committed import name_of
 
-REQUESTS, UNSENT = "requests", "unsent"
+REQUESTS, UNSENT, RESULTS = "requests", "unsent", ".lines"
 _PIECE = 1 << 20
 Note = Literal["intent", "created", "cancel", "split", "collected"]
 
@@ -238,7 +238,7 @@ class Ledger:
         """Keep replies; returns how many lines they are."""
         self._folder.make(f"{self.path}/results")
         count = 0
-        with self._folder.writing(f"{self.path}/results/{name}.lines") as stream:
+        with self._folder.writing(f"{self.path}/results/{name}{RESULTS}") as stream:
             for line in lines:
                 stream.write(line)
                 count += 1
@@ -246,11 +246,12 @@ class Ledger:
 
     def forget_unsent(self) -> None:
         """Lines that a run before has left are sent by this one."""
-        self._folder.delete(f"{self.path}/results/{UNSENT}.lines")
+        self._folder.delete(f"{self.path}/results/{UNSENT}{RESULTS}")
 
     def result_bytes(self) -> int:
         """Of all replies that are here."""
-        return sum(file.size for file in self._folder.walk(f"{self.path}/results"))
+        found = self._folder.walk(f"{self.path}/results")
+        return sum(file.size for file in found if file.name.endswith(RESULTS))
 
     def delete(self) -> None:
         """Forget all of it; its increment is committed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from udfs.hosted.endpoint import Price
 
 _MILLION = 1_000_000
+_AT_MOST = 1.5  # times the estimate: so far it may be wrong (see `udfs.hosted.asked.estimate_tokens`)
 _LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")  # of an answer, as providers call it
 
 
@@ -105,7 +107,7 @@ class Purse:
         """
         if self.price is None or self.max_usd is None:
             return True
-        most = sum((Usage(c.tokens, c.most_output) for c in (cut, *flying)), Usage())
+        most = sum((Usage(math.ceil(_AT_MOST * c.tokens), c.most_output) for c in (cut, *flying)), Usage())
         return self._spent(usage) + price_of(most, self.price, in_batches=True) <= self.max_usd
 
     def _spent(self, usage: Usage) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.errors import EndpointError
-from jobs.hosted.clients import save_stream, telling_errors
+from jobs.hosted.clients import read_problem, save_stream, telling_errors
 from jobs.hosted.provider import (
     Bounds,
     Found,
@@ -55,8 +55,8 @@ class OpenAIBatches:
             return next((batch.id for batch in self._client.batches.list(limit=1)), None)
 
     def submit(self, file: Path, sent: Sent) -> str:
-        with self._telling():
-            uploaded = self._client.files.create(file=file, purpose="batch")
+        with self._telling(), file.open("rb") as stream:  # by its path the client would read it as a whole
+            uploaded = self._client.files.create(file=(file.name, stream), purpose="batch")
         with self._telling():
             made = self._client.with_options(max_retries=0).batches.create(
                 input_file_id=uploaded.id,
@@ -136,6 +136,9 @@ class OpenAIBatches:
             return reply
         none = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
         return {**reply, "response": {**reply["response"], "body": {**body, "usage": none}}}
+
+    def tells_no_model(self, reply: Mapping[str, Any]) -> bool:
+        return read_problem(_body_of(reply))[0] == "model_not_found"
 
     def is_unanswered(self, reply: Mapping[str, Any]) -> bool:
         error = reply.get("error")

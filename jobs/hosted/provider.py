@@ -164,6 +164,9 @@ class Provider(Protocol):
     def without_usage(self, reply: dict[str, Any]) -> dict[str, Any]:
         """The same result line with tokens of 0."""
 
+    def tells_no_model(self, reply: Mapping[str, Any]) -> bool:
+        """A result line of a request for a model that the provider does not have."""
+
     def is_unanswered(self, reply: Mapping[str, Any]) -> bool:
         """A result line of a request that was cancelled or has expired."""
 

@@ -10,11 +10,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jobs.errors import OutputError
+from jobs.errors import EndpointError, OutputError
 from jobs.hosted.flight import Flight, Landed, Standing, Tempo, cancel_flight
-from jobs.hosted.ledger import Asked, Ledger, find_ledgers
+from jobs.hosted.ledger import RESULTS, Asked, Ledger, find_ledgers
 from jobs.hosted.money import Purse, price_of
-from jobs.hosted.provider import Provider, Usage
+from jobs.hosted.provider import (
+    BusyProviderError,
+    LostReplyError,
+    Provider,
+    RefusedError,
+    UnknownBatchError,
+    Usage,
+)
 from jobs.hosted.services import open_provider
 from jobs.increments.plan import Plan, hashed, kept_columns, spread_rows, text_of, with_outcome
 from jobs.input.kinds import column
@@ -145,10 +152,13 @@ def cancel_batches(output: Output, settings: Settings) -> list[str]:
         EndpointError: It cannot be asked.
     """
     told, provider = list[str](), open_provider_of(settings)
-    for ledger in find_ledgers(output.folder, output.home):
-        for batch, became in cancel_flight(ledger, provider):
-            requests = f"{batch.cut.requests:,} requests of increment {ledger.number}"
-            told.append(f"{batch.id or 'a batch'} with {requests} {became}")
+    try:
+        for ledger in find_ledgers(output.folder, output.home):
+            for batch, became in cancel_flight(ledger, provider):
+                requests = f"{batch.cut.requests:,} requests of increment {ledger.number}"
+                told.append(f"{batch.id or 'a batch'} with {requests} {became}")
+    except (LostReplyError, BusyProviderError, RefusedError, UnknownBatchError) as error:
+        raise EndpointError(f"{error}; so far: {'; '.join(told) or 'nothing is cancelled'}. Try again") from error
     return told
 
 
@@ -217,7 +227,7 @@ def _read_replies(spark: SparkSession, ledger: Ledger) -> tuple[DataFrame, int]:
     size = ledger.result_bytes()
     if not size:
         return spark.createDataFrame([], f"{_BUCKET} int, {_REPLY} string"), 0
-    lines = spark.read.options(**_LINES).text(ledger.results_path)
+    lines = spark.read.options(pathGlobFilter=f"*{RESULTS}", **_LINES).text(ledger.results_path)
     bucket = F.substring_index("value", "\t", 1).cast("int")
     reply = F.expr("substring(value, locate('\t', value) + 1)")
     return lines.select(bucket.alias(_BUCKET), reply.alias(_REPLY)), size

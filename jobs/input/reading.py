@@ -12,17 +12,15 @@ from typing import TYPE_CHECKING
 
 from jobs.errors import SPARK_ERRORS, unreadable_file, unreadable_input
 from jobs.input.checkpoint import SeenFile, path_of
-from jobs.input.files import ReadFile, find_gone, find_repeated, name_some, tell_swallowing
+from jobs.input.files import ReadFile, find_gone, find_repeated, tell_swallowing
+from jobs.input.json_lines import look_at_lines
 from jobs.input.kinds import column, hashable
 from jobs.input.records import (
     Headers,
-    find_glued,
     has_headers,
     is_swallowed,
-    many_lines,
     raw_column,
     read_headers,
-    tell_glued,
     tell_headers,
 )
 from jobs.input.sources import FILE, FILE_SIZE, FILE_TIME, read_files
@@ -224,7 +222,9 @@ def read_whole(
 def _read_through(
     spark: SparkSession, settings: Settings, schema: StructType, uris: list[str], headers: Headers, *, hold: bool
 ) -> Readable:
-    frame, source = read_files(spark, settings, schema, uris, headers), settings.input
+    source = settings.input
+    lines = look_at_lines(spark, source, uris, small=hold)
+    frame = read_files(spark, settings, schema, uris, headers, joined=lines.joined)
     if hold:
         frame = frame.persist()
     try:
@@ -232,10 +232,7 @@ def _read_through(
     except SPARK_ERRORS:
         frame.unpersist()
         raise
-    whole = [path_of(file.uri) for file in counts.read or () if file.malformed and file.malformed == file.rows]
-    lines = [f"no record fits in {name_some(whole)}{many_lines(source)}"] if whole and many_lines(source) else []
-    glued = tell_glued(find_glued(spark, source, uris))
-    return Readable(frame, counts, told=(*lines, *glued, *tell_swallowing(counts.swallowing)))
+    return Readable(frame, counts, told=(*lines.warnings(counts.malformed), *tell_swallowing(counts.swallowing)))
 
 
 def _to_ignore(error: Exception, settings: Settings, left: dict[str, SeenFile]) -> SeenFile:

@@ -24,8 +24,6 @@ _RAW, _RAW_OPTION = "_corrupt_record", "columnNameOfCorruptRecord"
 # As pandas and spreadsheets write it; each file's header is checked; what fits does not hang on what is needed.
 _CSV = {"multiLine": "true", "escape": '"', "enforceSchema": "false", "columnPruning": "false"}
 _SPECIAL = re.compile(r"[*?\[\]{}\\]")
-_GLUED = r'\}\s*\{\s*"[^"]*"\s*:'  # within a string, a quote has a backslash before it
-_LOOKED_INTO = 8  # files, for what whoever wrote them does in all of them
 _AT_A_TIME = 8  # headers that are read at once
 
 
@@ -83,32 +81,6 @@ def many_lines(source: InputSettings) -> str:
     if source.format.lower() != "json" or option_of(source, "multiLine").lower() == "true":
         return ""
     return "; if JSON is written over several lines, set input.options.multiLine: true"
-
-
-def find_glued(spark: SparkSession, source: InputSettings, uris: Sequence[str]) -> list[str]:
-    """JSON files, of the first few, that have several records where Spark reads the first alone: in a line, or in a
-    file of `multiLine`."""
-    if source.format.lower() != "json":
-        return []
-    from pyspark.sql import functions as F
-
-    whole = option_of(source, "multiLine").lower() == "true"
-    texts = spark.read.text([as_pattern(uri) for uri in uris[:_LOOKED_INTO]], wholetext=whole)
-    found = texts.where(F.col("value").rlike(_GLUED)).select("_metadata.file_path").distinct()
-    try:
-        return sorted(row[0] for row in found.collect())
-    except SPARK_ERRORS:  # what is wrong with a file is told when it is read
-        return []
-
-
-def tell_glued(uris: Sequence[str]) -> list[str]:
-    """A warning about JSON files with several records where Spark reads one."""
-    if not uris:
-        return []
-    return [
-        "records that follow another one in its line, or in its file with multiLine, are not read: "
-        f"{name_some([unquote(urlsplit(uri).path) for uri in uris])}; put each on a line of its own, as `jq -c .` does"
-    ]
 
 
 def as_pattern(uri: str) -> str:

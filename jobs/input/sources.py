@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import reduce
 from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.errors import SPARK_ERRORS, InputError, unreadable_input
 from jobs.folder import Folder
+from jobs.input.checkpoint import path_of
+from jobs.input.json_lines import read_joined
 from jobs.input.kinds import check_text_types, column, tells_case
 from jobs.input.records import (
     Headers,
@@ -112,7 +114,13 @@ def _look_into(spark: SparkSession, settings: Settings) -> DataFrame:
 
 
 def read_files(
-    spark: SparkSession, settings: Settings, schema: StructType, uris: list[str], headers: Headers = _NO_HEADERS
+    spark: SparkSession,
+    settings: Settings,
+    schema: StructType,
+    uris: list[str],
+    headers: Headers = _NO_HEADERS,
+    *,
+    joined: Collection[str] = (),
 ) -> DataFrame:
     """Some of the input's files, by their URIs, with the columns that the job needs and where rows come from.
 
@@ -122,11 +130,16 @@ def read_files(
         schema: Of the input.
         uris: The files.
         headers: Of CSV files, where they differ; each is read by its own.
+        joined: JSON files that have several records where Spark reads one.
     """
     schema = with_raw(schema, settings.input)
     if not uris:
         return select_needed(spark.createDataFrame([], schema), settings)
-    groups = [_read_alike(spark, settings, schema, *group) for group in by_header(uris, headers).items()]
+    alone = [uri for uri in uris if path_of(uri) not in set(map(path_of, joined))]
+    groups = [_read_alike(spark, settings, schema, *group) for group in by_header(alone, headers).items()]
+    if joined:
+        frame = read_joined(spark, settings.input, schema, sorted(joined), _file_options(settings.input))
+        groups.append(_as_needed(frame, settings, schema))
     return reduce(lambda a, b: a.unionByName(b), groups)
 
 
@@ -134,12 +147,17 @@ def _read_alike(
     spark: SparkSession, settings: Settings, schema: StructType, header: tuple[str, ...], uris: list[str]
 ) -> DataFrame:
     """Files with the same header, or without."""
-    from pyspark.sql import functions as F
-
     source = settings.input
     by_position = {"enforceSchema": "true"} if header else {}  # the schema is in the header's own order
     reader = spark.read.format(source.reader()).options(**_file_options(source)).options(**by_position)
     frame = reader.schema(schema_of(header, uris, schema, source)).load([as_pattern(uri) for uri in uris])
+    return _as_needed(frame, settings, schema)
+
+
+def _as_needed(frame: DataFrame, settings: Settings, schema: StructType) -> DataFrame:
+    """Records of files with the columns that the job needs, and where they come from."""
+    from pyspark.sql import functions as F
+
     about = frame.metadataColumn("_metadata")
     located = frame.select(
         "*",

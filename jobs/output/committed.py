@@ -28,6 +28,7 @@ class Committed:
         scored_rows: Rows that went through the model; the others failed before or repeat such a row.
         input_tokens, output_tokens, padded_tokens, cached_tokens: Sums of `usage`.
         engines: Rows scored by each engine; their number is the number of model loads.
+        tokenizers: Rows by the library that tokenized their task's last texts; of rows that workers wrote.
     """
 
     rows: int = 0
@@ -40,6 +41,7 @@ class Committed:
     padded_tokens: int = 0
     cached_tokens: int = 0
     engines: dict[str, int] = field(default_factory=dict)
+    tokenizers: dict[str, int] = field(default_factory=dict)
 
 
 def add_up(parts: Iterable[Committed]) -> Committed:
@@ -146,13 +148,15 @@ def count_outcomes(results: DataFrame, name: str) -> Committed:
 def sum_groups(found: Iterable[Mapping[str, Any]]) -> Committed:
     """Sum up groups of rows, each with its outcome, error code, engine, and sums."""
     found = list(found)
-    outcomes, codes, engines = Counter[str](), Counter[str](), Counter[str]()
+    outcomes, codes, engines, tokenizers = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
     for row in found:
         outcomes[row["outcome"]] += row["rows"]
         if row["code"] is not None:
             codes[row["code"]] += row["rows"]
         if row["engine"] is not None:
             engines[row["engine"]] += row["scored_rows"]
+        if "tokenizer" in row and row["tokenizer"] is not None:
+            tokenizers[row["tokenizer"]] += row["rows"]
     return Committed(
         rows=outcomes.total(),
         succeeded=outcomes["succeeded"],
@@ -161,4 +165,5 @@ def sum_groups(found: Iterable[Mapping[str, Any]]) -> Committed:
         scored_rows=sum(row["scored_rows"] for row in found),
         **{token: sum(row[token] or 0 for row in found) for token in USAGE},
         engines=dict(sorted(engines.items())),
+        tokenizers=dict(sorted(tokenizers.items())),
     )

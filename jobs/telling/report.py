@@ -68,6 +68,7 @@ class RunReport:
     cached_tokens: int
     scored_rows: int
     engines: dict[str, int]
+    tokenizers: dict[str, int]
     device: str | None
     precision: str | None
     batches: str | None
@@ -193,6 +194,7 @@ def _summary(report: RunReport) -> list[tuple[str, str]]:
         ("rows/s", f"{report.rows / seconds:,.0f}"),
         ("tokens/s", f"{report.input_tokens / seconds:,.0f}"),
         ("engine loads", f"{len(report.engines)}"),
+        *([("tokenizer", ", ".join(report.tokenizers))] if report.tokenizers else []),
         ("device", f"{report.device or '-'}, {report.precision or '-'}, {report.batches or '-'}"),
         ("time", f"{report.wall_s:.1f} s, {report.scoring_s:.1f} s of it scoring"),
     ]
@@ -236,7 +238,7 @@ def _joined(values: Any) -> str | None:
 def find_versions() -> dict[str, str]:
     """Of Python and of the packages that decide answers."""
     found = {"python": platform.python_version()}
-    for name in ("gristmill", "pyspark", "torch", "transformers", "tokenizers", "pyarrow"):
+    for name in ("gristmill", "pyspark", "torch", "transformers", "tokenizers", "tokie", "fastokens", "pyarrow"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:  # gristmill itself, from a tree or a zip

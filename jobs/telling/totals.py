@@ -55,6 +55,7 @@ class Totals:
         mended: Rows that failed and that a retry has mended; both rows are in the output.
         counts: Sums over all increments, retries among them, for what they cost.
         strangers: Files among the increments that are not committed, and that readers take for results.
+        provider_usd: What a hosted model's provider was paid, by the prices that each run's settings had.
     """
 
     path: str
@@ -68,6 +69,7 @@ class Totals:
     runs: tuple[RunTotal, ...]
     increments: tuple[Increment, ...]
     strangers: tuple[str, ...] = ()
+    provider_usd: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -104,6 +106,7 @@ def read_totals(path: str) -> Totals:
         runs=tuple(_sum_runs(increments, reports)),
         increments=tuple(increments),
         strangers=tuple(find_strangers(there, marks)),
+        provider_usd=round(sum(paid), 6) if (paid := _paid(reports)) else None,
     )
 
 
@@ -146,7 +149,12 @@ def _lines(totals: Totals) -> list[tuple[str, str]]:
         ("engine loads", f"{len(totals.counts.engines):,}"),
         ("rows/s", f"{totals.counts.rows / seconds:,.0f}"),
         ("tokens/s", f"{totals.counts.input_tokens / seconds:,.0f}"),
+        *([("cost by list prices", f"{totals.provider_usd:.4f} USD")] if totals.provider_usd is not None else []),
     ]
+
+
+def _paid(reports: list[dict[str, Any]]) -> list[float]:
+    return [usd for report in reports if (usd := report.get("provider_usd")) is not None]
 
 
 def _sum_runs(increments: list[Increment], reports: list[dict[str, Any]]) -> list[RunTotal]:

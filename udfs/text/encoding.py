@@ -1,21 +1,22 @@
 """Texts to ragged token ids without special tokens: by `tokenizers`, and by a faster library where that is equal.
 
-`tokenizers` on the model's own tokenizer.json is the reference. `tokie` takes a tenth of its time and less, and is not
-equal to it for every tokenizer and every text: it is used for texts of those characters alone for which it was held to
-the reference on this node (`udfs.text.holding`), and which no added token is a part of.
+`tokenizers` on the model's own tokenizer.json is the reference. Others (`udfs.text.fast`) take a tenth of its time and
+less, and are not equal to it for every tokenizer and every text: they are used for texts of those characters alone for
+which they were held to the reference on this node (`udfs.text.holding`), and which no added token is a part of.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from udfs.text.holding import Trial, Verdict, find_added, load_fast
+from udfs.text.fast import Fast, load_fast
+from udfs.text.holding import Trial, Verdict, find_added
 from udfs.wire.items import Items, join_items
 
 _SLICE = 2_000  # texts of a call: the faster library is taken as soon as it is known to be equal
@@ -43,7 +44,14 @@ class Encoder:
     @property
     def name(self) -> str:
         """Which library encodes by now."""
-        return "tokenizers" if self._faster is None or self._faster.found is None else "tokie"
+        return "tokenizers" if self._faster is None or self._faster.found is None else str(self._faster.library)
+
+    def counter(self) -> tuple[Callable[[str], int], Callable[[Sequence[str]], np.ndarray]] | None:
+        """What counts the tokens of texts, or of any parts of them, fast; and (N,) bool, of which texts it may."""
+        if self._faster is None or self._faster.found is None:
+            return None
+        fast, verdict = self._faster.found
+        return (fast.count, lambda texts: self._find_plain(texts, verdict)) if verdict.edges and verdict.runs else None
 
     def _encode(self, texts: Sequence[str]) -> Items:
         if self._faster is None:
@@ -54,12 +62,19 @@ class Encoder:
             return made
         fast, verdict = found
         plain = self._find_plain(texts, verdict)
+        self._faster.used |= bool(plain.any())
         if plain.all():
-            return by_fast(fast, texts)
+            return self._by_fast(fast, texts)
         order = np.argsort(~plain, kind="stable")
         asked, count = [texts[number] for number in order.tolist()], int(plain.sum())
-        parts = [by_fast(fast, asked[:count])] if count else []
+        parts = [self._by_fast(fast, asked[:count])] if count else []
         return join_items([*parts, by_reference(self._backend, asked[count:])]).take(np.argsort(order))
+
+    def _by_fast(self, fast: Fast, texts: Sequence[str]) -> Items:
+        try:
+            return fast.encode(texts)
+        except Exception:  # noqa: BLE001 - of a young library; it is no row's fault
+            return by_reference(self._backend, texts)
 
     def _find_plain(self, texts: Sequence[str], verdict: Verdict) -> np.ndarray:
         """(N,) bool, texts for which the faster library was held to the reference."""
@@ -77,12 +92,16 @@ class _Faster:
 
     Attributes:
         found: The library and what was found of it, once it is known to be equal.
+        used: It has made tokens.
+        library: Its name.
     """
 
     def __init__(self, file: Path) -> None:
-        self.found: tuple[Any, Verdict] | None = None
+        self.found: tuple[Fast, Verdict] | None = None
+        self.used = False
         self._file, self._tokens = file, 0
         self._trial: Trial | None = Trial(file)
+        self.library = self._trial.library
         self._look()
 
     def count(self, tokens: int) -> None:
@@ -96,10 +115,10 @@ class _Faster:
         try:
             if self._trial and (verdict := self._trial.recall()):
                 self._trial = None
-                self.found = (load_fast(self._file), verdict) if verdict.equal else None
+                self.found = (load_fast(str(self.library), self._file), verdict) if verdict.equal else None
         except Exception as error:  # noqa: BLE001 - a young library; without it all is as it was
             self._trial = None
-            print(f"gristmill: tokie is not used: {type(error).__name__}: {error}", file=sys.stderr)
+            print(f"gristmill: {self.library} is not used: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 @lru_cache(maxsize=4)
@@ -113,17 +132,17 @@ def _find_faster(file: Path) -> _Faster:
     return _faster_of(file.resolve(), (told.st_mtime_ns, told.st_size))
 
 
+def library_of(file: Path | None) -> str:
+    """Which library this process has made tokens with by a tokenizer.json; once the faster one, that."""
+    faster = None if file is None else _find_faster(file)
+    return str(faster.library) if faster and faster.used else "tokenizers"
+
+
 def by_reference(backend: Any, texts: Sequence[str]) -> Items:
     """Items of texts by `tokenizers`."""
     ids = [encoding.ids for encoding in backend.encode_batch_fast(list(texts), add_special_tokens=False)]
     offsets = np.concatenate([[0], np.cumsum([len(i) for i in ids], dtype=np.int64)])
     return Items(flatten(ids, offsets), offsets)
-
-
-def by_fast(fast: Any, texts: Sequence[str]) -> Items:
-    """Items of texts by `tokie`, whose arrays are taken as they are."""
-    ids, lengths = fast.encode_batch_flat(list(texts), False)
-    return Items(ids.view(np.int32), np.concatenate([[0], np.cumsum(lengths.astype(np.int64))]))
 
 
 def flatten(lists: Sequence[Sequence[int]], offsets: np.ndarray) -> np.ndarray:

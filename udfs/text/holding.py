@@ -1,4 +1,4 @@
-"""Whether `tokie` makes the tokens that `tokenizers` makes: tried once a node for each tokenizer, and remembered.
+"""Whether a fast library makes the tokens that `tokenizers` makes: tried once a node for each, and remembered.
 
 Each character is tried by itself, in the middle and at the ends of others; those that come out otherwise are left to
 the reference. Of all others texts are made, of all scripts, lengths and of the tokenizer's own tokens, and not one may
@@ -9,6 +9,7 @@ both libraries.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -27,9 +28,10 @@ from typing import Any
 import numpy as np
 
 from udfs.executor import python_path
+from udfs.text.fast import Fast, choose_fast, load_fast
 from udfs.wire.home import make_top, top, try_hold
 
-_TRIAL = 2  # changes where a trial does
+_TRIAL = 4  # changes where a trial does
 _LIMIT_S = 60.0
 _BATCH = 2_000
 _TEXTS = 8_000
@@ -59,17 +61,21 @@ class Verdict:
         equal: Texts of the alphabet come out alike.
         edges: Even those that begin or end with space; else these are not covered.
         alphabet: Ranges of code points, from the first to before the last.
+        runs: Even those with several spaces in a row, likewise.
     """
 
     equal: bool
     edges: bool = False
     alphabet: tuple[tuple[int, int], ...] = ()
+    runs: bool = True
 
     def covers(self, texts: Sequence[str]) -> np.ndarray:
         """(N,) bool, texts of the alphabet alone."""
         found = np.ones(len(texts), dtype=bool)
         if not self.edges:
             found &= np.fromiter((t[:1] == t[:1].strip() and t[-1:] == t[-1:].strip() for t in texts), bool, len(texts))
+        if not self.runs:
+            found &= np.fromiter(("  " not in t for t in texts), bool, len(texts))
         found &= np.fromiter(map(bool, texts), bool, len(texts))
         known = self.holds
         points = "".join(texts).encode("utf-32-le", "surrogatepass")
@@ -88,35 +94,30 @@ class Verdict:
         return known
 
 
-def load_fast(file: Path) -> Any:
-    """`tokie` of a tokenizer.json, which neither cuts nor pads."""
-    import tokie
-
-    fast = tokie.Tokenizer.from_json(str(file))
-    fast.no_padding()
-    fast.no_truncation()
-    return fast
-
-
 class Trial:
     """The trial of a tokenizer.json on this node with these versions, in a process of its own that outlives a worker.
 
     Args:
         file: The tokenizer.json.
+
+    Attributes:
+        library: Which one may be used for it, by its name; None for kinds of which none is known to be equal.
     """
 
     def __init__(self, file: Path) -> None:
-        self._file = file
+        self._file, self.library = file, choose_fast(file)
         self._process: subprocess.Popen[bytes] | None = None
 
     @cached_property
     def _kept(self) -> Path | None:
-        """Where what it finds is kept; None without the library."""
+        """Where what it finds is kept; None without a library."""
+        if self.library is None:
+            return None
         try:
-            stamp = [_TRIAL, version("tokie"), version("tokenizers"), unicodedata.unidata_version]
+            versions = [self.library, version(self.library), version("tokenizers"), unicodedata.unidata_version]
         except PackageNotFoundError:
             return None
-        digest = hashlib.sha256(json.dumps(stamp).encode() + self._file.read_bytes()).hexdigest()[:32]
+        digest = hashlib.sha256(json.dumps([_TRIAL, *versions]).encode() + self._file.read_bytes()).hexdigest()[:32]
         return top() / f"tokenizer-{digest}.json"
 
     def recall(self) -> Verdict | None:
@@ -150,16 +151,16 @@ class Trial:
 
 
 def try_tokenizer(file: Path, *, limit_s: float = _LIMIT_S) -> Verdict | None:
-    """Hold the library to the reference; None where it takes longer than the limit."""
+    """Hold a library to the reference; None where it takes longer than the limit."""
     from tokenizers import Tokenizer as Backend
 
     backend = Backend.from_file(str(file))
     backend.no_padding()
     backend.no_truncation()
-    if not _is_known_kind(json.loads(backend.to_str())):
+    if (library := choose_fast(file)) is None:
         return Verdict(equal=False)
     try:
-        pair = _Pair(backend, load_fast(file), time.monotonic() + limit_s)
+        pair = _Pair(backend, load_fast(library, file), time.monotonic() + limit_s)
         added, alphabet = find_added(backend), tuple(_join(_find_alphabet(pair)))
         texts = [text for text in _make_texts(backend, alphabet) if added and not added.search(text)]
         same = pair.compare(texts)
@@ -167,27 +168,18 @@ def try_tokenizer(file: Path, *, limit_s: float = _LIMIT_S) -> Verdict | None:
         return None
     except Exception:  # noqa: BLE001 - it does not know this kind
         return Verdict(equal=False)
-    inside = Verdict(equal=True, alphabet=alphabet).covers(texts)
-    if inside.sum() < _TEXTS // 4 or not same[inside].all():
-        return Verdict(equal=False)
-    return Verdict(equal=True, edges=bool(same.all()), alphabet=alphabet)
-
-
-def _is_known_kind(told: dict[str, Any]) -> bool:
-    """A kind of tokenizer for which no difference was found beyond what a trial finds.
-
-    BPE of bytes (GPT-2, Llama 3, Qwen) is none: its words are cut otherwise in rare places, as in `"\\t's"`.
-    """
-    kind, by_bytes = told["model"].get("type"), '"ByteLevel"' in json.dumps(told.get("pre_tokenizer"))
-    return not by_bytes and (
-        kind in ("WordPiece", "Unigram") or (kind == "BPE" and bool(told["model"]["byte_fallback"]))
-    )
+    for edges, runs in itertools.product((True, False), (True, False)):
+        verdict = Verdict(equal=True, edges=edges, alphabet=alphabet, runs=runs)
+        inside = verdict.covers(texts)
+        if inside.sum() >= _TEXTS // 4 and same[inside].all():
+            return verdict
+    return Verdict(equal=False)
 
 
 class _Pair:
     """The two libraries, compared until a time."""
 
-    def __init__(self, backend: Any, fast: Any, until: float) -> None:
+    def __init__(self, backend: Any, fast: Fast, until: float) -> None:
         self._backend, self._fast, self._until = backend, fast, until
 
     def compare(self, texts: Sequence[str]) -> np.ndarray:
@@ -202,8 +194,8 @@ class _Pair:
         if time.monotonic() > self._until:
             raise TimeoutError
         wanted = [e.ids for e in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
-        ids, lengths = self._fast.encode_batch_flat(list(texts), False)
-        found = np.split(ids, np.cumsum(lengths.astype(np.int64))[:-1])
+        made = self._fast.encode(texts)
+        found = np.split(made.ids, made.offsets[1:-1])
         return np.array([len(a) == len(b) and a.tolist() == b for a, b in zip(found, wanted, strict=True)], dtype=bool)
 
 
@@ -211,7 +203,8 @@ def _find_alphabet(pair: _Pair) -> Iterator[tuple[int, int]]:
     """Ranges of characters that come out alike in the middle of others, and, but for space, alone and at both ends."""
     for first, stop, step in _BLOCKS:
         points = [point for point in range(first, stop, step) if chr(point) in "\t\n\r" or _is_text(chr(point))]
-        same = pair.compare([f"a{c}b {c} {c}{c} 1{c}.{c}A" for c in map(chr, points)])
+        probes = [f"a{c}b {c} {c}{c} 1{c}.{c}A" for c in map(chr, points)]
+        same = pair.compare([re.sub(" +", " ", probe) for probe in probes])
         for edge in ("{0}", "{0}x{0}"):
             same &= pair.compare([edge.format("" if c.isspace() else c) for c in map(chr, points)])
         if step == 1:
@@ -285,7 +278,8 @@ def find_added(backend: Any) -> re.Pattern[str] | None:
 def _read(kept: Path) -> Verdict | None:
     try:
         told = json.loads(kept.read_text(encoding="utf-8"))
-        return Verdict(told["equal"], told["edges"], tuple((start, stop) for start, stop in told["alphabet"]))
+        alphabet = tuple((start, stop) for start, stop in told["alphabet"])
+        return Verdict(told["equal"], told["edges"], alphabet, told["runs"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -32,7 +32,7 @@ def _find_missing(name: str, path: Path, kind: pa.DataType) -> str | None:
         return None
     step, rest = path[0], path[1:]
     if pa.types.is_map(kind):
-        return _find_missing(f"{name}[{step!r}]", rest, kind.item_type)
+        return _find_missing(f"{name}[{'…' if step is EACH else repr(step)}]", rest, kind.item_type)
     if is_nested(kind) and not pa.types.is_struct(kind):
         if step is not EACH:
             return f"{name}.{step}, but {name} is an array; take {name}[0].{step}, or loop over it"

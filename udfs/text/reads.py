@@ -11,6 +11,11 @@ from udfs.text.environment import METHOD, NAMES_OF_JINJA, column_of
 from udfs.text.paths import EACH, Path
 
 _OF_FIELDS = frozenset({"join", "map", "sum"})  # filters that make nothing of an element but one of its fields
+_BY_FIELDS = frozenset({"selectattr", "rejectattr", "groupby", "sort", "unique", "min", "max"})  # and that look at one
+_FIRST_NAMES_IT = frozenset({"selectattr", "rejectattr", "groupby"})
+_OF_LISTS = frozenset({"list", "reverse", "sort", "unique", "select", "reject", "selectattr", "rejectattr"})
+_OF_ELEMENTS = frozenset({"first", "last", "random", "min", "max"})
+_OF_ITEMS = frozenset({"items", "dictsort"})
 
 
 def find_reads(tree: nodes.Template) -> frozenset[Path]:
@@ -40,9 +45,44 @@ class _Reads(NodeVisitor):
                 return None if node.name.startswith(NAMES_OF_JINJA) else (column_of(node.name),)
             case nodes.Getattr() if (before := self.path_of(node.node)) is not None:
                 return before if node.attr.startswith(METHOD) else (*before, node.attr)
-            case nodes.Getitem() if (before := self.path_of(node.node)) is not None:
-                key = node.arg.value if isinstance(node.arg, nodes.Const) else EACH
-                return (*before, key if isinstance(key, str) else EACH)
+            case nodes.Getitem(arg=nodes.Const(value=str(key))):
+                before = self.path_of(node.node)
+                return None if before is None else (*before, key)
+            case nodes.Getitem() if not isinstance(node.arg, nodes.Slice):
+                return self._element_of(node.node)
+            case nodes.Call(node=nodes.Getattr(attr=attr) as of, args=[nodes.Const(value=str(key))]):
+                before = self.path_of(of) if attr == f"{METHOD}get" else None
+                return None if before is None else (*before, key)
+            case nodes.Filter(name="default" | "d", node=nodes.Expr() as of):
+                return self.path_of(of)
+            case nodes.Filter(name="attr", node=nodes.Expr() as of, args=[nodes.Const(value=str(key))]):
+                before = self.path_of(of)
+                return None if before is None else (*before, key)
+            case nodes.Filter(node=nodes.Expr() as of) if node.name in _OF_ELEMENTS:
+                return self._element_of(of)
+        return None
+
+    def _element_of(self, node: nodes.Node) -> Path | None:
+        """The path of what an expression's elements are."""
+        match node:
+            case nodes.Filter(name="map", node=nodes.Expr()) if (field := self._field_of(node)) is not None:
+                return field
+            case nodes.Filter(node=nodes.Expr() as of) if node.name in _OF_LISTS:
+                return self._element_of(of)
+            case nodes.Getitem(arg=nodes.Slice(), node=of):
+                return self._element_of(of)
+            case nodes.Call(node=nodes.Getattr(attr=attr) as of) if attr == f"{METHOD}values":
+                node = of
+        path = self.path_of(node)
+        return None if path is None else (*path, EACH)
+
+    def _map_of(self, node: nodes.Node) -> Path | None:
+        """The path of a map whose keys and values a loop goes over."""
+        match node:
+            case nodes.Call(node=nodes.Getattr(attr=attr) as of) if attr == f"{METHOD}items":
+                return self.path_of(of)
+            case nodes.Filter(node=nodes.Expr() as of) if node.name in _OF_ITEMS:
+                return self.path_of(of)
         return None
 
     def _read(self, node: nodes.Node) -> None:
@@ -59,19 +99,41 @@ class _Reads(NodeVisitor):
             self.visit(node.arg)
         if isinstance(node, nodes.Getitem | nodes.Getattr):
             self._read_keys(node.node)
+        elif isinstance(node, nodes.Filter) and node.node is not None:
+            self._read_field(node)
+            self.visit(node.node)
+            self._visit_arguments(node)
 
     visit_Name = visit_Getattr = visit_Getitem = _read
 
+    def visit_Call(self, node: nodes.Call) -> None:
+        if (path := self.path_of(node)) is not None:
+            self.paths.add(path)
+        self.generic_visit(node)
+
     def visit_Filter(self, node: nodes.Filter) -> None:
         """`authors | map(attribute='name')` reads the names alone."""
-        path = self.path_of(node.node) if node.node is not None else None
-        attribute = _attribute_of(node)
-        if path is None or attribute is None:
-            self.generic_visit(node)
-            return
-        self.paths.add((*path, EACH, *attribute))
+        self._read_field(node)
+        path = self.path_of(node)
+        if path is not None:
+            self.paths.add(path)
+        if node.node is not None and not (node.name in _OF_FIELDS and self._field_of(node)):
+            self.visit(node.node)
+        self._visit_arguments(node)
+
+    def _visit_arguments(self, node: nodes.Filter) -> None:
         for part in (*node.args, *node.kwargs):
             self.visit(part)
+
+    def _read_field(self, node: nodes.Filter) -> None:
+        if path := self._field_of(node):
+            self.paths.add(path)
+
+    def _field_of(self, node: nodes.Filter) -> Path | None:
+        """The path of the field that a filter takes of each element, or looks at."""
+        element = self._element_of(node.node) if node.node is not None else None
+        attribute = _attribute_of(node)
+        return None if element is None or attribute is None else (*element, *attribute)
 
     def _bind(self, target: nodes.Node, path: Path | None = None) -> None:
         for name in [target] if isinstance(target, nodes.Name) else target.find_all(nodes.Name):
@@ -93,13 +155,16 @@ class _Reads(NodeVisitor):
         self._bind(node.target)
 
     def visit_For(self, node: nodes.For) -> None:
-        path = self.path_of(node.iter)
-        element = None if path is None else (*path, EACH)
+        path, element = self.path_of(node.iter), self._element_of(node.iter)
         if path is None or not isinstance(node.target, nodes.Name):
             self.visit(node.iter)
         before, self.paths = self.paths, set()
+        values = self._map_of(node.iter)
         self._scopes.append({"loop": None})
         self._bind(node.target, element)
+        match node.target:
+            case nodes.Tuple(items=[nodes.Name(), nodes.Name(name=name)]) if values is not None:
+                self._scopes[-1][name] = (*values, EACH)
         for part in (*([node.test] if node.test else []), *node.body):
             self.visit(part)
         self._scopes.pop()
@@ -148,7 +213,9 @@ class _Reads(NodeVisitor):
 
 def _attribute_of(node: nodes.Filter) -> Path | None:
     """The field of each element that a filter is about."""
-    match [pair.value for pair in node.kwargs if pair.key == "attribute"]:
-        case [nodes.Const(value=str(told))] if node.name in _OF_FIELDS:
-            return tuple(EACH if part.isdigit() else part for part in told.split("."))
+    told = [pair.value for pair in node.kwargs if pair.key == "attribute"]
+    told += node.args[:1] if node.name in _FIRST_NAMES_IT else []
+    match told:
+        case [nodes.Const(value=str(name))] if node.name in _OF_FIELDS | _BY_FIELDS:
+            return tuple(EACH if part.isdigit() else part for part in name.split("."))
     return None

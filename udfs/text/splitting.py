@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,11 @@ class Splitter:
         if overlap > room // 2:
             raise SpecError(f"chunk_overlap is {overlap}, more than half of a chunk, which has room for {room} tokens")
         make = TextSplitter.from_callback if callable(tokens) else TextSplitter.from_huggingface_tokenizer
-        self._splitter = make(tokens, room, overlap)
+        self._splitter, self._room, self._overlap = make(tokens, room, overlap), room, overlap
+
+    def counting_by(self, count: Callable[[str], int]) -> Splitter:
+        """The same, by another way to count tokens."""
+        return Splitter(count, room=self._room, overlap=self._overlap)
 
     def __call__(self, texts: Sequence[str]) -> list[list[Chunk]]:
         """The chunks of each text, in order; none of a text that is blank."""

@@ -20,7 +20,7 @@ from udfs.model.tokenizer import load_tokenizer
 from udfs.spec import Overflow, ScoreSpec
 from udfs.text.agreement import add_lacking, find_disagreement, may_have_other_rules
 from udfs.text.encoding import Encoder, by_reference, flatten
-from udfs.text.splitting import Splitter
+from udfs.text.splitting import Chunk, Splitter
 from udfs.wire.items import Items, join_items
 
 _PROBES = ("a", "", "a b")
@@ -207,7 +207,7 @@ class Tokenizer:
         counts = (ids.lengths + around.count > 0).astype(np.int64)
         if splitter and long.any():
             numbers = np.flatnonzero(long)
-            chunks = splitter([texts[number] for number in numbers.tolist()])
+            chunks = self._cut(splitter, [texts[number] for number in numbers.tolist()])
             parts = self._encoder([self._before + chunk.text for found in chunks for chunk in found])
             real = parts.lengths + around.count > 0
             of_text = np.repeat(numbers, [len(found) for found in chunks])[real]
@@ -224,6 +224,18 @@ class Tokenizer:
                 ids = ids.take(np.flatnonzero(counts))
         units = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         return Tokenized(around.put(ids, room=room, from_end=self._direction == "left"), units, long)
+
+    def _cut(self, splitter: Splitter, texts: Sequence[str]) -> list[list[Chunk]]:
+        """The chunks of texts. The splitter counts the tokens of many parts of each: by the faster library, where it
+        is equal, in a tenth of the time."""
+        counter = self._encoder.counter()
+        if counter is None:
+            return splitter(texts)
+        count, may_count = counter
+        fast = may_count(texts)
+        by_fast = iter(splitter.counting_by(count)([texts[n] for n in np.flatnonzero(fast).tolist()]))
+        by_reference = iter(splitter([texts[n] for n in np.flatnonzero(~fast).tolist()]))
+        return [next(by_fast if is_fast else by_reference) for is_fast in fast.tolist()]
 
     def _encode(self, texts: Sequence[str], pairs: Sequence[str]) -> list[Any]:
         """Encodings of each text, or of its pairs, text by text; what was cut off is their `overflowing`."""

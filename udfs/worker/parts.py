@@ -32,6 +32,7 @@ PARTS = pa.schema(
         ("outcome", pa.string()),
         ("code", pa.string()),
         ("engine", pa.string()),
+        ("tokenizer", pa.string()),
         ("rows", pa.int64()),
         ("scored_rows", pa.int64()),
         *((name, pa.int64()) for name in USAGE),
@@ -67,6 +68,8 @@ def write_parts(
     score: Callable[[Iterator[pa.Array]], Iterator[pa.StructArray]],
     target: Target,
     names: tuple[str, ...] = (),
+    *,
+    library: Callable[[], str | None] = lambda: None,
 ) -> Iterator[pa.RecordBatch]:
     """Score rows and write them.
 
@@ -75,6 +78,7 @@ def write_parts(
         score: Gives each row its result, in order, in arrays of whatever sizes.
         target: Where to.
         names: Of the texts of pairs.
+        library: Which one has made the tokens.
 
     Yields:
         What was written, by PARTS, once all of it is.
@@ -88,7 +92,8 @@ def write_parts(
             failed = pc.struct_field(rows.column(target.result), "error").is_valid()
             for outcome, chosen in zip(OUTCOMES, (pc.invert(failed), failed), strict=True):
                 parts[outcome].add(rows.filter(chosen))
-        told = [row for outcome, part in parts.items() for row in part.close(outcome)]
+        tokenizer = library()
+        told = [row | {"tokenizer": tokenizer} for outcome, part in parts.items() for row in part.close(outcome)]
     except BaseException:
         for part in parts.values():
             part.discard()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,9 @@ def job(write_job: WriteJob, tmp_path: Path) -> Callable[..., Settings]:
     return make
 
 
-def _read(spark: Any, settings: Settings) -> Readable:
+def _read(spark: Any, settings: Settings, *, hold: bool = False) -> Readable:
     frame = read_input(spark, settings)
-    return read_whole(spark, settings, frame.schema, sorted(frame.inputFiles()))
+    return read_whole(spark, settings, frame.schema, sorted(frame.inputFiles()), hold=hold)
 
 
 def _pairs(read: Readable) -> set[tuple[Any, Any]]:
@@ -147,13 +148,51 @@ def test_pretty_printed_json_names_the_setting(spark: Any, job: Callable[..., Se
     assert _pairs(_read(spark, job("json", options={"multiLine": True}))) == {(1, "a")}
 
 
-@pytest.mark.parametrize("lines", [False, True], ids=["in a line", "in a file"])
-def test_json_records_that_spark_would_leave_out_are_told(
-    spark: Any, job: Callable[..., Settings], tmp_path: Path, lines: bool
+def test_an_array_of_which_a_record_fits_names_the_setting(
+    spark: Any, job: Callable[..., Settings], tmp_path: Path
 ) -> None:
-    between = "\n" if lines else ""
-    (tmp_path / "in/a.json").write_text(between.join(['{"id": 1, "text": "a"}', '{"id": 2, "text": "b"}']))
-    (tmp_path / "in/b.json").write_text('[{"id": 3, "text": "}{\\"a\\": 1"}, {"id": 4, "text": "}{"}]')
-    read = _read(spark, job("json", options={"multiLine": lines}))
-    assert len(_pairs(read)) == 3
-    assert [line.partition("; ")[0].rpartition("/")[2] for line in read.told] == ["a.json"]
+    (tmp_path / "in/a.json").write_text('[\n{"id": 1, "text": "a"},\n{"id": 2, "text": "b"}\n]\n')
+    (tmp_path / "in/b.json").write_text('[{"id": 3, "text": "c"},\n{"id": 4, "text": "d"}]\n')
+    told = _read(spark, job("json")).told
+    assert len(told) == 1
+    assert all(part in told[0] for part in ("a.json", "b.json", "multiLine: true"))
+
+
+_RECORDS = [{"id": 1, "text": "a"}, {"id": 2, "text": '}{"a": 1'}, {"id": 3, "text": "} {"}]
+
+
+@pytest.mark.parametrize("hold", [False, True], ids=["large", "small"])
+@pytest.mark.parametrize("lines", [False, True], ids=["in a line", "in a file"])
+def test_json_records_behind_another_are_read_as_well(
+    spark: Any, job: Callable[..., Settings], tmp_path: Path, lines: bool, hold: bool
+) -> None:
+    between = ["\n", "", ",\n"] if lines else [" ", "", ", "]
+    for number, mark in enumerate(between):
+        (tmp_path / f"in/{number}.json").write_text(mark.join(map(json.dumps, _RECORDS)))
+    (tmp_path / "in/array.json").write_text(json.dumps(_RECORDS))
+    (tmp_path / "in/nested.json").write_text('{"id": 4, "text": "d", "more": [{"a": 1}, {"a": 2}]}')
+    (tmp_path / "in/cut.json").write_text('{"id": 5, "text": "e"} {"id": 6, "te')
+    (tmp_path / "in/behind.json").write_text('{"id": 7, "text": "f"} and more')
+    (tmp_path / "in/broken.json").write_text('{"id": 8, "more": [{"a": 1}], "text": "g')
+    read = _read(spark, job("json", options={"multiLine": lines}), hold=hold)
+    records = [(row["id"], row["text"], row["_corrupt_record"]) for row in read.frame.collect()]
+    whole = [(record["id"], record["text"], None) for record in _RECORDS] * 4
+    whole += [(4, "d", None), (5, "e", None), (7, "f", None)]
+    assert sorted(row for row in records if row[2] is None) == sorted(whole)
+    assert sorted(row[2] for row in records if row[2] is not None) == [
+        "and more", '{"id": 6, "te', '{"id": 8, "more": [{"a": 1}], "text": "g',
+    ]  # fmt: skip
+    assert {Path(uri).name: rows for uri, rows in read.counts.malformed.items()} == {
+        "behind.json": 1, "broken.json": 1, "cut.json": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.long
+def test_records_behind_another_keep_their_partitions_and_files(
+    spark: Any, job: Callable[..., Settings], tmp_path: Path
+) -> None:
+    (tmp_path / "in/day=2").mkdir()
+    (tmp_path / "in/day=2/a.json").write_text('{"id": 1, "text": "a"}{"id": 2, "text": "b"}')
+    read = _read(spark, job("json"))
+    assert {(row["day"], row["id"]) for row in read.frame.collect()} == {(2, 1), (2, 2)}
+    assert [Path(file.uri).name for file in read.counts.read or ()] == ["a.json"]

@@ -11,6 +11,7 @@ from tests.conftest import MINILM
 from udfs.model.files import open_model
 from udfs.text import encoding
 from udfs.text.encoding import Encoder, by_reference
+from udfs.text.fast import Tokie
 from udfs.text.holding import Verdict
 from udfs.text.tokenizing import Tokenizer as OurTokenizer
 
@@ -35,6 +36,7 @@ class StandIn:
     """A trial that has found something once it was started."""
 
     finds: Verdict | RuntimeError | None = ASCII
+    library = "tokie"
     started = 0
     remembers = False
 
@@ -64,8 +66,8 @@ def test_ids_are_the_reference_s_in_the_order_of_the_texts_whichever_library_mak
     backend: Tokenizer, file: Path, trial: type[StandIn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    by_fast = encoding.by_fast
-    monkeypatch.setattr(encoding, "by_fast", lambda fast, texts: seen.extend(texts) or by_fast(fast, texts))
+    encode = Tokie.encode
+    monkeypatch.setattr(Tokie, "encode", lambda fast, texts: seen.extend(texts) or encode(fast, texts))
     trial.remembers = True
     encoder = Encoder(backend, file)
     found, wanted = encoder(TEXTS), by_reference(backend, TEXTS)
@@ -112,3 +114,29 @@ def test_what_is_cut_and_put_around_is_tokenizers_own(
     assert found.items.ids.tolist() == [number for e in wanted for number in e.ids]
     assert found.items.lengths.tolist() == [len(e) for e in wanted]
     assert found.truncated.tolist() == [bool(e.overflowing) for e in wanted]
+
+
+def test_chunks_are_the_reference_s_whichever_library_counts(
+    file: Path, trial: type[StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = [" ".join(f"Line {n} of a red kettle, {word}." for n in range(60)) for word in ("spade", "thé", "[SEP]")]
+    texts = [long[0], "short", *long, long[0].replace(". ", ".\n")]
+    tokenizer = OurTokenizer(open_model(MINILM), max_tokens=64, overflow="chunk", chunk_overlap=8)
+    wanted = tokenizer(texts)
+    trial.remembers = True
+    encoding._faster_of.cache_clear()
+    counted: list[int] = []
+    tokenizer = OurTokenizer(open_model(MINILM), max_tokens=64, overflow="chunk", chunk_overlap=8)
+    counter = tokenizer._encoder.counter()
+    assert counter is not None
+    monkeypatch.setattr(
+        tokenizer._encoder, "counter", lambda: (lambda t: counted.append(1) or counter[0](t), counter[1])
+    )
+    found = tokenizer(texts)
+    assert counted
+    assert (found.items.ids.tolist(), found.units.tolist()) == (wanted.items.ids.tolist(), wanted.units.tolist())
+
+
+def test_what_differs_at_the_edges_of_texts_counts_no_parts_of_them(backend: Tokenizer, file: Path) -> None:
+    StandIn.finds, StandIn.remembers = Verdict(True, False, ((32, 127),)), True
+    assert Encoder(backend, file).counter() is None

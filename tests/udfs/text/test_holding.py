@@ -5,6 +5,7 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -15,8 +16,10 @@ from tests.conftest import MINILM
 from udfs.model.files import open_model
 from udfs.text import holding
 from udfs.text.encoding import Encoder, by_reference
-from udfs.text.holding import Trial, Verdict, load_fast, try_tokenizer
+from udfs.text.fast import choose_fast, load_fast
+from udfs.text.holding import Trial, Verdict, try_tokenizer
 from udfs.wire.home import try_hold
+from udfs.wire.items import Items
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 LANGUAGES = [
@@ -63,9 +66,21 @@ def _byte_fallback() -> Tokenizer:
     return made
 
 
-def _bytes() -> Tokenizer:
+# How words are cut, as in the tokenizers of Llama 3 and of Qwen 2.
+_LLAMA = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+"
+)
+_QWEN = _LLAMA.replace("{1,3}", "")
+
+
+def _bytes(words: str | None = None, normalizer: Any = None, *, spaced: bool = False) -> Tokenizer:
     made = Tokenizer(models.BPE())
-    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=spaced, use_regex=words is None)
+    cut = [pre_tokenizers.Split(Regex(words), "isolated")] if words else []
+    made.pre_tokenizer, made.decoder = pre_tokenizers.Sequence([*cut, by_bytes]), decoders.ByteLevel()
+    if normalizer:
+        made.normalizer = normalizer
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     return _train(made, trainers.BpeTrainer(vocab_size=2000, initial_alphabet=alphabet, show_progress=False))
 
@@ -76,6 +91,10 @@ KINDS: dict[str, Callable[[], Tokenizer]] = {
     "WordPiece, accents kept": lambda: _word_piece(lowercase=True, strip_accents=False),
     "Unigram": _unigram,
     "BPE with byte fallback": _byte_fallback,
+    "BPE of bytes, GPT-2": _bytes,
+    "BPE of bytes, RoBERTa": lambda: _bytes(spaced=True),
+    "BPE of bytes, Llama 3": lambda: _bytes(_LLAMA),
+    "BPE of bytes, Qwen": lambda: _bytes(_QWEN, normalizers.NFC()),
 }
 
 
@@ -107,10 +126,11 @@ def test_thousands_of_texts_of_all_scripts_are_tokenized_as_by_the_reference(
     backend.save(str(file))
     verdict = try_tokenizer(file)
     assert verdict is not None
-    assert verdict.equal or not kind.startswith("WordPiece")  # of others it differs by what they were trained on
+    # Of others it differs by what they were trained on.
+    assert verdict.equal or not kind.startswith(("WordPiece", "BPE of bytes"))
     monkeypatch.setattr(holding.Trial, "recall", lambda _: verdict)
     encoder = Encoder(backend, file)
-    assert encoder.name == ("tokie" if verdict.equal else "tokenizers")
+    assert encoder.name == (choose_fast(file) if verdict.equal else "tokenizers")
     texts = [*_soups(9_000), *docstrings(1_000), *LANGUAGES, "", " ", "\n"]
     found, wanted = encoder(texts), by_reference(backend, texts)
     assert found.offsets.tolist() == wanted.offsets.tolist()
@@ -120,9 +140,11 @@ def test_thousands_of_texts_of_all_scripts_are_tokenized_as_by_the_reference(
     )  # else nothing was compared
 
 
-def test_bpe_of_bytes_is_left_to_the_reference(tmp_path: Path) -> None:
-    _bytes().save(str(tmp_path / "tokenizer.json"))
+def test_kinds_for_which_no_library_is_known_are_left_to_the_reference(tmp_path: Path) -> None:
+    made = Tokenizer(models.WordLevel({"[UNK]": 0, "tea": 1}, unk_token="[UNK]"))
+    made.save(str(tmp_path / "tokenizer.json"))
     assert try_tokenizer(tmp_path / "tokenizer.json") == Verdict(equal=False)
+    assert Trial(tmp_path / "tokenizer.json").recall() is None
 
 
 def test_a_trial_that_takes_too_long_tells_nothing() -> None:
@@ -134,13 +156,13 @@ def test_a_library_that_differs_in_one_text_is_not_used(monkeypatch: pytest.Monk
     monkeypatch.setattr(holding, "_BLOCKS", ((0x20, 0x80, 1),))
 
     assert try_tokenizer(file) == Verdict(True, True, ((0x20, 0x7F),))
-    fast = load_fast(file)
+    fast = load_fast("tokie", file)
 
     class CutsLongWords:
-        def encode_batch_flat(self, texts: list[str], special: bool) -> tuple[object, object]:
-            return fast.encode_batch_flat([text.replace("a" * 250, "a") for text in texts], special)
+        def encode(self, texts: list[str]) -> Items:
+            return fast.encode([text.replace("a" * 250, "a") for text in texts])
 
-    monkeypatch.setattr(holding, "load_fast", lambda _: CutsLongWords())
+    monkeypatch.setattr(holding, "load_fast", lambda *_: CutsLongWords())
     assert try_tokenizer(file) == Verdict(equal=False)
 
 
@@ -151,13 +173,13 @@ def test_what_was_found_is_remembered_until_the_tokenizer_changes(
     tried: list[Path] = []
     monkeypatch.setattr(holding, "try_tokenizer", lambda file: tried.append(file) or Verdict(True, True, ((32, 99),)))
     file = tmp_path / "tokenizer.json"
-    file.write_text("{}")
+    file.write_text('{"model": {"type": "WordPiece"}}')
     assert Trial(file).recall() is None
     Trial(file).make()
     Trial(file).make()
     assert Trial(file).recall() == Verdict(True, True, ((32, 99),))
     assert len(tried) == 1
-    file.write_text("{ }")
+    file.write_text('{"model": {"type":  "WordPiece"}}')
     assert Trial(file).recall() is None
     Trial(file).make()
     assert len(tried) == 2
@@ -171,7 +193,7 @@ def test_one_process_of_a_node_makes_the_trial_and_a_worker_need_not_wait_for_it
     monkeypatch.setattr(holding, "try_tokenizer", lambda file: pytest.fail("another one does"))
     monkeypatch.setattr(holding.subprocess, "Popen", lambda command, **_: started.append(command) or StandIn())
     file = tmp_path / "tokenizer.json"
-    file.write_text("{}")
+    file.write_text('{"model": {"type": "WordPiece"}}')
     trial = Trial(file)
     trial.start()
     trial.start()

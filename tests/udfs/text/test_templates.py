@@ -94,3 +94,41 @@ def test_a_column_of_another_type_is_refused() -> None:
         read_texts(pa.array([["a"]]), None)
     with pytest.raises(SpecError, match="struct"):
         read_texts(pa.array(["a"]), make_renderer("{{ a }}"))
+
+
+_PART = pa.struct([pa.field("x", pa.string()), pa.field("y", pa.struct([pa.field("z", pa.int32())]))])
+_NESTED = [
+    pa.field("parts", pa.list_(_PART)),
+    pa.field("m", pa.map_(pa.string(), _PART)),
+    pa.field("p", _PART),
+    pa.field("t", pa.string()),
+]
+
+
+@pytest.mark.parametrize(
+    ("template", "read"),
+    [
+        ("{{ (parts|first).nope }}", "parts[0].nope"),
+        ("{{ (parts|sort(attribute='x')|last).y.nope }}", "parts[0].y.nope"),
+        ("{{ (parts|map(attribute='y')|first).nope }}", "parts[0].y.nope"),
+        ("{{ parts|selectattr('nope')|list|length }}", "parts[0].nope"),
+        ("{{ parts[:2]|map(attribute='nope')|join }}", "parts[0].nope"),
+        ("{{ parts|groupby('nope') }}", "parts[0].nope"),
+        ("{% for part in parts|rejectattr('x') %}{{ part.nope }}{% endfor %}", "parts[0].nope"),
+        ("{% for part in parts|sort(attribute='nope') %}{{ part.x }}{% endfor %}", "parts[0].nope"),
+        ("{% for k, v in m.items() %}{{ v.nope }}{% endfor %}", "m[…].nope"),
+        ("{% for k, v in m|dictsort %}{{ v.nope }}{% endfor %}", "m[…].nope"),
+        ("{% for v in m.values() %}{{ v.nope }}{% endfor %}", "m[…].nope"),
+        ("{{ m.get('a').nope }}", "m['a'].nope"),
+        ("{{ (p|default({})).nope }}", "p.nope"),
+        ("{{ p|attr('nope') }}", "p.nope"),
+        ("{{ p.get('nope') }}", "p.nope"),
+        ("{% set first = parts|first %}{{ first.nope }}", "parts[0].nope"),
+    ],
+)
+def test_a_field_that_is_not_there_is_told_through_filters_and_loops(template: str, read: str) -> None:
+    told = make_renderer(template).find_missing(_NESTED)
+    assert told is not None
+    assert f"reads {read}, but" in told
+    mended = template.replace("y.nope", "y.z").replace("'y')|first).nope", "'y')|first).z").replace("nope", "x")
+    assert make_renderer(mended).find_missing(_NESTED) is None
