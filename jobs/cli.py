@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from jobs.errors import JobError
+from jobs.errors import JobError, UserError
 from udfs.errors import GristmillError
 
 app = typer.Typer(
@@ -261,6 +261,8 @@ def bench(
     from jobs.job_file import load_settings
 
     settings, console = load_settings(conf, set_), Console()
+    if settings.is_hosted():
+        raise UserError(f"bench measures this machine, and a provider runs the model of {conf}")
     if host or against:
         from jobs.bench.host import run_host_bench
 

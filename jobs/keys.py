@@ -29,8 +29,9 @@ def find_key(endpoint: Endpoint) -> str | None:
 @functools.lru_cache(maxsize=4)
 def _read_secret(name: str) -> str:
     scope, _, key = name.partition("/")
+    dbutils = _find_dbutils()
     try:
-        return str(_find_dbutils().secrets.get(scope=scope, key=key)).strip()
+        return str(dbutils.secrets.get(scope=scope, key=key)).strip()
     except Exception as error:  # noqa: BLE001 - Java's errors and Databricks' own, which none of our imports names
         told = f"Databricks gives no secret {name} ({type(error).__name__})"
         raise EndpointError(f"{told}; look at score.endpoint.api_key_secret, and at who may read it") from None

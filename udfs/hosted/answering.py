@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from udfs.errors import NO_REPLY, RowError
 from udfs.hosted.asked import Reply, Request
-from udfs.hosted.asking import Question, Window, read_rows
+from udfs.hosted.asking import Question, Window, read_asked_rows
 from udfs.hosted.openai import parse_json
 from udfs.hosted.tasks import HostedTask
 from udfs.results import USAGE, join_result, result_type
@@ -42,7 +42,7 @@ def answer_rows(batches: Iterable[pa.StructArray], task: HostedTask) -> Iterator
         is_line = np.asarray(line.is_valid())
         held.add(line.drop_null().to_pylist())
         rows = text.filter(pa.array(~is_line))
-        results = finish(read_rows(rows, task), task, held, paid)
+        results = finish(read_asked_rows(rows, task), task, held, paid)
         place = np.where(is_line, -1, np.cumsum(~is_line) - 1)
         yield results.take(pa.array(place, mask=is_line))
 

@@ -13,7 +13,7 @@ from udfs.errors import EXPIRED, RowError, unreadable
 from udfs.hosted.asked import Asked, Request, make_request
 from udfs.hosted.tasks import HostedTask
 from udfs.tasks.text_generation import make_asker
-from udfs.text.templates import Texts, read_texts
+from udfs.text.templates import read_texts
 from udfs.worker.windows import find_duplicates
 
 _REQUEST = pa.struct([pa.field("id", pa.string()), pa.field("line", pa.string()), pa.field("tokens", pa.int32())])
@@ -58,14 +58,14 @@ def read_rows(rows: pa.Array, task: HostedTask) -> Window:
         rows: What `make_ask_udf` gets.
         task: What is asked.
     """
-    spec = task.spec
-    if spec.is_late():
+    if task.spec.is_late():
         return Window(len(rows), [], np.full(len(rows), -1), dict.fromkeys(range(len(rows)), EXPIRED))
-    return tell_apart(read_texts(rows, make_asker(spec)), task)
+    return read_asked_rows(rows, task)
 
 
-def tell_apart(read: Texts, task: HostedTask) -> Window:
-    """As `read_rows`, of texts that are read."""
+def read_asked_rows(rows: pa.Array, task: HostedTask) -> Window:
+    """As `read_rows`, whatever the time is: of rows that have been asked about."""
+    read = read_texts(rows, make_asker(task.spec))
     texts, text_of_row = find_duplicates(read.texts, dedupe=task.spec.dedupe)
     questions = [ask_about(text, task) for text in texts.to_pylist()]
     return Window(len(read.texts), questions, text_of_row, dict(read.failures))

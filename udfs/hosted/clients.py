@@ -6,7 +6,6 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 from udfs.errors import ProviderError
 from udfs.hosted.endpoint import Endpoint
@@ -54,10 +53,11 @@ def make_client(endpoint: Endpoint, key: str | None, *, connections: int = 16, m
         timeout=timeout,
         limits=type(sdk.DEFAULT_CONNECTION_LIMITS)(max_connections=connections, max_keepalive_connections=connections),
         event_hooks={"request": [_stays_at(endpoint.url)]},
+        trust_env=endpoint.url.startswith("https://"),  # without TLS, a proxy of the environment would read the key
     )
     common = {"base_url": endpoint.url, "max_retries": max_retries, "timeout": timeout, "http_client": http}
     if endpoint.engine == "anthropic-batch":
-        return sdk.Anthropic(api_key=key, auth_token=None, **common)
+        return sdk.Anthropic(api_key=key, **common)
     headers: dict[str, Any] = {}
     if endpoint.engine == "openai-compatible" and not endpoint.organization:  # else those of OPENAI_ORG_ID go along
         headers |= {"OpenAI-Organization": sdk.Omit(), "OpenAI-Project": sdk.Omit()}
@@ -66,22 +66,17 @@ def make_client(endpoint: Endpoint, key: str | None, *, connections: int = 16, m
 
 def _stays_at(url: str) -> Callable[[Any], None]:
     """Refuses calls to other places than a base URL's."""
-    at = urlsplit(url)
 
     def check(request: Any) -> None:
         to = request.url
-        if (to.scheme, to.host, to.port or None) != (at.scheme, at.hostname, _own_port(at.scheme, at.port)):
+        at = type(to)(url)
+        if (to.scheme, to.host, to.port) != (at.scheme, at.host, at.port):
             raise ProviderError(
                 f"{url} leads to {to.scheme}://{to.host}, another place, where the key is not sent; if it is right, "
                 "write it as score.endpoint.base_url"
             )
 
     return check
-
-
-def _own_port(scheme: str, port: int | None) -> int | None:
-    """A port as `httpx` tells it: None for the scheme's own."""
-    return None if port == {"https": 443, "http": 80}[scheme] else port
 
 
 def cause_of(error: BaseException) -> ProviderError | None:

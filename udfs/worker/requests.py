@@ -155,7 +155,7 @@ def answer_requests(batches: Iterable[pa.Array], ask: BatchSpec, open_client: Ma
     """Answer a stream of requests by engines that are at hand; otherwise as `score_requests`."""
     work = _Requests(ask, open_client)
     in_flight: deque[tuple[list[_Row], list[tuple[_Part, Ticket]]]] = deque()
-    for rows, parts in run_ahead(work.prepare, cut_windows(batches, window_rows=ask.window_rows)):
+    for rows, parts in run_ahead(map(work.prepare, cut_windows(batches, window_rows=ask.window_rows))):
         in_flight.append((rows, [(part, part.route.client.submit(part.prepared.items)) for part in parts]))
         if len(in_flight) == _WINDOWS_IN_FLIGHT:
             yield work.finish(*in_flight.popleft())

@@ -7,7 +7,7 @@ sent while the engine has those before, and while the model still loads.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -34,7 +34,6 @@ from udfs.worker.outputs import Outputs, Ticket
 from udfs.worker.windows import cut_parcels, cut_windows, find_duplicates
 
 T = TypeVar("T")
-W = TypeVar("W")
 _ITEMS_A_ROW = 8  # on average over a window; more of them make it shorter
 _WINDOW_BYTES = 64 << 20
 _PART_CHARACTERS = 512 << 10  # of texts that are tokenized and sent together: some hundred milliseconds of one core
@@ -159,7 +158,7 @@ def score_with(client: Client, batches: Iterable[pa.Array], spec: ScoreSpec) -> 
             yield finish(answered, task)
             answered.clear()
 
-    for part in run_ahead(lambda part: part, cut_parts(windows, spec, task)):
+    for part in run_ahead(cut_parts(windows, spec, task)):
         in_flight.append((part, client.submit(part.tokenized.items)))
         if len(in_flight) == _PARTS_IN_FLIGHT:
             yield from collect()
@@ -194,17 +193,12 @@ def output_type(spec: ScoreSpec) -> pa.StructType:
     return result_type(make_task(spec, open_model_of(spec)).fields)
 
 
-def run_ahead(work: Callable[[W], T], windows: Iterator[W]) -> Iterator[T]:
-    """Yield `work(window)` in order, always one window ahead of the caller, on a thread of its own."""
-
-    def pull() -> T | None:
-        window = next(windows, None)
-        return None if window is None else work(window)
-
+def run_ahead(made: Iterator[T]) -> Iterator[T]:
+    """The same, made on a thread of its own, always one ahead of the caller."""
     with ThreadPoolExecutor(1, thread_name_prefix="gristmill-prepare") as pool:
-        ahead = pool.submit(pull)
+        ahead = pool.submit(next, made, None)
         while (ready := ahead.result()) is not None:
-            ahead = pool.submit(pull)
+            ahead = pool.submit(next, made, None)
             yield ready
 
 

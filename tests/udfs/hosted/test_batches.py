@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -143,6 +145,16 @@ def test_lines_in_any_order_and_failures_beside_answers_change_nothing() -> None
         mixed = [*lines, *strange, lines[3]]
         random.Random(seed).shuffle(mixed)
         assert answer(task, rows, mixed) == wanted
+
+
+def test_what_was_answered_is_read_after_the_deadline_and_nothing_is_asked_any_more() -> None:
+    rows = pa.array(["tea", "spade"])
+    with serve_provider() as provider:
+        task = make_hosted(hosted_spec(provider))
+        lines = ask_and_wait(provider, task, ask_rows(rows, task))
+    late = make_hosted(replace(task.spec, deadline=time.time() - 1))
+    assert _codes(answer(late, rows, lines)) == [None, None]
+    assert [row["error"]["code"] for row in ask_rows(rows, late).to_pylist()] == ["expired", "expired"]
 
 
 def test_requests_have_ids_by_what_is_asked() -> None:

@@ -180,6 +180,18 @@ def test_a_redirect_is_not_followed_with_the_key(provider: Provider) -> None:
         assert recorder.calls == []
 
 
+def test_no_proxy_of_the_environment_hears_a_key_without_tls(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serve_recorder() as recorder:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, recorder.url)
+        for name in ("NO_PROXY", "no_proxy"):
+            monkeypatch.delenv(name, raising=False)
+        assert _codes(_score(provider, pa.array(["tea"]))) == [None]
+        assert recorder.calls == []
+
+
 def test_no_address_that_a_provider_names_is_called_with_the_key(provider: Provider) -> None:
     import anthropic
 
