@@ -1,0 +1,75 @@
+"""What is written down of requests, read again as another driver does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jobs.folder import Folder
+from jobs.hosted.cutting import cut_batch, halve
+from jobs.hosted.ledger import START, Batch, Cut, Ledger, Place
+from jobs.hosted.provider import Bounds, Usage
+from tests.jobs.hosted.flying import make_body, open_at, read_asked, write_asked
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return write_asked(Folder(str(tmp_path)), [make_body("openai-batch", number) for number in range(10)])
+
+
+def test_lines_are_read_from_any_place_on(ledger: Ledger) -> None:
+    asked = read_asked(ledger)
+    lines = list(ledger.lines(asked, Cut(START)))
+    assert len({line.id for line in lines}) == 10
+    assert lines[-1].end == Place(3, 0)
+    for number, line in enumerate(lines):
+        assert [rest.id for rest in ledger.lines(asked, Cut(line.end))] == [r.id for r in lines[number + 1 :]]
+        assert [first.id for first in ledger.lines(asked, Cut(START, line.end))] == [r.id for r in lines[: number + 1]]
+
+
+def test_a_batch_is_cut_at_each_bound_and_holds_a_line_at_least(ledger: Ledger, tmp_path: Path) -> None:
+    asked, provider = read_asked(ledger), open_at("http://127.0.0.1:9", "key", "openai-batch")
+
+    def cut(bounds: Bounds) -> int:
+        file = tmp_path / "file"
+        made = cut_batch(
+            ledger, asked, Cut(START), "00000", provider=provider, bounds=bounds, most_output=lambda _: 1, file=file
+        )
+        assert made.requests == len(file.read_bytes().splitlines()) == made.most_output
+        assert made.bytes == file.stat().st_size
+        return made.requests
+
+    assert cut(Bounds(1000, 1 << 20)) == 10
+    assert cut(Bounds(3, 1 << 20)) == 3
+    assert cut(Bounds(1000, 1 << 20, tokens=45)) == 4
+    assert cut(Bounds(1000, 1)) == 1
+    assert cut(Bounds(1000, 1 << 20, tokens=1)) == 1
+
+
+def test_halves_are_the_whole(ledger: Ledger) -> None:
+    asked = read_asked(ledger)
+    whole = Cut(START, Place(3, 0), requests=10)
+    first, second = halve(ledger, asked, whole)
+    assert (first.requests, second.requests) == (5, 5)
+    both = [line.id for half in (first, second) for line in ledger.lines(asked, half)]
+    assert both == [line.id for line in ledger.lines(asked, whole)]
+
+
+def test_another_driver_reads_how_far_each_batch_is(ledger: Ledger, tmp_path: Path) -> None:
+    cut = Cut(START, Place(1, 0), requests=4, digest="d")
+    batches = [Batch(f"0000{number}", cut, 1.0, None) for number in range(5)]
+    for batch in batches:
+        ledger.intend(batch)
+    made = [ledger.keep_created(batch, f"id-{batch.name}") for batch in batches[1:]]
+    ledger.keep_cancelled(made[1], "expired")
+    ledger.keep_split(made[2], (Cut(START, requests=2), Cut(Place(0, 7), Place(1, 0), 2)), "why")
+    ledger.keep_collected(made[3], Usage(1, 2, 0), replies=4)
+    found = Ledger(Folder(str(tmp_path)), "_gristmill", 0).batches()
+    assert [batch.id for batch in found] == [None, *(f"id-0000{number}" for number in range(1, 5))]
+    assert [batch.cancelled for batch in found] == [None, None, "expired", None, None]
+    assert [batch.is_over for batch in found] == [False, False, False, True, True]
+    assert found[3].halves[1] == Cut(Place(0, 7), Place(1, 0), 2)
+    assert found[4].usage == Usage(1, 2, 0)
+    ledger.delete()
+    assert ledger.asked() is None
