@@ -6,6 +6,7 @@ it is made, and one that may have been made is looked for before it is made agai
 
 from __future__ import annotations
 
+import contextlib
 import random
 import tempfile
 import time
@@ -112,6 +113,7 @@ class Flight:
         self._batches = {batch.name: batch for batch in ledger.batches()}
         self._seen: dict[str, Seen] = {}
         self._maybe: dict[str, tuple[str, ...]] = {}  # by name of a batch: those of the provider's that may be it
+        self._others = set[str]()  # of the provider's: not ours, by their results
         self._unmade = set[str]()  # batches that the provider has told it did not make
         self._ended_early = set[str]()  # batches whose cancelling has got a reply
         self._lost_since: dict[str, float] = {}
@@ -288,22 +290,23 @@ class Flight:
         return time.monotonic() - since > min(_LISTED_S, _LISTED * self._tempo.poll_s)
 
     def _find(self, batch: Batch) -> Found:
-        known = frozenset(other.id for other in self._batches.values() if other.id)
-        return self._provider.find(batch.sent(self._asked), known)
+        known = {other.id for other in self._batches.values() if other.id}
+        return self._provider.find(batch.sent(self._asked), frozenset(known | self._others))
 
     def _look_at_maybe(self, batch: Batch) -> None:
-        """Look whether one of the batches that may be a lost one has ended, and is it."""
-        left = []
+        """Look whether one of the batches that may be a lost one has ended, and is it; else look for more of them."""
         for batch_id in self._maybe[batch.name]:
-            if self._provider.look(batch_id).state == "running":
-                left.append(batch_id)
-            elif self._provider.begins_with(batch_id, prefix_of(self._asked, batch.name)):
-                self._keep(batch, batch_id)
-                return
-        self._maybe[batch.name] = tuple(left)
+            with contextlib.suppress(UnknownBatchError):  # somebody has deleted it
+                if self._provider.look(batch_id).state == "running":
+                    continue
+                if self._provider.begins_with(batch_id, prefix_of(self._asked, batch.name)):
+                    self._keep(batch, batch_id)
+                    return
+            self._others.add(batch_id)
+        left = tuple(batch_id for batch_id in self._maybe[batch.name] if batch_id not in self._others)
+        self._maybe[batch.name] = left
         if not left:
             del self._maybe[batch.name]
-            self._make_again(batch)
 
     def _make_again(self, batch: Batch) -> None:
         """Make a batch that was noted and never made, of the same lines; once it is too late, they are unsent."""

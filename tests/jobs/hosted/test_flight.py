@@ -252,3 +252,25 @@ def test_a_storm_costs_no_request_twice(engine: str, seed: int, folder: Folder) 
         fly(ledger, open_at(provider.url, provider.key, engine), tempo=SMALL)
         assert len(read_replies(folder, ledger)) > 40
         assert (provider.asked, provider.asked_twice) == (60, 0)
+
+
+def test_a_batch_of_anthropics_is_told_from_others_with_as_many_requests(provider: Provider, tmp_path: Path) -> None:
+    """Somebody else's is listed at once, and ours, whose reply is lost, later."""
+    client = open_at(provider.url, provider.key, "anthropic-batch")
+    mine, theirs = Folder(str(tmp_path / "mine")), Folder(str(tmp_path / "theirs"))
+    ours, others = ask(mine, "anthropic-batch", count=10), ask(theirs, "anthropic-batch", count=10)
+    done: list[Any] = []
+
+    def disturb(_: Any) -> None:
+        if not done:
+            done.append(1)
+            with pytest.raises(BusyError):
+                fly(others, client, tempo=SMALL, tell=end_after(0))
+
+    provider.faults = Faults(seed=1, lost_reply=1.0, at_most_a_row=1, listed_after_s=0.05)
+    fly(ours, client, tempo=SMALL, tell=disturb)
+    assert len(read_replies(mine, ours)) == 10
+    assert provider.asked == 10 * provider.batches
+    fly(others, client, tempo=SMALL)
+    assert len(read_replies(theirs, others)) == 10
+    assert (provider.batches, provider.asked) == (2, 20)

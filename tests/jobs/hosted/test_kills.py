@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,21 @@ def test_a_lost_reply_and_a_kill_before_it_is_looked_up_pay_no_request_twice(tmp
         assert run(tmp_path / "out", engine, provider, {}) == 0
         assert len(read_replies(folder, ledger)) == _REQUESTS
         assert (provider.asked, provider.asked_twice) == (_REQUESTS, 0)
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("GRISTMILL_FLIGHT_SEEDS", "2"))))
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_storm_and_kills_at_random_pay_no_request_twice(tmp_path: Path, engine: str, seed: int) -> None:
+    folder, chance = Folder(str(tmp_path / "out")), random.Random(seed)
+    ledger = write_asked(folder, [make_body(engine, number) for number in range(4 * _REQUESTS)])
+    faults = replace(Faults.storm(seed, 0.03), listed_after_s=0.1)
+    with serve_provider(pace=Pace(polls=1), faults=faults) as provider:
+        for number in range(3):
+            step = chance.choice([step for step in _STEPS if step != _OTHERS[engine]])
+            fault = {"step": step, "times": chance.randint(1, 8), "marker": str(tmp_path / f"killed-{number}")}
+            assert run(tmp_path / "out", engine, provider, fault) in (0, -signal.SIGKILL)
+        assert run(tmp_path / "out", engine, provider, {}) == 0
+        assert len(read_replies(folder, ledger)) > 3 * _REQUESTS
+        assert (provider.asked, provider.asked_twice) == (4 * _REQUESTS, 0)
+        left = [path for path in tmp_path.rglob("*") if path.is_file() and provider.key.encode() in path.read_bytes()]
+        assert left == []
