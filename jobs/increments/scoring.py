@@ -390,7 +390,7 @@ def score_stream(
             slow_starts += 1
 
 
-def score_once(frame: DataFrame, settings: Settings, run: Run, *, listener: Listener, stop: Stop) -> None:
+def score_once(frame: DataFrame, settings: Settings, run: Run, *, listener: Listener, stop: Stop | None = None) -> None:
     """Score an input that cannot be read increment by increment."""
     work = ScoreIncrement(settings, run, kind="once", listener=listener, stop=stop)
     with _told(0):
