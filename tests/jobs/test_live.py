@@ -69,6 +69,7 @@ def _holding(folder: Path, secret: str) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
 
 
+@pytest.mark.long
 def test_a_job_has_every_row_once_and_the_same_answers_whatever_passes(
     spark: Any, write_job: WriteJob, tmp_path: Path, provider: Provider
 ) -> None:
@@ -86,6 +87,7 @@ def test_a_job_has_every_row_once_and_the_same_answers_whatever_passes(
     assert _holding(tmp_path, LIVE_KEY) == []
 
 
+@pytest.mark.long
 def test_failed_rows_are_asked_again_by_a_retry(
     spark: Any, write_job: WriteJob, tmp_path: Path, provider: Provider
 ) -> None:
