@@ -183,6 +183,8 @@ class Folder:
                 for file in files:
                     _sync(Path(folder, file))
                 _sync(Path(folder))
+            for above in Path(name).parents:  # they were made for it
+                _sync(Path(self._root, above))
 
     @property
     def is_local(self) -> bool:
@@ -303,7 +305,8 @@ def _open(path: str) -> tuple[pafs.FileSystem, str]:
     if not colon or len(scheme) < 2 or "/" in scheme:  # a time of the day in a name is no scheme
         return pafs.LocalFileSystem(), path
     if scheme == "dbfs":
-        return pafs.LocalFileSystem(), f"/dbfs/{rest.lstrip('/')}"
+        place = f"/{rest.lstrip('/')}"
+        return pafs.LocalFileSystem(), place if place.startswith("/Volumes/") else f"/dbfs{place}"
     if scheme == "file":
         return pafs.LocalFileSystem(), f"/{rest.lstrip('/')}"
     fs, root = pafs.FileSystem.from_uri(f"{ONE_SCHEME.get(scheme, scheme)}:{rest}")

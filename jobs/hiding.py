@@ -17,14 +17,14 @@ from jobs.keys import find_key
 from jobs.settings import Settings
 
 _SECRET = re.compile(
-    r"(pass(word|phrase|wd)?|pwd|secret|token|credentials?|(secret|access|account|api|private|shared)[._-]?key)$"
+    r"(pass(word|phrase|wd)?|pwd|secret|token|credentials?|authorization|(secret|access|account|api|private|shared)[._-]?key)$"
     r"|[._-](secret|token|(secret|access|account)[._-]?key|sas)[._-]",
     re.I,
 )
 _NO_SECRET = re.compile(r"(provider|enabled|class|type|file|path|url|uri|id)$", re.I)
 _INSIDE = re.compile(
     r"((?:^|[?;&,\s])(?:password|pwd|secret|token|sig|x-amz-signature|[a-z]*key)=)([^;&,\s]+)"
-    r"|(?<=://)([^/@\s:]+:[^/\s]+)(?=@)",
+    r"|(?<=://)([^/@\s:]+:[^/\s]+)(?=@)|(?<=:thin:)([^/@\s]+/[^@\s]+)(?=@)",
     re.I,
 )
 _LEAST = 3  # shorter values are in every text
@@ -69,5 +69,5 @@ def _find_secrets(settings: Settings) -> set[str]:
     if (endpoint := settings.endpoint()) is not None:
         with contextlib.suppress(JobError):
             whole |= {key for key in [find_key(endpoint)] if key}
-    inside = {found[2] or found[3] for value in told.values() for found in _INSIDE.finditer(str(value))}
+    inside = {found[2] or found[3] or found[4] for value in told.values() for found in _INSIDE.finditer(str(value))}
     return {secret for secret in whole | inside if len(secret) >= _LEAST}

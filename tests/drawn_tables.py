@@ -31,7 +31,7 @@ _BYTES = (b"", b"tea", b"\xff\xfe", b"a\xc3", b"\xed\xa0\x80", "é".encode("lati
 _FLOATS = (0.0, -0.0, 4.1, 0.1, 1e-7, 1e300, 16777217.0, float("nan"), float("inf"), float("-inf"))
 _ZONES = (None, "UTC", "America/New_York", "+05:30", "GMT+8")
 _TAME = (None, "America/New_York")  # a session has one zone, and pandas does not know them all
-_US = 2**51  # about 71 years around 1970, which pandas holds too, and in which zones have no seconds
+_US = 2**31 * 1_000_000  # 68 years around 1970, in which pandas has every zone's offset
 _CONTEXT = decimal.Context(prec=38)
 
 

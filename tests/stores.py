@@ -64,6 +64,22 @@ class Faults:
         return self.operations + 1 == self._kill_at
 
 
+class OneLie(Faults):
+    """A store that says once that it finds nothing.
+
+    Args:
+        at: At the so-manieth operation, if that is a look.
+    """
+
+    def __init__(self, at: int) -> None:
+        super().__init__(0)
+        self._at = at
+
+    def strike(self, *, writes: bool = False) -> bool:
+        super().strike(writes=writes)
+        return not writes and self.operations == self._at
+
+
 class Store(pafs.FileSystemHandler):  # type: ignore[misc]
     """Local files, seen through faults."""
 

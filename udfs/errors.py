@@ -7,6 +7,7 @@
     ├── ProviderError        a hosted model's provider takes no request at all: the key, the model's name, the money
     └── EngineError          the engine does not start, dies on everything, or gives answers that fit no question
 
+    PanicError               a library written in Rust has panicked, which it tells by what is no Exception
     RowError                 not raised: what is wrong with one row; it lands in that row's `error`
 
 Errors that cross from an executor to the driver arrive as text, so each begins with its code: `[model] …`.
@@ -68,6 +69,25 @@ def error_from_text(text: str) -> GristmillError | None:
         return None
     code, message = told[1:].split("] ", 1)
     return _BY_CODE[code](message)
+
+
+class PanicError(Exception):
+    pass
+
+
+def as_exception(error: BaseException) -> Exception:
+    """What was raised, for whoever has to answer for all that a library or a model raises.
+
+    Raises:
+        KeyboardInterrupt, GeneratorExit: As they are: nothing has failed.
+    """
+    if isinstance(error, KeyboardInterrupt | GeneratorExit):
+        raise error
+    if isinstance(error, Exception):
+        return error
+    panic = PanicError(f"{type(error).__name__}: {first_line(error)}")
+    panic.__cause__ = error
+    return panic
 
 
 def first_line(error: BaseException) -> str:

@@ -90,7 +90,8 @@ def work_of(settings: Settings) -> str:
 
 def read_laid_out(work: Folder) -> Iterator[dict[str, Any]]:
     """All that is laid out, by files' URIs and then by line, a part at a time."""
-    files, parts = work.find_json(_NOTE) or {}, [n for n in work.entries(_REQUESTS) if n.endswith(".parquet")]
+    files = work.read_json(_NOTE)
+    parts = [name for name in work.entries(_REQUESTS, must_exist=True) if name.endswith(".parquet")]
     for uri in sorted(files, key=str.encode):
         for name in parts:
             if name.startswith(f"{files[uri]['number']:05d}-"):
@@ -144,6 +145,7 @@ def _write_parts(work: Folder, number: int, source: str, lines: Iterator[_Line])
     count = part = size = 0
     held: list[_Line] = []
     work.make(_REQUESTS)
+    work.delete_files(f"{_REQUESTS}/{name}" for name in work.entries(_REQUESTS) if name.startswith(f"{number:05d}-"))
 
     def write() -> None:
         table = pa.table(

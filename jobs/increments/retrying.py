@@ -21,6 +21,7 @@ from jobs.increments.plan import Plan, plan_partitions, score_frame
 from jobs.increments.scoring import Run, check_goes_on
 from jobs.increments.sizing import TARGET_S
 from jobs.input.checkpoint import path_of
+from jobs.input.json_lines import look_at_lines
 from jobs.input.kinds import column
 from jobs.input.records import has_headers, read_headers
 from jobs.input.sources import OWN, explode_variants, find_kind, read_files, read_input
@@ -216,7 +217,8 @@ def _read_scored(spark: SparkSession, settings: Settings, output: Output) -> Dat
     there = {path_of(uri) for uri in frame.inputFiles()}
     uris = [file.uri for file in checkpoint.seen() if file.offset <= over and file.path in there]
     headers = read_headers(spark, settings.input, uris) if has_headers(settings.input) else {}
-    return read_files(spark, settings, frame.schema, uris, headers)
+    joined = look_at_lines(spark, settings.input, uris).joined
+    return read_files(spark, settings, frame.schema, uris, headers, joined=joined)
 
 
 def _retry(found: Found, settings: Settings, run: Run, listener: Listener, choice: Choice, stop: Stop) -> None:

@@ -301,7 +301,8 @@ class Output:
             scored.write.mode("overwrite").partitionBy("outcome").parquet(self.folder / name)
             if not any(entry.startswith("outcome=") for entry in self.folder.entries(name)):
                 empty = scored.drop("outcome").limit(0).coalesce(1)  # so that the schema of no rows can be read
-                empty.write.mode("overwrite").parquet(self.folder / f"{name}/outcome=succeeded")
+                # Where rows are there, and the store has not told of them, one more file takes nothing away.
+                empty.write.mode("append").parquet(self.folder / f"{name}/outcome=succeeded")
 
     def read(self, spark: SparkSession, name: str) -> DataFrame:
         """Rows of a directory that is not committed."""
@@ -320,8 +321,12 @@ class Output:
         return spark.read.options(basePath=parent).parquet(*(self.folder / path for path in wanted))
 
     def read_files(self) -> dict[str, ReadFile]:
-        """The input's files in committed increments, by their URIs, as they were when they were read."""
-        names = self.folder.entries(f"{self.home}/files")
+        """The input's files in committed increments, by their URIs, as they were when they were read.
+
+        Raises:
+            OSError: The store does not tell; the output is begun, so that their directory is there.
+        """
+        names = self.folder.entries(f"{self.home}/files", must_exist=True)
         committed = {f"{place}.json" for place in self._state.marks().places()}
         held = self.folder.read_all_json([f"{self.home}/files/{name}" for name in names if name in committed])
         return {file.uri: file for files in held for file in (ReadFile(*values) for values in files or [])}

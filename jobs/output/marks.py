@@ -54,10 +54,6 @@ class Marks:
         self._folder, self._home, self._parent = folder, home, parent
         self._driver, self._known = (held or {}).get("driver", ""), frozenset((held or {}).get("marks", ()))
 
-    def make_home(self) -> None:
-        """Make the directory for them."""
-        self._folder.make(self._home)
-
     def is_there(self, place: str) -> bool:
         """Something is committed at a place.
 

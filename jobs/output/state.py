@@ -109,8 +109,8 @@ class JobState:
         return {**about, "layout": _LAYOUT, "home": self.home, **driver}
 
     def _make_home(self) -> None:
-        for marks in (self.marks(), self.kept_marks()):
-            marks.make_home()
+        for name in ("marks", "retries", "files"):  # not to find one is an error from here on
+            self._folder.make(f"{self.home}/{name}")
 
     def _list_stale(self) -> list[str]:
         """What killed runs have left: rows on their way, and the state of jobs that started afresh in vain."""

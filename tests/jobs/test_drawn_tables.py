@@ -87,6 +87,7 @@ def test_no_row_of_a_drawn_table_is_lost(task: Any, data: st.DataObject) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(4 * 3600)
 @thorough
 @given(data=st.data())
 def test_no_row_of_many_drawn_tables_is_lost(task: Any, data: st.DataObject) -> None:
@@ -100,6 +101,7 @@ def test_pandas_tells_the_texts_of_a_drawn_table(data: st.DataObject) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(4 * 3600)
 @thorough
 @given(data=st.data())
 def test_pandas_tells_the_texts_of_many_drawn_tables(data: st.DataObject) -> None:

@@ -74,6 +74,25 @@ def test_an_object_store_that_is_mounted_is_no_disk(path: str, is_store: bool, m
     assert Folder(f"file:{path}").is_disk != is_store
 
 
+@pytest.mark.parametrize(
+    ("path", "place"), [("dbfs:/Volumes/c/s/v/out", "/Volumes/c/s/v/out"), ("dbfs:/tmp/out", "/dbfs/tmp/out")]
+)
+def test_a_path_of_databricks_is_where_the_driver_has_it_mounted(path: str, place: str) -> None:
+    assert str(Folder(path).local_path()) == place
+    assert not Folder(path).is_disk
+
+
+def test_directories_that_were_made_for_rows_are_kept_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, kept = Folder(str(tmp_path / "out")), list[Path]()
+    folder.write_json("_gristmill/writing/run/increment=000000/rows.json", 1)
+    monkeypatch.setattr("jobs.folder._sync", lambda path: kept.append(path))
+    folder.sync("_gristmill/writing/run/increment=000000")
+    above = ["_gristmill/writing/run", "_gristmill/writing", "_gristmill", "."]
+    assert kept[-4:] == [tmp_path / "out" / name for name in above]
+
+
 def test_a_mount_that_renames_nothing_keeps_small_files_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

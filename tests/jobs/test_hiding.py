@@ -35,7 +35,14 @@ def _left(folder: Path) -> str:
         *((name, True) for name in ("password", "sfPassword", "fs.s3a.secret.key", "fs.s3a.access.key", "api_key")),
         *(
             (name, True)
-            for name in ("fs.azure.account.key.x", "oauth.token", "fs.azure.sas.fixed", "credentials", "pwd")
+            for name in (
+                "header.Authorization",
+                "fs.azure.account.key.x",
+                "oauth.token",
+                "fs.azure.sas.fixed",
+                "credentials",
+                "pwd",
+            )
         ),
         *((name, False) for name in ("header", "url", "dbtable", "passthrough", "basePath", "disaster", "maxTokens")),
         ("fs.s3a.aws.credentials.provider", False),
@@ -57,6 +64,8 @@ def test_secrets_are_known_by_their_names(name: str, secret: bool) -> None:
         ("AccountName=me;AccountKey=abc==;Suffix=x", "AccountName=me;AccountKey=***;Suffix=x"),
         ("https://x/y?X-Amz-Signature=abc&z=1", "https://x/y?X-Amz-Signature=***&z=1"),
         ("jdbc:x://u:p@ss@h/db", "jdbc:x://***@h/db"),
+        ("jdbc:oracle:thin:scott/tiger@//db:1521/x", "jdbc:oracle:thin:***@//db:1521/x"),
+        ("jdbc:oracle:thin:@//db:1521/x", "jdbc:oracle:thin:@//db:1521/x"),
     ],
 )
 def test_passwords_inside_of_a_text_are_taken_out(text: str, told: str) -> None:

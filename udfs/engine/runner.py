@@ -23,7 +23,7 @@ from udfs.engine.causes import is_device_lost
 from udfs.engine.cutting import batch_tokens
 from udfs.engine.parcels import MicroBatch
 from udfs.engine.scheduler import Scheduler
-from udfs.errors import EngineError
+from udfs.errors import EngineError, as_exception
 from udfs.model.memory import free_memory, is_out_of_memory, is_shared
 from udfs.wire.faults import FAULTY, TOO_LARGE
 from udfs.wire.items import Items
@@ -108,7 +108,8 @@ class Runner:
         torch.set_num_threads(self._threads)
         try:
             self._work(lane)
-        except Exception as error:  # noqa: BLE001 - a lane that ended in silence would let every client wait
+        except BaseException as raised:  # noqa: BLE001 - a lane that ended in silence would let every client wait
+            error = as_exception(raised)
             _tell(error)
             self._broke_at = time.monotonic()
             told = error if isinstance(error, EngineError) else EngineError(f"the engine broke: {told_in_short(error)}")
@@ -135,8 +136,8 @@ class Runner:
             values, width = self._model.run(batch.round.items, batch.indices)
         except EngineError:
             raise
-        except Exception as error:  # noqa: BLE001 - what a model raises is its own business, and its items' fate
-            return self._take_apart(batch, error)
+        except BaseException as error:  # noqa: BLE001 - what a model raises is its own business, and its items' fate
+            return self._take_apart(batch, as_exception(error))
         self._note_sound(int(np.max(width)))
         self._budget.note_success(int(np.broadcast_to(width, len(batch.indices)).sum()))
         return len(batch.indices), lambda: self._scheduler.finish(batch, values, width)

@@ -13,7 +13,7 @@ import pyarrow.flight as flight
 
 from udfs.engine.parcels import Parcel, make_answer
 from udfs.engine.scheduler import Scheduler
-from udfs.errors import EngineError, GristmillError, first_line
+from udfs.errors import EngineError, GristmillError, as_exception, first_line
 from udfs.wire.messages import answer_to_arrow, items_from_arrow, pack_note, unpack_note
 
 
@@ -53,8 +53,8 @@ class Server(flight.FlightServerBase):
             self._answer(client, writer)
             if unread:
                 raise unread[0]
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client waits for a word
-            self._tell(error, writer)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the client waits for a word
+            self._tell(as_exception(error), writer)
         finally:
             self._scheduler.drop(client)
             receiving.join()  # the stream is freed when this function returns
@@ -86,8 +86,8 @@ class Server(flight.FlightServerBase):
                 self._scheduler.put(Parcel(client, note["number"], items, alone=bool(note["alone"])))
         except (flight.FlightError, pa.ArrowException, OSError):  # the client is gone
             self._scheduler.drop(client)
-        except Exception as error:  # noqa: BLE001 - nothing that came after it would be answered
-            unread.append(error)
+        except BaseException as error:  # noqa: BLE001 - nothing that came after it would be answered
+            unread.append(as_exception(error))
             self._scheduler.drop(client)
         finally:
             self._scheduler.end(client)

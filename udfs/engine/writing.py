@@ -12,6 +12,7 @@ from udfs.engine.budget import Budget
 from udfs.engine.parcels import MicroBatch
 from udfs.engine.runner import Runner, Runs, end_process, told_in_short
 from udfs.engine.scheduler import Scheduler
+from udfs.errors import as_exception
 from udfs.generation.decoding import Decoder
 from udfs.generation.picking import Sequence
 from udfs.generation.vllm import EngineBrokenError, VllmDecoder
@@ -92,8 +93,8 @@ class WritingRunner(Runner):
             self._look_at(error)
             end_process(f"vLLM is broken: {told_in_short(error)}")
             return
-        except Exception as error:  # noqa: BLE001 - what a model raises is its own business, and its items' fate
-            self._take_all_apart(lane, error)
+        except BaseException as error:  # noqa: BLE001 - what a model raises is its own business, and its items' fate
+            self._take_all_apart(lane, as_exception(error))
             return
         self._budget.note_success(sequences)
         if decoder.read:

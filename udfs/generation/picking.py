@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from udfs.errors import as_exception
 from udfs.generation.choices import Choices, Place
 from udfs.generation.grammar import Grammar, Matcher
 from udfs.model.files import ModelFiles
@@ -152,8 +153,8 @@ class Picker:
         """
         try:
             way = self._way if told is None else self._read_way(told)
-        except Exception as error:  # noqa: BLE001 - whatever a library has against options is that item's fate
-            return Sequence(owner, prompt, self._way, error=error, refused=True)
+        except BaseException as error:  # noqa: BLE001 - whatever a library has against options is that item's fate
+            return Sequence(owner, prompt, self._way, error=as_exception(error), refused=True)
         draws = None
         if way.options.temperature:
             draws = np.random.default_rng(_digest(prompt, way.options.seed, way.index))

@@ -67,6 +67,7 @@ class RowEnvironment(ImmutableSandboxedEnvironment):
             "join": functools.partial(_join, self),
             "tojson": _write_json,
             "format": _format,
+            "attr": functools.partial(_attr, self),
             _TEXT: _finalize,
         }
         self.tests |= {"none": _is_null, "defined": lambda value: not _is_null(value), "undefined": _is_null}
@@ -174,6 +175,10 @@ def _join(environment: RowEnvironment, value: Any, d: Any = "", attribute: str |
         return NOTHING
     parts: Iterator[Any] = iter(value) if attribute is None else map(make_attrgetter(environment, attribute), value)
     return _finalize(d).join(map(_finalize, parts))
+
+
+def _attr(environment: RowEnvironment, value: Any, name: Any) -> Any:
+    return NOTHING if _is_null(value) else environment.getattr(value, str(name))
 
 
 def _write_json(value: Any, indent: int | None = None) -> str:

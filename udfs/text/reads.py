@@ -60,6 +60,8 @@ class _Reads(NodeVisitor):
                 return None if before is None else (*before, key)
             case nodes.Filter(node=nodes.Expr() as of) if node.name in _OF_ELEMENTS:
                 return self._element_of(of)
+            case nodes.Or(left=of) | nodes.CondExpr(expr1=of):  # what stands instead has to have the same fields
+                return self.path_of(of)
         return None
 
     def _element_of(self, node: nodes.Node) -> Path | None:
@@ -94,15 +96,26 @@ class _Reads(NodeVisitor):
             self.generic_visit(node)
 
     def _read_keys(self, node: nodes.Node) -> None:
-        """The keys within a path may be paths themselves, as in `p[a][b]`."""
-        if isinstance(node, nodes.Getitem):
-            self.visit(node.arg)
-        if isinstance(node, nodes.Getitem | nodes.Getattr):
-            self._read_keys(node.node)
-        elif isinstance(node, nodes.Filter) and node.node is not None:
-            self._read_field(node)
-            self.visit(node.node)
-            self._visit_arguments(node)
+        """What within a path is read besides: keys that are paths themselves, as in `p[a][b]`, and what may stand
+        instead of it."""
+        match node:
+            case nodes.Getitem():
+                self.visit(node.arg)
+                self._read_keys(node.node)
+            case nodes.Getattr() | nodes.Call():
+                self._read_keys(node.node)
+            case nodes.Filter(node=nodes.Expr() as of):
+                self._read_field(node)
+                self._read_keys(of) if self.path_of(of) is not None else self.visit(of)
+                self._visit_arguments(node)
+            case nodes.Or():
+                self._read_keys(node.left)
+                self.visit(node.right)
+            case nodes.CondExpr():
+                self.visit(node.test)
+                self._read_keys(node.expr1)
+                if node.expr2 is not None:
+                    self.visit(node.expr2)
 
     visit_Name = visit_Getattr = visit_Getitem = _read
 
@@ -158,6 +171,8 @@ class _Reads(NodeVisitor):
         path, element = self.path_of(node.iter), self._element_of(node.iter)
         if path is None or not isinstance(node.target, nodes.Name):
             self.visit(node.iter)
+        else:
+            self._read_keys(node.iter)
         before, self.paths = self.paths, set()
         values = self._map_of(node.iter)
         self._scopes.append({"loop": None})

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-_START_S, _CHAT_S, _S_A_MB = 3.0, 0.01, 2.0  # processor seconds: at all, a chat, and a megabyte of text
+_LEAST_S, _CHAT_S, _S_A_MB = 3.0, 0.01, 2.0  # processor seconds of a line: at all, a chat, and a megabyte of text
 _START_BYTES, _BYTES_A_BYTE = 512 << 20, 64  # of address space: at all, and for each of a line
 _START_LENGTH, _LENGTH_A_CHARACTER = 65_536, 8  # a prompt's, in characters: at all, and for each of its messages
 
@@ -30,8 +30,7 @@ _START_LENGTH, _LENGTH_A_CHARACTER = 65_536, 8  # a prompt's, in characters: at 
 def main() -> None:
     """Render until nothing more is asked."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    allowed_s = time.process_time() + _START_S
-    _bound(allowed_s, 0)
+    _bound(_LEAST_S, 0)
     render: Callable[..., str] | None = None
     for line in sys.stdin.buffer:
         asked = json.loads(line)
@@ -40,8 +39,7 @@ def main() -> None:
             if "made" in answer:
                 answer = _try(names_read, asked["template"])[1]
         else:
-            allowed_s += _CHAT_S * len(asked) + _S_A_MB * len(line) / 1e6
-            _bound(allowed_s, len(line))
+            _bound(_LEAST_S + _CHAT_S * len(asked) + _S_A_MB * len(line) / 1e6, len(line))
             _, answer = _try(_render_all, render, asked)
         sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n")
         sys.stdout.buffer.flush()
@@ -66,8 +64,9 @@ def names_read(template: str) -> list[str]:
 
 
 def _bound(seconds: float, bytes_: int) -> None:
+    """What may be taken from here on: what earlier lines have left over is no later one's."""
     for limit, value in (
-        (resource.RLIMIT_CPU, math.ceil(seconds)),
+        (resource.RLIMIT_CPU, math.ceil(time.process_time() + seconds)),
         (resource.RLIMIT_AS, _START_BYTES + _BYTES_A_BYTE * bytes_),
     ):
         with contextlib.suppress(ValueError, OSError):  # macOS bounds no address space

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from udfs.errors import ModelError, RowError, first_line
+from udfs.errors import ModelError, RowError, as_exception, first_line
 from udfs.executor import task_cores
 from udfs.model.files import ModelFiles, check_named_files
 from udfs.model.limits import resolve_max_tokens
@@ -361,9 +361,9 @@ def _load(files: ModelFiles) -> tuple[Any, Path | None]:
         return _convert_backend(files), None
     try:
         backend = Backend.from_file(str(file))
-    except Exception as error:
+    except BaseException as error:
         raise ModelError(
-            f"model {files.name!r} has a tokenizer.json that does not load: {first_line(error)}"
+            f"model {files.name!r} has a tokenizer.json that does not load: {first_line(as_exception(error))}"
         ) from error
     if files.is_static:  # which has vectors of words alone
         backend.post_processor = TemplateProcessing(single="$A", pair="$A $B", special_tokens=[])

@@ -23,6 +23,7 @@ from udfs.worker.process import Ready, reach_engine, read_fallen
 
 _BROKEN_LIMIT = 4  # connections to one engine that break though it lives
 _LOOK_S = 2.0  # between two looks at whether the engine's watch still goes round
+_END_S = 5.0  # for an engine that has answered all to end the stream
 _STANDSTILL_S = 20.0  # beyond a micro-batch's time, in which the engine would have ended itself
 
 
@@ -68,15 +69,20 @@ class Link:
         self._flight: Any = None
 
     def open(self) -> None:
-        """Begin the stream: the engine counts a client from now on."""
+        """Begin the stream: the engine counts a client from now on.
+
+        Raises:
+            LinkBrokenError: The engine is gone; one that stands still is ended.
+        """
+        threading.Thread(target=self._watch, name="gristmill-watch", daemon=True).start()
         try:
             self._flight = flight.connect(f"grpc+unix://{self.ready.socket}")
             descriptor = flight.FlightDescriptor.for_command(self.client.encode())
             self._writer, self._reader = self._flight.do_exchange(descriptor)
             self._writer.begin(REQUEST)
         except (flight.FlightError, OSError) as error:
+            self._closed.set()
             raise LinkBrokenError(str(error)) from error
-        threading.Thread(target=self._watch, name="gristmill-watch", daemon=True).start()
 
     def send(self, number: int, items: Items, *, alone: bool) -> None:
         try:
@@ -109,13 +115,23 @@ class Link:
             return
         with contextlib.suppress(flight.FlightError, OSError, StopIteration):
             if done:
-                self._writer.done_writing()
-                self._reader.read_chunk()  # the end
+                self._end()
             else:
                 self._reader.cancel()
         with contextlib.suppress(flight.FlightError, OSError):
             self._flight.close()
         self._writer = None
+
+    def _end(self) -> None:
+        """Have the engine end the stream; one that stands still holds nobody up."""
+        patience = threading.Timer(_END_S, self._reader.cancel)
+        patience.daemon = True
+        patience.start()
+        try:
+            self._writer.done_writing()
+            self._reader.read_chunk()  # the end
+        finally:
+            patience.cancel()
 
     def interrupt(self) -> None:
         """Break the stream under whoever waits for it."""
@@ -145,5 +161,5 @@ class Link:
                     with contextlib.suppress(OSError):
                         os.kill(self.ready.pid, signal.SIGKILL)
                 with contextlib.suppress(flight.FlightError, OSError):
-                    self._reader.cancel()
+                    self.interrupt()
                 return

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from udfs.errors import EXPIRED, GristmillError, RowError, unreadable
+from udfs.errors import EXPIRED, GristmillError, RowError, as_exception, unreadable
 from udfs.executor import Executor, executor_of
 from udfs.model.files import open_model_of
 from udfs.results import join_result, result_type
@@ -231,7 +231,8 @@ def tokenize_part(window: Window, numbers: np.ndarray, spec: ScoreSpec, task: Ta
         tokenized = task.tokenize(asked)
     except GristmillError:
         raise
-    except Exception:  # noqa: BLE001 - whatever the tokenizer does not take, it is the row that fails
+    except BaseException as raised:  # noqa: BLE001 - whatever the tokenizer does not take, it is the row that fails
+        as_exception(raised)
         errors = {number: error for number in numbers.tolist() if (error := _try_alone(window.texts[number], task))}
         numbers = np.array([number for number in numbers.tolist() if number not in errors], dtype=np.int64)
         tokenized = task.tokenize([window.texts[number] for number in numbers.tolist()])
@@ -250,8 +251,8 @@ def _try_alone(text: str, task: Task) -> RowError | None:
     """What is wrong with a text that cannot be tokenized, not even alone."""
     try:
         task.tokenize([text])
-    except Exception as error:  # noqa: BLE001 - as above
-        return unreadable(error)
+    except BaseException as error:  # noqa: BLE001 - as above
+        return unreadable(as_exception(error))
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from pathlib import Path
@@ -14,6 +15,7 @@ from jobs.batch_files.lines import find_dialect, lay_out, read_laid_out, read_li
 from jobs.errors import InputError, OutputError, SettingsError
 from jobs.folder import Folder
 from tests.conftest import MINILM
+from tests.stores import OneLie, driver_on, pretend
 
 
 class _Trickle(io.RawIOBase):
@@ -117,9 +119,23 @@ def test_a_file_that_was_laid_out_in_part_is_laid_out_anew(tmp_path: Path) -> No
     asked = _settings(tmp_path, tmp_path / "in.jsonl", dialect="openai")
     parts = Path(work_of(asked)) / "requests"
     parts.mkdir(parents=True)
-    (parts / "00000-000000.parquet").write_bytes(b"half")
+    for part in range(2):  # the file was longer then
+        (parts / f"00000-00000{part}.parquet").write_bytes(b"half")
     lay_out(asked)
     assert [line["request"] for line in read_laid_out(Folder(work_of(asked)))] == [A, B]
+    assert [path.name for path in parts.iterdir()] == ["00000-000000.parquet"]
+
+
+def test_parts_that_a_store_once_does_not_find_are_not_taken_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in.jsonl").write_text(f"{A}\n{B}")
+    asked = _settings(tmp_path, tmp_path / "in.jsonl", dialect="openai")
+    lay_out(asked)
+    pretend(monkeypatch, "hdfs")
+    for at in (1, 2, 3):
+        with driver_on(OneLie(at)), contextlib.suppress(FileNotFoundError):
+            assert len(list(read_laid_out(Folder(work_of(asked))))) == 2
 
 
 @pytest.mark.parametrize(

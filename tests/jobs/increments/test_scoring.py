@@ -497,3 +497,14 @@ def test_a_variant_that_is_kept_is_written(spark: Any, write_job: WriteJob, tmp_
     assert score(load_settings(write_job(input={"path": None, "query": query}))).succeeded == 1
     (row,) = spark.read.parquet(str(tmp_path / "out")).selectExpr("to_json(v) AS v").collect()
     assert row["v"] == '{"a":1}'
+
+
+def test_a_listing_that_is_false_takes_no_row_of_what_was_written(
+    spark: Any, write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = Output(load_settings(write_job()))
+    rows = spark.range(5).selectExpr("id", "'succeeded' AS outcome")
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "entries", lambda *_, **__: [])
+        output.write_rows(rows, "draft")
+    assert output.read(spark, "draft").count() == 5

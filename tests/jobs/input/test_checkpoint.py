@@ -7,6 +7,7 @@ import pytest
 
 from jobs.folder import Folder
 from jobs.input.checkpoint import Checkpoint
+from tests.stores import OneLie, driver_on, pretend
 
 
 def _log(path: Path, *lines: object) -> None:
@@ -37,3 +38,24 @@ def test_a_batch_whose_files_are_not_told_is_not_guessed(checkpoint: Checkpoint,
     (tmp_path / f"cp/offsets/{lost}").unlink()
     with pytest.raises(FileNotFoundError, match="does not tell which files"):
         checkpoint.files_of(2)
+
+
+@pytest.mark.parametrize("at", range(1, 9))
+def test_one_false_answer_of_a_store_makes_no_batch_smaller(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    pretend(monkeypatch, "hdfs")
+    with driver_on(OneLie(at)):
+        found = Checkpoint(Folder(str(tmp_path)), "cp")
+        assert (found.is_begun(), found.offset_of(1)) == (True, 2)
+        try:
+            told = [file.path for file in found.files_of(1)]
+        except FileNotFoundError:
+            return
+    assert told == ["/in/1 .json", "/in/2 .json"]
+
+
+def test_a_batch_of_which_some_files_are_not_told_is_not_guessed(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    (tmp_path / "cp/sources/0/2").unlink()
+    with pytest.raises(FileNotFoundError, match="does not tell all files"):
+        checkpoint.files_of(1)

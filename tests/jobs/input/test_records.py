@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from jobs.errors import InputError
 from jobs.input.reading import Readable, read_whole
 from jobs.input.sources import read_input
 from jobs.job_file import load_settings
+from jobs.run import retry, score
 from jobs.settings import Settings
 
 WriteJob = Callable[..., Path]
@@ -29,7 +32,7 @@ def job(write_job: WriteJob, tmp_path: Path) -> Callable[..., Settings]:
     def make(form: str = "csv", **sections: dict[str, Any]) -> Settings:
         options = {"header": True} if form == "csv" else {}
         options |= sections.pop("options", {})
-        source = {"path": str(tmp_path / "in"), "format": form, "options": options}
+        source = {"path": str(tmp_path / "in"), "format": form, "options": options, **sections.pop("input", {})}
         return load_settings(write_job(input=source, **sections))
 
     (tmp_path / "in").mkdir()
@@ -185,6 +188,57 @@ def test_json_records_behind_another_are_read_as_well(
     assert {Path(uri).name: rows for uri, rows in read.counts.malformed.items()} == {
         "behind.json": 1, "broken.json": 1, "cut.json": 1,
     }  # fmt: skip
+
+
+_APART = [
+    ('{"id": 1}, {"id": 2},', [1, 2], []),
+    ('{"id": 1};{"id": 2}', [1, 2], []),
+    ('{"id": 1}\x00{"id": 2}', [1, 2], []),
+    ("{'id': 1}{'id': 2}", [1, 2], []),
+    ('{"id": 1} {"a\\"b": 1, "id": 2}', [1, 2], []),
+    ('[{"id": 1}][{"id": 2}]', [1, 2], []),
+    ('{"id": 1} [{"id": 2}, {"id": 3}]', [1, 2, 3], []),
+    ('{"id": 1}{}', [1, None], []),
+    ('{"id": 1, "v": NaN}{"id": 2, "v": NaN}', [1, 2], []),
+    ('{"id": 1, "v": NaN}', [1], []),
+    ('{"id": 1}]', [1], []),
+    ('{"id": 1, "tags": ["}{", ":)"]}', [1], []),
+    ('{"id": 1}{"id": 2} and more', [1, 2], ["and more"]),
+    ('{"id": 1} and {"id": 2}', [], ['{"id": 1} and {"id": 2}']),
+    ('{"id": 1}, "id": 2}', [], ['{"id": 1}, "id": 2}']),
+    ('{"id": 1, "l": [{"id": 2} {"id": 3}]}', [], ['{"id": 1, "l": [{"id": 2} {"id": 3}]}']),
+    ('{"id": 1, "t": "} {\\"id\\": 7"} {"id": 2, "t": "}{"}', [1, 2], []),
+    ('{"id": 1} {id: 2}', [], ['{"id": 1} {id: 2}']),
+]
+
+
+@pytest.mark.parametrize("hold", [False, True], ids=["large", "small"])
+def test_whatever_follows_a_json_record_is_a_row_or_told(
+    spark: Any, job: Callable[..., Settings], tmp_path: Path, hold: bool
+) -> None:
+    for number, (line, _, _) in enumerate(_APART):
+        data = (line + "\n").encode()
+        name, packed = (f"in/{number}.json.gz", gzip.compress(data)) if number % 2 else (f"in/{number}.json", data)
+        (tmp_path / name).write_bytes(packed)
+    (tmp_path / "in/text.json").write_text('{"id": 9, "text": "a"}\n')
+    found: dict[int, tuple[list[int | None], list[str]]] = {number: ([], []) for number in range(len(_APART))}
+    for row in _read(spark, job("json"), hold=hold).frame.where("coalesce(id, 0) < 9").collect():
+        ids, told = found[int(Path(row["_gristmill_file"]).name.split(".")[0])]
+        ids.append(row["id"]) if row["_corrupt_record"] is None else told.append(row["_corrupt_record"])
+    key = functools.partial(sorted, key=str)
+    assert {n: (key(ids), told) for n, (ids, told) in found.items()} == {
+        n: (key(ids), told) for n, (_, ids, told) in enumerate(_APART)
+    }
+
+
+@pytest.mark.long
+def test_a_retry_finds_rows_that_follow_others_in_a_line(
+    spark: Any, job: Callable[..., Settings], tmp_path: Path
+) -> None:
+    (tmp_path / "in/a.json").write_text('{"id": 1, "text": "a"}{"id": 2, "text": ""}{"id": 3, "text": " "}')
+    score(job("json", output={"columns": ["id"]}))
+    report = retry(job("json", input={"key": ["id"]}, output={"columns": ["id"]}))
+    assert report.failed_by_code == {"empty_input": 2}
 
 
 @pytest.mark.long

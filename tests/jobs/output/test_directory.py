@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from jobs.errors import JobError, OutputError
 from jobs.folder import Folder
 from jobs.increments.listener import Listener
 from jobs.increments.scoring import Run, ScoreIncrement, score_once
+from jobs.input.files import ReadFile
 from jobs.input.spans import Span
 from jobs.job_file import load_settings
 from jobs.output.committed import Committed, Increment, add_up
 from jobs.output.directory import Output
+from tests.stores import OneLie, driver_on, pretend
 
 JOB = "_gristmill/job.json"
 WriteJob = Callable[..., Path]
@@ -95,6 +98,21 @@ class _Forgetful:
 def _commit(output: Output, number: int = 0) -> None:
     output.folder.write_json("draft/outcome=succeeded/rows.json", {"number": number})
     output.commit("draft", number, counts=Committed(rows=1), run_id="run")
+
+
+def test_files_that_were_read_are_not_forgotten_for_one_false_answer(
+    write_job: WriteJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load_settings(write_job())
+    output, file = Output(settings), ReadFile("file:///in/a", 1, 2, 3, "4")
+    output.begin()
+    assert output.read_files() == {}
+    _commit(output)
+    output.folder.write_json("_gristmill/files/increment=000000.json", [astuple(file)])
+    pretend(monkeypatch, "hdfs")
+    for at in range(1, 9):
+        with driver_on(OneLie(at)), contextlib.suppress(FileNotFoundError):
+            assert Output(settings).read_files() == {file.uri: file}
 
 
 def test_marks_that_are_not_found_are_told_in_a_line(write_job: WriteJob) -> None:

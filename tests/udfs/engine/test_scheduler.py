@@ -174,6 +174,20 @@ def test_a_model_that_raises_on_everything_ends_it_with_the_reason() -> None:
         _run(sent, Echo(bad=frozenset(range(100))), Budget(50, 10), 2)
 
 
+def test_an_item_on_which_a_library_panics_fails_alone() -> None:
+    class Panic(BaseException):  # what Rust's panics are in Python
+        pass
+
+    class Panicking(Echo):
+        def run(self, items: Items, indices: np.ndarray) -> tuple[np.ndarray, int]:
+            if 7 in items.ids[items.offsets[indices]]:
+                raise Panic
+            return super().run(items, indices)
+
+    (parcel,) = _run(_parcels([[[5] * 20]]), Panicking(), Budget(100, 10), 2)["client 0"]
+    assert (parcel.faults == [FAULTY if number == 7 else FINE for number in range(20)]).all()
+
+
 def test_many_items_side_by_side_that_raise_do_not_hide_that_others_go_through() -> None:
     bad = frozenset(range(40))
     sent = _parcels([[[30] * 40 + [5] * 60]])  # the longest come first

@@ -19,11 +19,17 @@ from udfs.wire.items import Items
 from udfs.wire.messages import REQUEST, items_to_arrow, pack_note, unpack_note
 
 
+class Panic(BaseException):
+    """What Rust's panics are in Python: no Exception."""
+
+
 class _Odd(Scheduler):
     """Raises what nobody foresees, as it answers."""
 
+    raises: BaseException
+
     def answers(self, client: str) -> Iterator[Parcel]:
-        raise ValueError("odd numbers")
+        raise self.raises
 
 
 @pytest.fixture
@@ -45,11 +51,17 @@ def _scheduler(kind: type[Scheduler]) -> Scheduler:
     return kind(Budget(64, 1), pad_multiple=1, lanes=1)
 
 
-def test_an_error_that_is_not_ours_reaches_the_client_too(socket: str) -> None:
+@pytest.mark.parametrize(
+    ("raises", "told"), [(ValueError("odd numbers"), "ValueError"), (Panic("odd numbers"), "PanicError: Panic")]
+)
+def test_an_error_that_is_not_ours_reaches_the_client_too(
+    socket: str, raises: BaseException, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_Odd, "raises", raises, raising=False)
     server = Server(socket, _scheduler(_Odd), width=4)
     _, reader = _open(socket)
     note = unpack_note(reader.read_chunk().app_metadata)
-    assert note["error"] == "[engine] the engine cannot answer: ValueError: odd numbers"
+    assert note["error"] == f"[engine] the engine cannot answer: {told}: odd numbers"
     reader.cancel()
     server.shutdown()
 

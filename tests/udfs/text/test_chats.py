@@ -83,6 +83,16 @@ def test_a_template_that_waits_for_a_certain_row_is_refused_at_that_row(chat_by:
     assert chat(_ASK) == ["fine"]
 
 
+@pytest.mark.long
+def test_time_that_many_chats_have_left_over_is_not_for_one(chat_by: Callable[[str], Chat]) -> None:
+    chat = chat_by("{% if messages[0].content == 'now' %}" + TOO_MUCH_TIME["loops in loops"] + "{% endif %}fine")
+    assert chat(_ASK * 3_000) == ["fine"] * 3_000
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    with pytest.raises(ModelError, match="takes more time than any has to"):
+        chat([[("user", "now")]])
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 10
+
+
 def test_a_prompt_is_not_much_longer_than_its_messages(chat_by: Callable[[str], Chat]) -> None:
     chat = chat_by("{{ messages[0].content * 4 }}{{ 'a' * 60000 }}")
     assert [len(prompt) for prompt in chat([[("user", "x" * 100_000)]])] == [460_000]

@@ -124,6 +124,8 @@ _NESTED = [
         ("{{ p|attr('nope') }}", "p.nope"),
         ("{{ p.get('nope') }}", "p.nope"),
         ("{% set first = parts|first %}{{ first.nope }}", "parts[0].nope"),
+        ("{% for part in (parts or []) %}{{ part.nope }}{% endfor %}", "parts[0].nope"),
+        ("{{ (p if t else {}).nope }}", "p.nope"),
     ],
 )
 def test_a_field_that_is_not_there_is_told_through_filters_and_loops(template: str, read: str) -> None:
@@ -132,3 +134,24 @@ def test_a_field_that_is_not_there_is_told_through_filters_and_loops(template: s
     assert f"reads {read}, but" in told
     mended = template.replace("y.nope", "y.z").replace("'y')|first).nope", "'y')|first).z").replace("nope", "x")
     assert make_renderer(mended).find_missing(_NESTED) is None
+
+
+@pytest.mark.parametrize(
+    ("template", "names"),
+    [
+        ("{% for part in m[t].parts %}{{ part.x }}{% endfor %}", "m t"),
+        ("{% for part in more|default(parts) %}{{ part.x }}{% endfor %}", "more parts"),
+        ("{% for part in (more or parts) %}{{ part.x }}{% endfor %}", "more parts"),
+        ("{% for part in (parts if t else more) %}{{ part.x }}{% endfor %}", "more parts t"),
+        ("{% for part in m.get('a')[t].parts %}{{ part.x }}{% endfor %}", "m t"),
+        ("{{ (m[t]|default(parts)).x }}", "m parts t"),
+    ],
+)
+def test_what_a_loop_goes_over_is_read_with_its_keys_and_what_stands_instead(template: str, names: str) -> None:
+    assert list(template_columns(template)) == names.split()
+
+
+def test_a_field_by_the_filter_attr_is_the_structs() -> None:
+    window = pa.array([{"p": {"x": "tea", "items": "cup"}}])
+    render = make_renderer("{{ p|attr('x') }} {{ p|attr('items') }} {{ [p]|map('attr', 'x')|first }}")
+    assert read_texts(window, render).texts.to_pylist() == ["tea cup tea"]

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
@@ -19,8 +20,12 @@ from tests.engine_faults import read_lines
 from tests.engine_rows import TEXTS, Faults, check_answers, codes_of, rows_of
 from tests.models import VOCABULARY
 from tests.processes import running_engines
+from udfs.executor import executor_of
 from udfs.spec import ScoreSpec
 from udfs.tasks.registry import make_spec
+from udfs.wire.home import EngineId
+from udfs.wire.items import Items
+from udfs.worker.client import EngineClient
 from udfs.worker.scoring import score
 
 
@@ -75,6 +80,25 @@ def test_an_engine_that_is_stopped_from_outside_is_replaced(
     spec = replace(spec, window_rows=10, batch_timeout_s=1)
     rows = [row for result in score(feed(), spec) for row in result.to_pylist()]
     assert codes_of(rows) == [None] * len(TEXTS)
+    assert len(read_lines(starts)) == 2
+
+
+@pytest.mark.long
+def test_an_engine_that_is_stopped_holds_up_neither_who_comes_nor_who_leaves(
+    spec: ScoreSpec, faults: Faults, top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seconds in {"_LOOK_S": 0.5, "_STANDSTILL_S": 2.0, "_END_S": 1.0}.items():
+        monkeypatch.setattr(f"udfs.worker.link.{name}", seconds)
+    starts, spec = faults(), replace(spec, batch_timeout_s=1)
+    leaving = EngineClient(EngineId(spec, None, executor_of()))
+    items = Items(np.array([2, 7, 3], dtype=np.int32), np.array([0, 3]))
+    assert leaving.collect(leaving.submit(items)).faults.tolist() == [0]
+    running_engines(top)[0].send_signal(signal.SIGSTOP)
+    with ThreadPoolExecutor(2) as pool:
+        left = pool.submit(leaving.__exit__, None, None, None)
+        rows = pool.submit(rows_of, TEXTS[:9], spec)
+        left.result(30)
+        assert codes_of(rows.result(120)) == [None] * 9
     assert len(read_lines(starts)) == 2
 
 

@@ -67,20 +67,27 @@ def test_a_window_of_many_labels_has_fewer_rows(units: int, rows: int) -> None:
     assert limits["window_bytes"] * units <= 64 << 20
 
 
-def test_a_row_that_no_tokenizer_takes_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+class Panic(BaseException):
+    """What Rust's panics are in Python: no Exception."""
+
+
+@pytest.mark.parametrize(("raises", "told"), [(OverflowError, "OverflowError"), (Panic, "PanicError")])
+def test_a_row_that_no_tokenizer_takes_fails_alone(
+    raises: type[BaseException], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = make_spec(task="feature-extraction", model=MINILM)
     task = make_task(spec, open_model(MINILM))
     tokenize = task.tokenize
 
     def choke(texts: list[str]) -> Any:
         if "bad" in texts:
-            raise OverflowError
+            raise raises
         return tokenize(texts)
 
     monkeypatch.setattr(task, "tokenize", choke)
     prepared = prepare(pa.array(["tea", "bad", None, "soil"]), spec, task)
     assert {row: error.code for row, error in prepared.failures.items()} == {1: "unreadable", 2: "empty_input"}
-    assert "OverflowError" in prepared.failures[1].message
+    assert told in prepared.failures[1].message
     assert prepared.text_of_row.tolist() == [0, -1, -1, 1]
 
 
