@@ -324,6 +324,9 @@ def _run(args: list[str] | None) -> int:
     except PermissionError as error:
         _complain(f"[bold red]error:[/] {escape(str(error))}; give this user the right, or take another path")
         return 2
+    except OSError as error:  # of a file system: it is full, or does not answer
+        _complain(f"[bold red]error:[/] {escape(str(error))}; what was committed stays, run the same command again")
+        return 1
     return 0
 
 

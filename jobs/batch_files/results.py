@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from jobs.batch_files.lines import read_laid_out, work_of
 from jobs.batch_files.summary import Counts, summarize
 from jobs.folder import Folder
+from jobs.output.directory import Output
 from jobs.settings import BATCH_FORMATS, Settings
 from udfs.batch_api import anthropic, openai
 from udfs.batch_api.requests import Line, read_object
@@ -117,7 +118,8 @@ def _list_lines(spark: SparkSession, asked: Settings, run: Settings) -> Iterator
 
 def _committed(spark: SparkSession, run: Settings) -> DataFrame:
     """Each row once: one that a retry has mended as it is now."""
-    rows = spark.read.parquet(run.output.path)
+    output = Output(run)
+    rows = output.read_marked(spark, output.marks())
     if run.input.format not in BATCH_FORMATS:
         return rows
     mended = rows.where("increment >= 1000000").select("source", "line")

@@ -175,13 +175,19 @@ class Ledger:
         found = [f for f in self._folder.walk(f"{self.path}/asked") if f.size and not f.name.startswith(("_", "."))]
         files = tuple(sorted((file.name, file.size) for file in found))
         asked = Asked(uuid.uuid4().hex[:16], files, about=about, **counts)
+        self._folder.make(f"{self.path}/batches")  # not to find it is an error from here on
         self._folder.write_json(f"{self.path}/asked.json", asdict(asked), indent=None)
         return asked
 
     def batches(self) -> list[Batch]:
-        """All batches that are sent, or are about to be, in order."""
+        """All batches that are sent, or are about to be, in order.
+
+        Raises:
+            OSError: The store does not tell; what is sent would be sent again, and paid for twice.
+        """
         notes: dict[str, dict[str, Any]] = {}
-        names = [name for name in self._folder.entries(f"{self.path}/batches") if name.endswith(".json")]
+        entries = self._folder.entries(f"{self.path}/batches", must_exist=self.asked() is not None)
+        names = [name for name in entries if name.endswith(".json")]
         found = self._folder.read_all_json([f"{self.path}/batches/{name}" for name in names])
         for name, value in zip(names, found, strict=True):
             batch, kind = name.removesuffix(".json").rsplit(".", 1)

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jobs.errors import SPARK_ERRORS
+from jobs.output.directory import Output
 from jobs.settings import Settings
 from jobs.spark.session import open_session
 
@@ -22,7 +23,9 @@ _COMMON = {"error", "usage", "truncated", "engine"}
 
 def answer_table(settings: Settings, rows: int) -> Table:
     """The first rows of a job's output: the columns that were kept, then the answer or the error."""
-    found = _find_session(settings).read.parquet(settings.output.path).limit(rows).collect()
+    output = Output(settings)
+    marks = output.marks()
+    found = output.read_marked(_find_session(settings), marks).limit(rows).collect() if marks else []
     name = settings.output.name
     table = Table(box=None, pad_edge=False, header_style="dim")
     kept = [c for c in (found[0].asDict() if found else {}) if c not in (name, "outcome", "increment")]

@@ -127,15 +127,22 @@ def test_where_spark_does_not_start_its_log_is_named_and_kept(write_job: WriteJo
     log.unlink()
 
 
-def test_a_path_that_may_not_be_read_is_told(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (PermissionError("[Errno 13] Cannot list directory '/data/in'"), 2, "'/data/in'; give this user the right"),
+        (FileNotFoundError("hdfs://nn/out/_gristmill/marks"), 1, "marks; what was committed stays, run the same"),
+    ],
+)
+def test_what_a_file_system_refuses_is_told_in_a_line(
+    error: OSError, code: int, told: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(_: list[str]) -> None:
-        raise PermissionError("[Errno 13] Cannot list directory '/data/in'")
+        raise error
 
     monkeypatch.setattr(cli, "app", refuse)
-    assert cli._run(["score", "job.yaml"]) == 2
-    assert "Cannot list directory '/data/in'; give this user the right" in capsys.readouterr().err
+    assert cli._run(["score", "job.yaml"]) == code
+    assert told in capsys.readouterr().err
 
 
 def test_the_doctor_names_everything_and_what_mends_it(tmp_path: Path) -> None:

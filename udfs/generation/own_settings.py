@@ -61,7 +61,6 @@ _SHAPES_WHAT_IS_DRAWN: dict[str, Any] = {
     "eta_cutoff": 0.0,
     "top_h": None,
 }
-_FREE = {"length_penalty", "exponential_decay_length_penalty"}  # of any sign, or a pair
 _SHOWN = 40  # characters of a value
 
 
@@ -88,10 +87,12 @@ def read_obeyed(files: ModelFiles, *, num_beams: int = 1) -> dict[str, Any]:
 
 
 def _fits(name: str, value: Any) -> bool:
-    """Whether an id is a number or a list of them, and a penalty is above zero."""
+    """Whether an id is a number or a list of them, and a penalty is above zero, or one of length of any sign."""
     if name.endswith("_id") or name.endswith("suppress_tokens"):
         return all(isinstance(id_, int) for id_ in (value if isinstance(value, list) else [value]))
-    return not name.endswith("_penalty") or name in _FREE or (isinstance(value, int | float) and value > 0)
+    if name == "exponential_decay_length_penalty" or not name.endswith("_penalty"):  # transformers looks at these
+        return True
+    return isinstance(value, int | float) and (value > 0 or name == "length_penalty")
 
 
 def tell_ignored(files: ModelFiles, spec: ScoreSpec) -> str | None:

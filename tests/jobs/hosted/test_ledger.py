@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from jobs.hosted.cutting import cut_batch, halve
 from jobs.hosted.ledger import START, Batch, Cut, Ledger, Place
 from jobs.hosted.provider import Bounds, Usage
 from tests.jobs.hosted.flying import make_body, open_at, read_asked, write_asked
+from tests.stores import OneLie, driver_on, pretend
 
 
 @pytest.fixture
@@ -73,3 +75,14 @@ def test_another_driver_reads_how_far_each_batch_is(ledger: Ledger, tmp_path: Pa
     assert found[4].usage == Usage(1, 2, 0)
     ledger.delete()
     assert ledger.asked() is None
+
+
+@pytest.mark.parametrize("at", range(1, 5))
+def test_batches_that_a_store_once_does_not_find_are_not_sent_again(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    assert ledger.batches() == []
+    ledger.intend(Batch("00000", Cut(START, requests=4), 1.0, None))
+    pretend(monkeypatch, "hdfs")
+    with driver_on(OneLie(at)), contextlib.suppress(FileNotFoundError):
+        assert len(Ledger(Folder(str(tmp_path)), "_gristmill", 0).batches()) == 1

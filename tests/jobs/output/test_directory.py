@@ -22,6 +22,7 @@ from jobs.input.spans import Span
 from jobs.job_file import load_settings
 from jobs.output.committed import Committed, Increment, add_up
 from jobs.output.directory import Output
+from jobs.spark.interrupts import Stop
 from tests.stores import OneLie, driver_on, pretend
 
 JOB = "_gristmill/job.json"
@@ -55,7 +56,7 @@ def test_a_full_disk_is_told_in_a_line_whatever_was_to_be_written(
 
     monkeypatch.setattr(ScoreIncrement, "commit", fail)
     with pytest.raises(JobError, match=r"increment 0 cannot be committed: .*No space left"):
-        score_once(None, settings, Run("run", datetime.now(UTC)), listener=Listener())  # type: ignore[arg-type]
+        score_once(None, settings, Run("run", datetime.now(UTC)), listener=Listener(), stop=Stop())  # type: ignore[arg-type]
     monkeypatch.setattr("jobs.folder.Folder.write_json", fail)
     with pytest.raises(JobError, match=r"report, which cannot be written: .*No space left"):
         Output(settings).write_report("run", {})

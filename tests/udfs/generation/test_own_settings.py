@@ -14,7 +14,7 @@ from tests.writers import make_decoder, make_encoder_decoder
 from udfs.errors import ModelError
 from udfs.generation.encoder_decoder import EncoderDecoder
 from udfs.generation.loading import load_writer
-from udfs.generation.own_settings import tell_ignored
+from udfs.generation.own_settings import read_obeyed, tell_ignored
 from udfs.model.files import open_model
 from udfs.model.precision import DevicePlan
 from udfs.tasks.registry import make_spec
@@ -146,3 +146,12 @@ def test_settings_that_contradict_each_other_are_told(tmp_path: Path) -> None:
     write_json(tmp_path / "generation_config.json", {"suppress_tokens": [7], "forced_eos_token_id": 7})
     with pytest.raises(ModelError, match="forced_eos_token_id"):
         _write(tmp_path, 1)
+
+
+@pytest.mark.parametrize("own", [{"length_penalty": "long"}, {"repetition_penalty": 0}, {"eos_token_id": "</s>"}])
+def test_a_setting_that_would_break_each_answer_is_told_as_the_model_is_looked_at(
+    own: dict[str, Any], tmp_path: Path
+) -> None:
+    files = open_model(make_encoder_decoder(tmp_path, **own))
+    with pytest.raises(ModelError, match=f"has the generation setting {next(iter(own))}"):
+        read_obeyed(files, num_beams=3)
