@@ -117,6 +117,14 @@ def by_header(uris: Sequence[str], headers: Headers) -> dict[tuple[str, ...], li
     return groups
 
 
+def by_directories(uris: Iterable[str]) -> list[list[str]]:
+    """Files whose directories are the same partition columns; where some have none, Spark leaves them out."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for uri in uris:
+        groups.setdefault(tuple(sorted(_partitions([uri]))), []).append(uri)
+    return list(groups.values())
+
+
 def schema_of(header: tuple[str, ...], uris: Sequence[str], schema: StructType, source: InputSettings) -> StructType:
     """The schema in the order of a header; a column that is new is a string."""
     from pyspark.sql.types import StringType, StructField, StructType

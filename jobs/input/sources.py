@@ -15,6 +15,7 @@ from jobs.input.kinds import check_text_types, column, tells_case
 from jobs.input.records import (
     Headers,
     as_pattern,
+    by_directories,
     by_header,
     check_raw,
     complete,
@@ -82,9 +83,12 @@ def read_input(spark: SparkSession, settings: Settings, schema: StructType | Non
         check_raw(columns, settings.input)
     check_columns([name for name in columns if name != raw], settings, tells_case=tells_case(spark))
     check_text_types(frame.schema, settings)
-    if raw is None:
+    if raw is not None:
+        frame = _load(spark, settings.input, with_raw(frame.schema, settings.input))
+    if schema is None:
         return frame
-    return _load(spark, settings.input, with_raw(frame.schema, settings.input))
+    known = {name.lower() for name in schema.names}  # Spark adds partition columns that are new
+    return frame.select(*(column(name) for name in frame.columns if name.lower() in known or name == raw))
 
 
 def _look_into(spark: SparkSession, settings: Settings) -> DataFrame:
@@ -136,9 +140,13 @@ def read_files(
     if not uris:
         return select_needed(spark.createDataFrame([], schema), settings)
     alone = [uri for uri in uris if path_of(uri) not in set(map(path_of, joined))]
-    groups = [_read_alike(spark, settings, schema, *group) for group in by_header(alone, headers).items()]
-    if joined:
-        frame = read_joined(spark, settings.input, schema, sorted(joined), _file_options(settings.input))
+    groups = [
+        _read_alike(spark, settings, schema, header, part)
+        for header, group in by_header(alone, headers).items()
+        for part in by_directories(group)
+    ]
+    for part in by_directories(sorted(joined)):
+        frame = read_joined(spark, settings.input, schema, part, _file_options(settings.input))
         groups.append(_as_needed(frame, settings, schema))
     return reduce(lambda a, b: a.unionByName(b), groups)
 

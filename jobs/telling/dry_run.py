@@ -12,6 +12,7 @@ from jobs.errors import SPARK_ERRORS, OutputError, TooManyFailed, unreadable_inp
 from jobs.increments.forecasting import forecast_batches
 from jobs.increments.plan import Sample, make_plan, take_samples
 from jobs.increments.scoring import check_last_run
+from jobs.input.drift import tell_partitions
 from jobs.input.files import tell_malformed
 from jobs.input.kinds import column
 from jobs.input.reading import read_whole
@@ -70,6 +71,9 @@ def _show(settings: Settings, spark: SparkSession, output: Output, console: Cons
     read = read_input(spark, settings)
     if refusal := _why_refused(output, read, settings, overwrite=overwrite):
         show_warning(console, refusal)
+    if find_kind(spark, settings.input) == "files":
+        for warning in tell_partitions(read.schema, sorted(read.inputFiles())):
+            show_warning(console, warning)
     frame, raw = explode_variants(read, settings), raw_column(settings.input)
     fields = [field for field in frame.schema.fields if field.name != raw]
     if raw is not None:

@@ -118,6 +118,13 @@ def _read_bytes(column: pa.Array) -> list[Any]:
     return [NOTHING if value is None else value.decode("utf-8", "replace") for value in column.to_pylist()]
 
 
+def _read_decimals(column: pa.Array) -> list[Any]:
+    """Decimals; those without a fraction are integers, as `from_objects` has them."""
+    if column.type.scale:
+        return _read_plain(column)
+    return [NOTHING if value is None else int(value) for value in column.to_pylist()]
+
+
 def _read_floats(column: pa.Array) -> list[Any]:
     values = column.to_numpy(zero_copy_only=False)
     told = values.tolist() if values.dtype == np.float64 else [float(str(value)) for value in values]
@@ -242,7 +249,7 @@ _READERS: tuple[tuple[Callable[[pa.DataType], bool], Callable[[pa.Array], list[A
     (lambda kind: kind in (pa.string(), pa.large_string(), pa.string_view()), _read_strings),
     (lambda kind: pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind), _read_plain),
     (pa.types.is_floating, _read_floats),
-    (pa.types.is_decimal, _read_plain),
+    (pa.types.is_decimal, _read_decimals),
     (pa.types.is_date, _read_dates),
     (pa.types.is_timestamp, _read_timestamps),
     (pa.types.is_time, _read_clock),

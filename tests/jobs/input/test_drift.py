@@ -41,6 +41,38 @@ def test_partition_values_that_change_or_lose_zeros_are_told(spark: Any) -> None
         tell_partitions(_schema("store INT"), ["file:///in/store=north/a.json"])
 
 
+@pytest.mark.parametrize(("form", "options"), [("json", {}), ("csv", {"header": True}), ("parquet", {})])
+def test_a_partition_column_that_is_new_is_told_and_left_out(
+    spark: Any, write_job: WriteJob, tmp_path: Path, form: str, options: dict[str, Any]
+) -> None:
+    def write(name: str) -> None:
+        path = tmp_path / f"in/{name}.{form}"
+        path.parent.mkdir(parents=True)
+        table = pd.DataFrame({"id": ["1"], "text": ["a"]})
+        match form:
+            case "json":
+                table.to_json(path, orient="records", lines=True)
+            case "csv":
+                table.to_csv(path, index=False)
+            case _:
+                table.to_parquet(path)
+
+    write("a")
+    source = {"path": str(tmp_path / "in"), "format": form, "options": options}
+    settings = load_settings(write_job(input=source))
+    schema = read_input(spark, settings).schema
+    write("day=3/b")
+    frame = read_input(spark, settings, schema)
+    (new,) = tell_drift(spark, settings, frame, {str(tmp_path / f"in/day=3/b.{form}")})
+    assert new.startswith("new partition columns are left out")
+    assert "day of " in new
+    uris = [f"file://{tmp_path}/in/{name}.{form}" for name in ("a", "day=3/b")]  # as Spark writes them
+    read = read_whole(spark, settings, frame.schema, uris)
+    assert set(read.frame.columns) >= {"id", "text"}
+    assert "day" not in read.frame.columns
+    assert read.counts.rows == 2
+
+
 @pytest.mark.parametrize("form", ["json", "parquet"])
 def test_columns_that_later_files_add_or_lack_are_told(
     spark: Any, write_job: WriteJob, tmp_path: Path, form: str

@@ -11,7 +11,7 @@ import pytest
 
 from udfs.errors import SpecError
 from udfs.text.templates import advise_template, make_renderer, read_texts, template_columns
-from udfs.text.values import to_text, to_values
+from udfs.text.values import from_objects, to_text, to_values
 
 US = pa.timestamp("us")
 AUTHORS = [{"name": "Ann", "age": None}, {"name": None, "age": 3}]
@@ -191,3 +191,13 @@ def test_odd_texts_are_read_as_they_are(text: str) -> None:
 def test_what_is_no_text_is_told_with_what_to_write() -> None:
     assert "{{ tags | join(', ') }}" in advise_template("tags", pa.list_(pa.string()))
     assert "{{ o.a }}" in advise_template("o", pa.struct([("a", pa.int8())]))
+
+
+def test_a_decimal_without_a_fraction_is_an_integer_by_arrow_and_by_pandas() -> None:
+    for kind in (pa.decimal128(5, 0), pa.decimal128(38, 0)):
+        column = pa.array([Decimal(7), None, Decimal(-12345)], kind)
+        told = [type(value) for value in to_values(column)]
+        assert told == [type(value) for value in from_objects(column.to_pylist())]
+        assert told[0] is int
+    (cost,) = to_values(pa.array([Decimal("7.00")], pa.decimal128(5, 2)))
+    assert to_text(cost) == "7.00"
