@@ -14,6 +14,7 @@ from jobs.input.sources import OWN
 from jobs.serving import serve
 from jobs.settings import Settings
 from jobs.spark.session import count_slots
+from udfs.errors import EMPTY_INPUT, INPUT_TOO_LONG
 from udfs.factory import make_reader, make_request_udf, make_udf
 from udfs.hosted.asking import Question, ask_about
 from udfs.hosted.tasks import HostedTask, make_hosted
@@ -147,6 +148,9 @@ def take_samples(frame: DataFrame, settings: Settings, count: int = 3) -> list[S
         tokens, truncated = int(tokenized.items.lengths.sum()), bool(tokenized.truncated.any())
         shown = "\n\n".join(task.show(tokenized.items)) if isinstance(task, Writing) and text else text
         shown, text_pair = split_pair(text) if text and reads_pairs(spec) else (shown, None)
+        if text and not tokens:
+            why = INPUT_TOO_LONG if truncated else EMPTY_INPUT
+            shown, error = None, next(iter(tokenized.failures.values()), why).code
         samples.append(Sample(shown, error, tokens, truncated, text_pair))
     return samples
 

@@ -151,6 +151,12 @@ def test_the_dry_run_shows_what_is_read(row: Any) -> None:
     assert (sample.text, sample.error) == ("dot", None)
 
 
+def test_the_dry_run_shows_why_a_text_is_not_scored(row: Any) -> None:
+    score = {**JOB["score"], "text": "title", "max_tokens": 4, "overflow": "fail"}
+    (sample,) = take_samples(row, Settings.model_validate({**JOB, "score": score}))
+    assert (sample.text, sample.error, sample.tokens) == (None, "input_too_long", 0)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

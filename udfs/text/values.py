@@ -282,6 +282,8 @@ def _from_object(value: Any) -> Any:
         case bytes() | bytearray():
             value = bytes(value)
             return _read_written(value) if value.startswith(TIME_MARK) else value.decode("utf-8", "replace")
+        case datetime.timedelta():
+            return to_text(value)
         case np.generic():
             return value.item()
         case Mapping():
@@ -290,8 +292,6 @@ def _from_object(value: Any) -> Any:
             return from_objects(value)
     if str(value) in ("NaT", "<NA>"):
         return NOTHING
-    if hasattr(value, "to_pytimedelta"):
-        return _tell_duration(value.value // 1_000)
     if hasattr(value, "to_pydatetime"):
         return value.floor("us").to_pydatetime()
     return value.toJson() if hasattr(value, "toJson") else value

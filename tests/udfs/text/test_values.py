@@ -6,6 +6,7 @@ import datetime
 from decimal import Decimal
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 
@@ -201,3 +202,10 @@ def test_a_decimal_without_a_fraction_is_an_integer_by_arrow_and_by_pandas() -> 
         assert told[0] is int
     (cost,) = to_values(pa.array([Decimal("7.00")], pa.decimal128(5, 2)))
     assert to_text(cost) == "7.00"
+
+
+def test_an_interval_is_text_by_arrow_and_by_pandas() -> None:
+    span = datetime.timedelta(days=1, seconds=2)
+    told = to_values(pa.array([span, None], pa.duration("us")))
+    assert from_objects([span, None]) == told == ["INTERVAL '1 00:00:02' DAY TO SECOND", ""]
+    assert from_objects([pd.Timedelta(span), pd.NaT]) == told
