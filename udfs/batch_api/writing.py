@@ -108,5 +108,5 @@ class RequestWriting(Writing):
         """Longest prompt and answer together."""
         return resolve_whole_tokens(self._files, self._spec)
 
-    def _check(self, text: str, way: WritingOptions) -> Any:
+    def check(self, text: str, way: WritingOptions) -> Any:
         return None

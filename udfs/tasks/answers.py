@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -54,6 +54,8 @@ def answer_columns(
     told: Sequence[Told | None],
     candidates: Sequence[Sequence[Told | None]],
     ways: Sequence[WritingOptions | None],
+    *,
+    check: Callable[[str, WritingOptions], Any] | None = None,
 ) -> tuple[list[pa.Array], dict[int, RowError]]:
     """What was written to N texts, each asked once for each of `asked_for`, as columns.
 
@@ -62,6 +64,7 @@ def answer_columns(
         told: The answer to each question, the questions of a text side by side; None where there is none.
         candidates: All answers to it, the first of which counts.
         ways: How each was to be answered.
+        check: What an answer is held to; None for `check_answer`.
 
     Returns:
         An array of N for each of `answer_fields`, and by the numbers of texts why an answer is none.
@@ -74,7 +77,7 @@ def answer_columns(
         if answer is None or way is None:
             continue
         try:
-            checked = [_check(each.text, way) for each in candidates[unit] if each]
+            checked = [(check or check_answer)(each.text, way) for each in candidates[unit] if each]
             values[unit] = checked[0] if way.form == options.form else None
         except InvalidAnswerError as error:
             failures[unit // size] = invalid_output(f"{error}{_HOW_ENDED.get(answer.finish, '')}")
@@ -87,7 +90,12 @@ def answer_columns(
     ], failures
 
 
-def _check(text: str, way: WritingOptions) -> Any:
+def check_answer(text: str, way: WritingOptions) -> Any:
+    """The value of an answer that was to be JSON.
+
+    Raises:
+        InvalidAnswerError: It is none, or none of the choices.
+    """
     form = way.form
     if form.choices and text.strip() not in _as_set(form.choices):
         raise InvalidAnswerError("the answer is none of the choices")

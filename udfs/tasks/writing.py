@@ -16,7 +16,7 @@ import pyarrow as pa
 from udfs.errors import EngineError, RowError, SpecError, bad_chat_template, bad_options
 from udfs.model.files import ModelFiles
 from udfs.spec import Overflow, ScoreSpec
-from udfs.tasks.answers import Told, answer_columns, answer_fields
+from udfs.tasks.answers import Told, answer_columns, answer_fields, check_answer
 from udfs.tasks.row_options import RowOptionsError, differing, read_differing, resolve_options, unpack_text
 from udfs.tasks.writing_options import (
     WritingOptions,
@@ -187,8 +187,11 @@ class Writing(ABC):
             for (start, end), all_ in zip(places, several, strict=True)
         ]
         candidates = [all_ if all_ is not None else [answer] for all_, answer in zip(several, told, strict=True)]
-        columns, failures = answer_columns(self._spec.options, told, candidates, ways)
-        return Answers(columns, failures)
+        return Answers(*answer_columns(self._spec.options, told, candidates, ways, check=self.check))
+
+    def check(self, text: str, way: WritingOptions) -> Any:
+        """The value of an answer; see `check_answer`."""
+        return check_answer(text, way)
 
     def _way_of(self, text: str) -> tuple[str, WritingOptions | RowError]:
         """A text without the options that it may come with, and how it is to be answered."""

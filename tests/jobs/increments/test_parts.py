@@ -121,7 +121,7 @@ def test_files_of_attempts_that_do_not_count_are_left_out(spark: Any, tmp_path: 
     def by_workers(aside: str) -> Any:
         for name in ("a.parquet.draft", "b.parquet.draft"):
             Path(aside, name).write_bytes(b"PAR1")
-        told = ["a.parquet.draft", 4, "failed", "expired", None, 3, 0, *(0 for _ in USAGE)]
+        told = ["a.parquet.draft", 4, "failed", "expired", None, "tokenizers", 3, 0, *(0 for _ in USAGE)]
         return spark.createDataFrame([told], from_arrow_type(pa.struct(PARTS)))
 
     counts = write_parts(folder, "draft", by_workers)

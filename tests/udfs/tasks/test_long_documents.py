@@ -174,7 +174,10 @@ def _read(prompt: str) -> str:
         ({"task": "translation", "overflow": "chunk", "chunk_overlap": 8}, "would be there twice"),
         ({"task": "token-classification", "overflow": "chunk", "chunk_overlap": 8}, "would be there twice"),
         ({"task": "summarization", "chunk_overlap": 8}, "belongs to overflow 'chunk'"),
-        ({"task": "feature-extraction", "overflow": "chunk", "chunk_pooling": "max"}, "chunk_pooling belongs to"),
+        (
+            {"task": "feature-extraction", "overflow": "chunk", "chunk_pooling": "max"},
+            "chunk_pooling and labels belong to",
+        ),
         ({"task": "feature-extraction", "overflow": "chunk", "chunk_overlap": -1}, "must be 0 or more"),
     ],
 )

@@ -26,12 +26,20 @@ def test_options_of_other_tasks_may_be_named_with_their_defaults(task: str) -> N
 @pytest.mark.parametrize(
     ("task", "options", "told"),
     [
-        ("translation", {"labels": ["a"]}, "labels, hypothesis_template and multi_label belong to zero-shot-classific"),
+        (
+            "translation",
+            {"labels": ["a"]},
+            "chunk_pooling and labels belong to text-classification and zero-shot-classif",
+        ),
         ("summarization", {"target_lang": "de"}, "source_lang and target_lang belong to translation, not to summariz"),
         ("summarization", {"aggregation_strategy": "first"}, "aggregation_strategy belongs to token-classification"),
         ("feature-extraction", {"seed": 3, "stop": ["x"]}, "seed, stop belong to text-generation, summarization, tran"),
         ("summarization", {"choices": ["a"]}, "choices belong to text-generation, not to summarization"),
-        ("translation", {"chunk_pooling": "max"}, "chunk_pooling belongs to text-classification and zero-shot-classif"),
+        (
+            "translation",
+            {"chunk_pooling": "max"},
+            "chunk_pooling and labels belong to text-classification and zero-shot-classif",
+        ),
         ("translation", {"target_lang": False}, "give a language, or a list of them"),
         ("feature-extraction", {"max_token": 3}, "there is no option max_token"),
         ("question-answering", {}, "task is 'question-answering'; choose one of feature-extraction, text-"),
