@@ -6,6 +6,7 @@ and the engine's own code take; the start is subtracted by a second, small run. 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import statistics
@@ -165,7 +166,8 @@ def _write_rows(texts: list[str], top: Path) -> None:
 
 def _run(settings: Settings, top: Path, name: str, checkout: Path) -> _Run:
     """Score the rows of a name once, from nothing."""
-    out, conf, log = top / "out", top / "job.yaml", top / "log"
+    conf, log = top / "job.yaml", top / "log"
+    out = top / f"out-{hashlib.sha256(str(checkout).encode()).hexdigest()[:8]}"  # none reads what another has written
     conf.write_text(yaml.safe_dump(_make_job(settings, top, name, out)))
     command = [sys.executable, "-c", "from jobs.cli import main; main()", "score", str(conf), "--overwrite"]
     paths = [str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])]
