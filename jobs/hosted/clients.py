@@ -11,7 +11,7 @@ from typing import Any
 
 from jobs.errors import EndpointError
 from jobs.hosted.provider import BusyProviderError, LostReplyError, RefusedError, UnknownBatchError
-from udfs.hosted.clients import cause_of, explain_status
+from udfs.hosted.clients import NO_MODEL, cause_of, explain_status
 from udfs.hosted.endpoint import Endpoint
 from udfs.hosted.pacing import read_retry_after
 
@@ -40,7 +40,7 @@ def telling_errors(sdk: str, endpoint: Endpoint, model: str) -> Iterator[None]:
 
 def _of_status(error: Any, endpoint: Endpoint, model: str) -> Exception:
     status, (code, told) = error.status_code, read_problem(error.body)
-    if status == 404 and code != "model_not_found":
+    if status == 404 and code not in NO_MODEL:
         return UnknownBatchError(told or "not found")
     if (ours := explain_status(status, error.body, endpoint, model)) is not None:
         return EndpointError(ours.message)

@@ -20,6 +20,7 @@ from jobs.hosted.provider import (
     Why,
     read_tokens,
 )
+from udfs.hosted.clients import NO_MODEL, NO_MONEY
 from udfs.hosted.endpoint import Endpoint
 
 _BOUNDS = Bounds(requests=50_000, bytes=190_000_000)  # 200 MB are taken
@@ -104,9 +105,9 @@ class OpenAIBatches:
         """
         for problem in problems:
             told = f"OpenAI has refused a batch: {problem.message or problem.code}"
-            if problem.code == "model_not_found":
+            if problem.code in NO_MODEL:
                 raise EndpointError(f"{told}; see score.model")
-            if problem.code in ("insufficient_quota", "billing_hard_limit_reached"):
+            if problem.code in NO_MONEY:
                 raise EndpointError(f"{told}; no money or no quota is left")
 
     def cancel(self, batch_id: str) -> None:
@@ -138,7 +139,7 @@ class OpenAIBatches:
         return {**reply, "response": {**reply["response"], "body": {**body, "usage": none}}}
 
     def tells_no_model(self, reply: Mapping[str, Any]) -> bool:
-        return read_problem(_body_of(reply))[0] == "model_not_found"
+        return read_problem(_body_of(reply))[0] in NO_MODEL
 
     def is_unanswered(self, reply: Mapping[str, Any]) -> bool:
         error = reply.get("error")

@@ -366,8 +366,7 @@ def score_stream(
         known = [i for i in output.increments() if not i.is_retry]
         rate = bytes_per_s(take_for_full(known), run.run_id)
         chosen = choose_bytes(rate, left_s=run.left_s(), of_table=kind != "files", sample=sample)
-        chosen = BATCHED_BYTES if settings.is_hosted_in_batches() else chosen
-        size = chosen if fixed == "auto" else int(fixed)
+        size = _size_of(settings, chosen)
         own = [i for i in known if i.run_id == run.run_id]
         work = ScoreIncrement(
             settings,
@@ -414,7 +413,7 @@ def score_spans(
         OutputError: What is committed does not tell up to where.
         JobError: Of the increment at which it ended.
     """
-    source, fixed = settings.input, settings.input.increment_bytes
+    source = settings.input
     before = [increment for increment in run.output(settings).increments() if not increment.is_retry]
     if before and before[-1].input_span is None:
         raise OutputError(
@@ -425,8 +424,7 @@ def score_spans(
     while not stop.is_set():
         run.claim.check()
         chosen = choose_bytes(bytes_per_s(work.done, run.run_id), left_s=run.left_s())
-        chosen = BATCHED_BYTES if settings.is_hosted_in_batches() else chosen
-        size = chosen if fixed == "auto" else int(fixed)
+        size = _size_of(settings, chosen)
         last = work.done[-1].input_span if work.done else None
         found = next_span(lineage, last, source, size=size, key=source.key or settings.input_columns())
         if found is None:
@@ -436,6 +434,14 @@ def score_spans(
             work.commit(select_needed(read_span(spark, source, span), settings), number, span=span, size=held)
         if len(work.done) == number:
             raise BusyError(f"increment {number} of output.path {settings.output.path} was committed by another driver")
+
+
+def _size_of(settings: Settings, chosen: int) -> int:
+    """Bytes of an increment: those of the settings, or what was chosen; a provider's batches are no matter of time."""
+    fixed = settings.input.increment_bytes
+    if fixed != "auto":
+        return int(fixed)
+    return BATCHED_BYTES if settings.is_hosted_in_batches() else chosen
 
 
 @contextlib.contextmanager

@@ -12,8 +12,8 @@ from udfs.hosted.endpoint import Endpoint
 
 _CONNECT_S = 15.0
 _NO_KEY = "none"  # the client wants one; a server that is open reads none
-_NO_MONEY = {"insufficient_quota", "billing_not_active", "billing_hard_limit_reached", "billing_error"}
-_NO_MODEL = {"model_not_found"}
+NO_MONEY = {"insufficient_quota", "billing_not_active", "billing_hard_limit_reached", "billing_error"}
+NO_MODEL = {"model_not_found"}
 _PACKAGES = {"openai-batch": "openai", "openai-compatible": "openai", "anthropic-batch": "anthropic"}
 
 
@@ -107,7 +107,7 @@ def explain_status(status: int, body: Any, endpoint: Endpoint, model: str) -> Pr
             f"{endpoint.url} sends calls on to another address (HTTP {status}), where the key is not sent; write "
             "that address as score.endpoint.base_url"
         )
-    if words & _NO_MONEY or status == 402 or "credit balance" in str(told.get("message")).lower():
+    if words & NO_MONEY or status == 402 or "credit balance" in str(told.get("message")).lower():
         return ProviderError(
             f"{endpoint.url} says that no money, or no quota, is left for this key (HTTP {status}); add some, and "
             "run the same command again"
@@ -118,7 +118,7 @@ def explain_status(status: int, body: Any, endpoint: Endpoint, model: str) -> Pr
         return ProviderError(f"{endpoint.url} does not take {which} (HTTP 401)")
     if status == 403:
         return ProviderError(f"{endpoint.url} does not let this key use model {model!r} (HTTP 403)")
-    if status == 404 or words & _NO_MODEL:
+    if status == 404 or words & NO_MODEL:
         return ProviderError(
             f"{endpoint.url} knows no model {model!r} (HTTP {status}); look at score.model and score.endpoint.base_url"
         )

@@ -181,9 +181,7 @@ class Endpoint:
                     "endpoint.api_key_secret is read on the driver, and executors call openai-compatible; set a "
                     "variable of the cluster to {{secrets/scope/key}}, and name it as endpoint.api_key_env"
                 )
-        if isinstance(self.body, dict) and (
-            taken := sorted({"model", "messages", "input", "stream"} & self.body.keys())
-        ):
+        if isinstance(self.body, dict) and (taken := sorted(_OURS & self.body.keys())):
             yield f"endpoint.body holds {', '.join(taken)}, which gristmill writes itself"
 
     def _find_problems_of_url(self) -> Iterator[str]:
