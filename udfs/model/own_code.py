@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from typing import Any
 
 from udfs.errors import ModelError, UnsafeModelError, first_line
@@ -14,14 +13,13 @@ def check_code_not_needed(files: ModelFiles) -> None:
     """Refuse a model whose code changes the architecture that its config.json names.
 
     Several models of hubs call themselves `bert` or `xlm-roberta` and are something else by their own code. Its weights
-    then do not fit, which their names and shapes tell: no weight is read. Needs accelerate; without it the engine finds
-    out as it loads.
+    then do not fit, which their names and shapes tell: no weight is read.
 
     Raises:
         UnsafeModelError: transformers' own class lacks weights, or finds them in other shapes.
         ModelError: The config is none of that architecture.
     """
-    if not files.names_code or importlib.util.find_spec("accelerate") is None:
+    if not files.names_code:
         return
     quiet_transformers()
     import transformers
@@ -33,7 +31,6 @@ def check_code_not_needed(files: ModelFiles) -> None:
             None,
             config=config,
             state_dict=_read_shapes(files),
-            device_map="meta",
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
@@ -73,12 +70,12 @@ def _find_class(files: ModelFiles, config: Any) -> Any:
 
 
 def _read_shapes(files: ModelFiles) -> dict[str, Any]:
-    """The model's tensors, without their numbers."""
+    """Tensors of the model's names and shapes; each is one number, seen again and again."""
     import torch
     from safetensors import safe_open
 
     found: dict[str, Any] = {}
     for path in files.weights.glob("*.safetensors"):
         with safe_open(path, "pt") as held:
-            found |= {key: torch.empty(held.get_slice(key).get_shape(), device="meta") for key in held.keys()}  # noqa: SIM118
+            found |= {key: torch.zeros(()).expand(held.get_slice(key).get_shape()) for key in held.keys()}  # noqa: SIM118
     return found
