@@ -511,7 +511,8 @@ class Settings(_Section):
 
     def plain_columns(self) -> dict[str, str]:
         """The settings that are a column's name by itself, and that column."""
-        told = {name: getattr(self.score, name) for name in ("text", "prompt", "text_pair") if not self.models}
+        names = ("text", *(["prompt"] if KINDS[self.score.task].options.writes else []), "text_pair")
+        told = {name: getattr(self.score, name) for name in names if not self.models}
         return {name: text for name, text in told.items() if text is not None and not is_template(text)}
 
     def input_columns(self) -> tuple[str, ...]:

@@ -152,6 +152,12 @@ def test_messages_and_variants_reach_the_spec_and_name_their_columns() -> None:
     assert read_spec(json.loads(json.dumps(spec.for_engine()))).options.max_new_tokens == 256
 
 
+def test_what_is_put_before_the_texts_of_an_embedding_is_no_column() -> None:
+    settings = _writing({"task": "feature-extraction", "text": "t", "prompt": "query: "})
+    assert settings.plain_columns() == {"text": "t"}
+    assert settings.text_columns() == ("t",)
+
+
 def test_variants_as_rows_are_a_column_of_the_input_the_output_and_the_key() -> None:
     asked = {"prompt": "{{ title }} in {{ variant }}", "variants": ["de", "fr"], "variants_as": "rows"}
     settings = _writing(asked, columns=["id"])
