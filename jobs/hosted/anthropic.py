@@ -132,7 +132,7 @@ class AnthropicBatches:
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
-        with telling_errors("anthropic", self._endpoint, self._model):
+        with telling_errors("anthropic", self._client, self._endpoint, self._model):
             yield
 
 

@@ -13,6 +13,7 @@ from jobs.errors import EndpointError
 from jobs.hosted.provider import BusyProviderError, LostReplyError, RefusedError, UnknownBatchError
 from udfs.hosted.clients import NO_MODEL, cause_of, explain_status
 from udfs.hosted.endpoint import Endpoint
+from udfs.hosted.keys import without_key
 from udfs.hosted.pacing import read_retry_after
 
 _REFUSALS = (400, 413, 422)
@@ -20,26 +21,28 @@ _PIECE = 1 << 20
 
 
 @contextlib.contextmanager
-def telling_errors(sdk: str, endpoint: Endpoint, model: str) -> Iterator[None]:
+def telling_errors(sdk: str, client: Any, endpoint: Endpoint, model: str) -> Iterator[None]:
     """Turn what an official client raises into the errors of `jobs.hosted.provider`.
 
     Args:
         sdk: The client's package.
+        client: Whose key is in no message, whatever the provider quotes.
         endpoint, model: Who is asked, by what name, for messages.
     """
-    client: Any = importlib.import_module(sdk)
+    package: Any = importlib.import_module(sdk)
     try:
         yield
-    except client.APIStatusError as error:
-        raise _of_status(error, endpoint, model) from None
-    except client.APIError as error:  # no connection, no time, no JSON
+    except package.APIStatusError as error:
+        raise _of_status(error, client.api_key, endpoint, model) from None
+    except package.APIError as error:  # no connection, no time, no JSON
         if (ours := cause_of(error)) is not None:
             raise EndpointError(ours.message) from None
         raise LostReplyError(f"{endpoint.url} does not answer: {type(error).__name__}") from None
 
 
-def _of_status(error: Any, endpoint: Endpoint, model: str) -> Exception:
+def _of_status(error: Any, key: str | None, endpoint: Endpoint, model: str) -> Exception:
     status, (code, told) = error.status_code, read_problem(error.body)
+    told = without_key(told, key)
     if status == 404 and code not in NO_MODEL:
         return UnknownBatchError(told or "not found")
     if (ours := explain_status(status, error.body, endpoint, model)) is not None:

@@ -22,6 +22,7 @@ from jobs.hosted.provider import (
 )
 from udfs.hosted.clients import NO_MODEL, NO_MONEY
 from udfs.hosted.endpoint import Endpoint
+from udfs.hosted.keys import without_key
 
 _BOUNDS = Bounds(requests=50_000, bytes=190_000_000)  # 200 MB are taken
 _MARK = "gristmill"
@@ -93,7 +94,7 @@ class OpenAIBatches:
             state,  # type: ignore[arg-type]
             why=_WHY.get(batch.status),
             done=(counts.completed + counts.failed) if counts else 0,
-            told="; ".join(dict.fromkeys(str(problem.message or problem.code) for problem in problems[:3])),
+            told="; ".join(dict.fromkeys(map(self._read_told, problems[:3]))),
             files=tuple(file for file in (batch.output_file_id, batch.error_file_id) if file),
         )
 
@@ -104,11 +105,14 @@ class OpenAIBatches:
             EndpointError: It is so.
         """
         for problem in problems:
-            told = f"OpenAI has refused a batch: {problem.message or problem.code}"
+            told = f"OpenAI has refused a batch: {self._read_told(problem)}"
             if problem.code in NO_MODEL:
                 raise EndpointError(f"{told}; see score.model")
             if problem.code in NO_MONEY:
                 raise EndpointError(f"{told}; no money or no quota is left")
+
+    def _read_told(self, problem: Any) -> str:
+        return without_key(str(problem.message or problem.code), self._client.api_key)
 
     def cancel(self, batch_id: str) -> None:
         with contextlib.suppress(RefusedError, UnknownBatchError), self._telling():
@@ -155,7 +159,7 @@ class OpenAIBatches:
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
-        with telling_errors("openai", self._endpoint, self._model):
+        with telling_errors("openai", self._client, self._endpoint, self._model):
             yield
 
 

@@ -8,12 +8,13 @@ import math
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from udfs.errors import EXPIRED, NO_REPLY, ProviderError, RowError, provider_error
 from udfs.hosted.asked import Asked, Request, most_tokens
 from udfs.hosted.clients import cause_of, explain_status, make_client
-from udfs.hosted.keys import read_key
+from udfs.hosted.keys import read_key, without_key
 from udfs.hosted.pacing import Pace, read_retry_after
 from udfs.hosted.tasks import HostedTask
 
@@ -59,7 +60,8 @@ class Caller:
         endpoint = task.endpoint
         self.at_once = max(1, endpoint.max_in_flight_requests // endpoint.workers)
         self._task, self._endpoint = task, endpoint
-        self._client = make_client(endpoint, read_key(endpoint), connections=self.at_once)
+        self._key = read_key(endpoint)
+        self._client = make_client(endpoint, self._key, connections=self.at_once)
         rates = endpoint.requests_per_minute, endpoint.tokens_per_minute
         self._pace = _pace_of(endpoint.url, *rates, 1 / endpoint.workers)
         self._answered, self._in_vain, self._lock = False, 0, threading.Lock()
@@ -125,7 +127,8 @@ class Caller:
 
         Raises:
             _PassingError: The call is worth another try.
-            ProviderError: No call is.
+            ProviderError: No call is, or none for hours. No error has what the provider said behind it, which may
+                quote the row or the key.
         """
         import openai
 
@@ -140,16 +143,22 @@ class Caller:
 
     def _read_status(self, status: int, body: Any, headers: Mapping[str, str]) -> RowError:
         row: RowError = self._task.dialect.read_failure(status, body)
+        row = replace(row, message=without_key(row.message, self._key))
         if row.code in _OF_ROW:
             return row
         if world := explain_status(status, body, self._endpoint, self._task.spec.model):
-            raise world
+            raise world from None
         if status not in (408, 409, 429) and status < 500:
             return row
         after_s = read_retry_after(headers)
+        if after_s and after_s > _PATIENCE_S and self._left_s() == math.inf:
+            raise ProviderError(
+                f"{self._endpoint.url} takes no call for {after_s / 3600:,.0f} hours (HTTP {status}); run the same "
+                "command again then, or set limits.deadline, within which it is waited for"
+            ) from None
         if after_s:
             self._pace.pause(after_s)
-        raise _PassingError(row, after_s, is_crowded=status == 429)
+        raise _PassingError(row, after_s, is_crowded=status == 429) from None
 
     def _give_up(self, error: _PassingError) -> RowError:
         """What becomes of a row whose call was repeated in vain.

@@ -10,6 +10,8 @@ from udfs.hosted.endpoint import Endpoint
 
 _KEY = re.compile(r"[!-~]+")  # what a header takes
 
+_LIKE_A_KEY = re.compile(r"^(?=.*[a-z])(?=.*\d).{20,}$")  # which somebody has written where its name belongs
+
 
 def read_key(endpoint: Endpoint) -> str | None:
     """The key out of the variable that the endpoint names; None where no key is sent.
@@ -22,8 +24,9 @@ def read_key(endpoint: Endpoint) -> str | None:
     found = os.environ.get(endpoint.key_env, "").strip()
     if not found:
         where = "here" if endpoint.in_batches else "where the executors run"
+        named = "that endpoint.api_key_env names" if _LIKE_A_KEY.search(endpoint.key_env) else endpoint.key_env
         raise ProviderError(
-            f"the environment variable {endpoint.key_env} is to hold the key of {endpoint.url}, and is not set {where}"
+            f"the environment variable {named} is to hold the key of {endpoint.url}, and is not set {where}"
         )
     return check_key(found, endpoint.key_env)
 
@@ -41,3 +44,8 @@ def check_key(found: str, name: str) -> str:
     if not _KEY.fullmatch(found):
         raise ProviderError(f"{name} holds spaces, line breaks or other letters that no key has")
     return found
+
+
+def without_key(told: str, key: str | None) -> str:
+    """What a provider has told, without the key that it may quote."""
+    return told.replace(key, "***") if key else told

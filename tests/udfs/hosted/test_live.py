@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from tests.hosted_batches import KEY, hosted_spec
 from tests.provider import Faults, Limits, Provider, openai_dialect, serve_provider, serve_recorder
+from tests.provider.calls import Refusal
 from udfs.errors import ProviderError, SpecError
 from udfs.hosted import calling
 from udfs.hosted.clients import cause_of, make_client
@@ -46,6 +48,17 @@ def test_rows_keep_their_order_and_identical_ones_are_asked_once(provider: Provi
     assert results[0]["text"] == results[4]["text"] != results[3]["text"]
     assert [row["usage"]["output_tokens"] > 0 for row in results] == [True, False, False, True, False]
     assert provider.live_calls == 2
+
+
+def test_a_provider_that_wants_no_call_for_hours_ends_the_job_or_is_waited_for_until_the_deadline(
+    provider: Provider,
+) -> None:
+    provider.faults = Faults(rate_limit=1.0, retry_after_s=86_400.0)
+    rows = pa.array([f"row {number}" for number in range(10)])
+    with pytest.raises(ProviderError, match="no call for 24 hours"):
+        _score(provider, rows, endpoint={"max_in_flight_requests": 2})
+    told = _score(provider, rows, endpoint={"max_in_flight_requests": 2}, deadline=time.time() + 0.5)
+    assert _codes(told) == ["expired"] * 10
 
 
 def test_windows_of_any_size_give_the_same(provider: Provider) -> None:
@@ -152,6 +165,23 @@ def test_a_wrong_key_ends_the_job_and_is_not_told(provider: Provider, monkeypatc
     monkeypatch.delenv(KEY)
     with pytest.raises(ProviderError, match=f"{KEY} is to hold the key"):
         _score(provider, ROWS)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 500])
+def test_what_a_provider_quotes_of_the_key_or_the_row_is_told_nowhere(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    def quote(*_: Any) -> None:
+        raise Refusal(status, f"{provider.key} asked for kettle", code=provider.key)
+
+    monkeypatch.setattr(openai_dialect, "_live", quote)
+    try:
+        told = str(_score(provider, ROWS, endpoint={"max_retries": 0}))
+    except ProviderError:
+        told = traceback.format_exc()
+    assert f"HTTP {status}" in told
+    assert provider.key not in told
+    assert "kettle" not in told
 
 
 def test_an_unknown_model_ends_the_job(provider: Provider) -> None:
