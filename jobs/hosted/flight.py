@@ -36,6 +36,7 @@ _LISTED_S, _LISTED = 60.0, 20  # a batch may be listed so long, or so many polls
 _CANCEL_S = 1800.0  # OpenAI takes ten minutes for it
 _PATIENCE_S = 6 * 3600.0  # with a provider that does not answer
 _FIRST_PATIENCE_S = 60.0  # where it has never answered
+_LATE_PATIENCE_S = 60.0  # after the deadline
 _DOWNLOADS, _AGAIN_S = 4, 5.0  # of results that are not whole
 _REFUSALS = 64  # before anything was taken
 _SHARES = 4  # of the tokens in flight: so many batches at least, so that some end while others run
@@ -182,6 +183,12 @@ class Flight:
     def _is_late(self) -> bool:
         left = self._left_s()
         return left is not None and left <= 0
+
+    def _late_s(self) -> float:
+        """Seconds since it was first seen that the deadline has passed."""
+        if self._late_since is None:
+            self._late_since = time.monotonic()
+        return time.monotonic() - self._late_since
 
     def _is_cut_short(self) -> bool:
         return self._spent_out or self._is_late()
@@ -421,7 +428,6 @@ class Flight:
 
     def _end_early(self) -> None:
         """Cancel what flies, once; wait for it to end, but not for ever."""
-        self._late_since = self._late_since or time.monotonic()
         for batch in [batch for batch in self._flying() if batch.id and batch.name not in self._ended_early]:
             if not batch.cancelled:
                 self._batches[batch.name] = self._ledger.keep_cancelled(batch, "expired")
@@ -432,7 +438,7 @@ class Flight:
                 "the deadline has passed, and it is not known yet which of the provider's batches is ours; the next "
                 "run collects the answers"
             )
-        if self._flying() and time.monotonic() - self._late_since > _CANCEL_S:
+        if self._flying() and self._late_s() > _CANCEL_S:
             raise DeadlineReached(
                 "the deadline has passed, and batches that were cancelled have not ended; the next run collects the "
                 "answers"
@@ -466,16 +472,24 @@ class Flight:
             self._check()
 
     def _slow_down(self, error: BusyProviderError) -> None:
+        self._give_up_late(error)
         self._not_before = time.monotonic() + min(error.after_s or self._every_s, _PATIENCE_S)
         self._has_answered, self._silent_since = True, None
+
+    def _give_up_late(self, error: LostReplyError | BusyProviderError) -> None:
+        """Leave the rest to the next run, if the deadline has passed and the provider does not do what it is asked."""
+        if self._is_late() and self._late_s() > _LATE_PATIENCE_S:
+            raise DeadlineReached(f"the deadline has passed, and {error}; the next run collects the answers")
 
     def _bear(self, error: LostReplyError) -> None:
         """A provider that does not answer may do so later.
 
         Raises:
             EndpointError: It has never answered.
+            DeadlineReached: It is too late to wait.
             JobError: It has not for hours.
         """
+        self._give_up_late(error)
         self._silent_since = self._silent_since or time.monotonic()
         silent_s = time.monotonic() - self._silent_since
         if not self._has_answered and silent_s > _FIRST_PATIENCE_S:

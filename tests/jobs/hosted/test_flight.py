@@ -13,11 +13,12 @@ import pytest
 from jobs.errors import BusyError, DeadlineReached, EndpointError
 from jobs.folder import Folder
 from jobs.hosted import flight
-from jobs.hosted.flight import Tempo, cancel_flight
+from jobs.hosted.flight import Standing, Tempo, cancel_flight
 from jobs.hosted.ledger import Ledger
 from jobs.hosted.money import Purse, price_of
 from tests.jobs.hosted.flying import ENGINES, fly, make_body, open_at, read_replies, write_asked
-from tests.provider import Faults, Limits, Pace, Provider, serve_provider
+from tests.provider import Faults, Limits, Pace, Provider, anthropic_dialect, openai_dialect, serve_provider
+from tests.provider.calls import Refusal
 from udfs.hosted.endpoint import Price
 
 each_engine = pytest.mark.parametrize("engine", ENGINES)
@@ -123,17 +124,18 @@ def test_at_the_deadline_batches_are_cancelled_and_what_is_left_expires(
 ) -> None:
     provider.pace = Pace(polls=4)
     ledger = ask(folder, engine)
-    ends = time.monotonic() + 1.0
+    ends = list[float]()
 
     def slow_down(_: Any) -> None:
-        if provider.batches >= 3:
+        if provider.batches >= 3 and not ends:
             provider.pace = Pace(polls=10_000)
+            ends.append(time.monotonic() + 0.3)
 
     landed = fly(
         ledger,
         open_at(provider.url, provider.key, engine),
         tempo=SMALL,
-        left_s=lambda: ends - time.monotonic(),
+        left_s=lambda: ends[0] - time.monotonic() if ends else None,
         tell=slow_down,
     )
     found = outcomes(read_replies(folder, ledger))
@@ -142,6 +144,32 @@ def test_at_the_deadline_batches_are_cancelled_and_what_is_left_expires(
     assert found.total() == 40
     assert landed.unsent == 40 - provider.asked
     assert all(batch.ended for batch in provider.state.batches.values())
+
+
+@each_engine
+def test_a_provider_that_is_silent_at_the_deadline_is_left_to_the_next_run(
+    engine: str, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flight, "_LATE_PATIENCE_S", 0.1)
+    with serve_provider(pace=Pace(polls=10_000)) as provider:
+        ledger, told = ask(folder, engine), open_at(provider.url, provider.key, engine)
+        late, ends = [False], time.monotonic() + 60
+
+        def hang_up(standing: Standing) -> None:
+            if standing.in_flight == 3 and not late[0]:
+                late[0] = True
+                provider.stop()
+
+        def check() -> None:
+            assert time.monotonic() < ends
+
+        with pytest.raises(DeadlineReached, match="does not answer"):
+            fly(ledger, told, tempo=SMALL, left_s=lambda: 0.0 if late[0] else 1.0, tell=hang_up, check=check)
+        provider.start()
+        provider.pace = Pace()
+        fly(ledger, told, tempo=SMALL)
+        assert len(read_replies(folder, ledger)) == 40
+        assert provider.asked_twice == 0
 
 
 def test_a_limit_on_money_is_not_passed(provider: Provider, folder: Folder) -> None:
@@ -182,6 +210,21 @@ def test_a_wrong_key_is_not_in_what_is_told(engine: str, provider: Provider, fol
     with pytest.raises(EndpointError, match="TEST_KEY") as caught:
         fly(ask(folder, engine), open_at(provider.url, "sk-wrong-key", engine))
     assert "sk-wrong" not in str(caught.value)
+
+
+@each_engine
+@pytest.mark.parametrize("status", [400, 404, 418])
+def test_a_key_that_the_provider_quotes_is_neither_told_nor_noted(
+    engine: str, status: int, provider: Provider, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def quote(*_: Any) -> None:
+        raise Refusal(status, f"{provider.key} is wrong")
+
+    monkeypatch.setattr(openai_dialect if engine == "openai-batch" else anthropic_dialect, "_create", quote)
+    with pytest.raises(EndpointError) as caught:
+        fly(ask(folder, engine, count=100), open_at(provider.url, provider.key, engine), tempo=SMALL)
+    assert "*** is wrong" in str(caught.value)
+    assert not [f for f in Path(folder.path).rglob("*") if f.is_file() and provider.key.encode() in f.read_bytes()]
 
 
 def test_a_provider_that_never_answers_is_told_after_a_while(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
