@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, Po
 from jobs.deadlines import Deadline, parse_deadline
 from jobs.paths import lies_in
 from udfs.errors import SpecError
-from udfs.hosted.endpoint import BATCHES, HOSTED, Endpoint, HostedEngine, Price
+from udfs.hosted.endpoint import BATCHES, HOSTED, LENGTHS, Endpoint, HostedEngine, Price
 from udfs.hosted.refusals import find_refusals
 from udfs.spec import ScoreSpec, thaw
 from udfs.tasks.registry import KINDS, SHARED, make_spec, task_options
@@ -168,6 +168,7 @@ if TYPE_CHECKING:
 
     class EndpointSettings(_Section):
         price: BaseModel | None
+        body: dict[str, Any] | None
 
 else:
     PriceSettings = create_model("PriceSettings", __base__=_Section, __doc__=Price.__doc__, **_fields_of(Price))
@@ -272,6 +273,12 @@ else:
         __doc__="What is computed, by which model, of which text.",
         **_score_options(),
     )
+
+
+def _is_unbounded(body: dict[str, Any] | None) -> bool:
+    """What is laid over requests takes away how long their answers may be."""
+    told = {name: value for name, value in (body or {}).items() if name in LENGTHS}
+    return bool(told) and not any(told.values())
 
 
 def _section_of(problem: str) -> str:
@@ -399,6 +406,19 @@ class Settings(_Section):
             yield "limits.max_usd is for score.engine openai-batch or anthropic-batch, whose batches can be held back"
         elif self.limits.max_usd is not None and (endpoint is None or endpoint.price is None):
             yield "limits.max_usd needs score.endpoint.price, the provider's list prices"
+        elif self.limits.max_usd is not None and endpoint is not None and _is_unbounded(endpoint.body):
+            yield (
+                "limits.max_usd needs to know how long an answer may be, and score.endpoint.body takes out what "
+                "says so; give it another, as max_tokens"
+            )
+        if endpoint is not None and endpoint.price is not None:
+            yield from self._find_missing_prices(endpoint.price.model_fields_set)
+
+    def _find_missing_prices(self, told: set[str]) -> Iterator[str]:
+        """Prices that nobody has told, since what has none would cost nothing."""
+        for name in ("input",) if self.score.task == "feature-extraction" else ("input", "output"):
+            if not told & {name, f"batch_{name}"}:
+                yield f"score.endpoint.price.{name} is missing; 0 says that it costs nothing"
 
     def is_hosted(self) -> bool:
         """A provider runs the model."""

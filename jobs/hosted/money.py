@@ -11,13 +11,13 @@ from pydantic_core import from_json
 
 from jobs.hosted.ledger import Cut
 from jobs.hosted.provider import Usage
+from udfs.hosted.endpoint import LENGTHS
 
 if TYPE_CHECKING:
     from udfs.hosted.endpoint import Price
 
 _MILLION = 1_000_000
 _AT_MOST = 1.5  # times the estimate: so far it may be wrong (see `udfs.hosted.asked.estimate_tokens`)
-_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")  # of an answer, as providers call it
 
 
 @dataclass(frozen=True)
@@ -124,5 +124,5 @@ class Purse:
 def read_most_output(body: bytes) -> int:
     """Tokens that a request's body lets the provider answer with; 0 where it says none."""
     told = from_json(body)
-    most = next((told[name] for name in _LIMITS if isinstance(told.get(name), int)), 0)
+    most = next((told[name] for name in LENGTHS if isinstance(told.get(name), int)), 0)
     return int(most) * int(told.get("n") or 1)

@@ -64,6 +64,16 @@ def test_a_hosted_job_needs_no_files_of_a_model() -> None:
         (["score.engine=auto", "score.endpoint={}"], "score.endpoint is for openai-batch"),
         (["score.engine=auto", "limits.max_usd=3"], "limits.max_usd is for"),
         (["limits.max_usd=3"], "limits.max_usd needs score.endpoint.price"),
+        (["limits.max_usd=3", "score.endpoint.price={}"], "price.input is missing"),
+        (["score.endpoint.price.input=3"], "price.output is missing"),
+        (
+            [
+                "limits.max_usd=3",
+                "score.endpoint.price={input: 1, output: 2}",
+                "score.endpoint.body={max_completion_tokens: null}",
+            ],
+            "limits.max_usd needs to know how long",
+        ),
         (["score.endpoint.poll=3"], "score.endpoint.poll: there is no such key"),
         (["score.endpoint.price.inputs=3"], "score.endpoint.price.inputs: there is no such key"),
         (["score.engine=openai"], "score.engine"),
@@ -73,6 +83,13 @@ def test_what_does_not_fit_a_hosted_model_is_told_by_its_key(overrides: list[str
     with pytest.raises(SettingsError) as caught:
         _settings(*overrides)
     assert told in str(caught.value)
+
+
+def test_prices_may_be_those_of_batches_alone_and_of_vectors_need_no_output() -> None:
+    _settings("score.endpoint.price={batch_input: 1, batch_output: 2}")
+    _settings("score.task=feature-extraction", "score.text=t", "score.prompt=null", "score.endpoint.price={input: 1}")
+    bound = "score.endpoint.body={max_completion_tokens: null, max_tokens: 20}"
+    _settings("limits.max_usd=3", "score.endpoint.price={input: 1, output: 2}", bound)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +119,13 @@ def test_a_missing_key_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(EndpointError, match="OPENAI_API_KEY is to hold the key of https"):
         check_client(Endpoint(engine="openai-batch"))
+
+
+def test_a_key_in_the_place_of_its_variable_s_name_is_not_repeated() -> None:
+    endpoint = Endpoint(engine="openai-batch", api_key_env="dapi0123456789abcdef0123")
+    with pytest.raises(EndpointError, match=r"that endpoint\.api_key_env names") as caught:
+        check_client(endpoint)
+    assert "dapi" not in str(caught.value)
 
 
 def test_a_client_that_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,9 @@ _URLS = {"openai-batch": "https://api.openai.com/v1", "anthropic-batch": "https:
 _KEYS = {"openai-batch": "OPENAI_API_KEY", "anthropic-batch": "ANTHROPIC_API_KEY"}
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _OURS = {"model", "messages", "input", "stream"}
+LENGTHS = ("max_completion_tokens", "max_tokens", "max_output_tokens")  # of an answer, as providers call it
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_URL = re.compile(r"\S+")  # urlsplit forgives spaces and line breaks, a client does not
 _SECRET = re.compile(r"[^/\s]+/[^/\s]+")
 
 
@@ -189,8 +191,12 @@ class Endpoint:
             if self.engine not in _URLS:
                 yield f"endpoint.base_url is missing: {self.engine} has no address of its own, as http://127.0.0.1:8000/v1"
             return
-        told = urlsplit(self.base_url)
-        if told.scheme not in ("http", "https") or not told.hostname:
+        try:
+            told = urlsplit(self.base_url)
+            is_address = told.scheme in ("http", "https") and bool(told.hostname) and (told.port or 1) > 0
+        except ValueError:  # of a port that is no number, of a bracket alone
+            is_address = False
+        if not is_address or not _URL.fullmatch(self.base_url):
             yield "endpoint.base_url is no https address"
         elif told.username or told.password or told.query or told.fragment:
             yield "endpoint.base_url holds a user, a query or a fragment; the key is named as endpoint.api_key_env"
