@@ -31,7 +31,7 @@ from jobs.output.marks import Mark
 from jobs.settings import Settings
 from jobs.spark.interrupts import Stop
 from jobs.spark.session import count_slots, spark_conf
-from udfs.errors import BAD_REQUEST, MALFORMED
+from udfs.errors import BAD_REQUEST, CANCELED, EXPIRED, MALFORMED
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -169,14 +169,14 @@ def find_failed(
 
 
 def _retried(spark: SparkSession, output: Output, name: str) -> DataFrame | None:
-    """Rows of earlier retries, with how the last one ended; those that came too late were not tried."""
+    """Rows of earlier retries, with how the last one ended; those that came too late or were cancelled are untried."""
     from pyspark.sql import functions as F
 
     kept = output.retries()
     if not kept:
         return None
     tried = output.read_marked(spark, kept).select(_FILE, _ROW, column(name)["error"]["code"].alias("code"), "outcome")
-    tried = tried.where("code IS NULL OR code != 'expired'")
+    tried = tried.where(F.col("code").isNull() | ~F.col("code").isin(EXPIRED.code, CANCELED.code))
     return tried.groupBy(_FILE, _ROW).agg(F.max((F.col("outcome") == "succeeded").cast("int")).alias("mended"))
 
 

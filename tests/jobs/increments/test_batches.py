@@ -203,6 +203,17 @@ def test_an_output_with_batches_in_flight_is_not_started_afresh_until_they_are_c
     assert provider.batches == 1
 
 
+def test_a_retry_asks_again_what_was_cancelled_in_the_one_before(
+    spark: Any, make_job: MakeJob, provider: Provider
+) -> None:
+    provider.faults = Faults(words={"thing": "canceled"})
+    settings = make_job(files=1, limits={"max_error_rate": 1.0})
+    assert score(settings).failed_by_code == {"canceled": 29, "empty_input": 1}
+    assert retry(settings).failed_by_code == {"canceled": 29, "empty_input": 1}
+    provider.faults = Faults()
+    assert (retry(settings).succeeded, retry(settings).rows) == (29, 0)
+
+
 def test_posts_in_four_languages_from_one_row_cost_half(
     spark: Any, provider: Provider, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
