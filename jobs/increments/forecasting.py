@@ -1,4 +1,4 @@
-"""What a provider's batches are going to hold and to cost, by a sample of the rows."""
+"""What a provider is going to be asked, and what it costs, by a sample of the rows."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from jobs.hosted.flight import share_of
-from jobs.hosted.money import price_of, read_most_output
+from jobs.hosted.money import price_of
 from jobs.hosted.provider import Bounds, Usage
 from jobs.hosted.services import bounds_of
 from jobs.increments.plan import text_of
 from jobs.settings import Settings
 from udfs.factory import make_ask_udf
+from udfs.hosted.endpoint import LENGTHS
 
 if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+    from pyspark.sql import Column, DataFrame
 
     from udfs.hosted.endpoint import Endpoint
 
@@ -32,34 +33,44 @@ class Forecast:
         sampled: Rows that it is made of.
         requests, input_tokens: Of all rows, the tokens estimated.
         most_output: Tokens that they may be answered with at most.
-        batches: At least; each is a file of requests.
+        batches: At least; each is a file of requests. None where requests are asked live.
         usd, live_usd: At most, with a batch's discount and without; None where the settings have no prices.
+        max_usd: What may be spent; None for any sum.
     """
 
     sampled: int
     requests: int
     input_tokens: int
     most_output: int
-    batches: int
+    batches: int | None
     usd: float | None = None
     live_usd: float | None = None
+    max_usd: float | None = None
 
     def lines(self) -> Iterator[str]:
         """For people."""
+        files = "" if self.batches is None else f"{self.batches:,} batches or more, a file of requests each; "
         yield (
             f"about {self.requests:,} requests with {self.input_tokens:,} tokens, answered with at most "
-            f"{self.most_output:,}; {self.batches:,} batches or more, a file of requests each; by {self.sampled:,} rows"
+            f"{self.most_output:,}; {files}by {self.sampled:,} rows"
         )
-        if self.usd is not None and self.live_usd is not None:
-            yield f"at most {self.usd:,.4g} USD by the settings' prices, {self.live_usd:,.4g} without the discount"
+        if self.usd is None or self.live_usd is None:
+            return
+        live = "" if self.batches is None else f", {self.live_usd:,.4g} without the discount"
+        yield f"at most {self.usd:,.4g} USD by the settings' prices{live}"
+        if self.max_usd is not None and self.usd > self.max_usd:
+            yield (
+                f"limits.max_usd is {self.max_usd:,.4g} USD: a batch that might pass it is not sent, and its rows are "
+                "left over"
+            )
 
 
-def forecast_batches(frame: DataFrame, settings: Settings, rows: int) -> Forecast:
+def forecast(frame: DataFrame, settings: Settings, rows: int) -> Forecast:
     """Ask about some rows, send nothing, and tell what all of them come to.
 
     Args:
         frame: The rows.
-        settings: The job, of a batch engine.
+        settings: The job, of a hosted model.
         rows: How many they are.
     """
     from pyspark.sql import functions as F
@@ -67,22 +78,33 @@ def forecast_batches(frame: DataFrame, settings: Settings, rows: int) -> Forecas
     drawn = frame.sample(min(1.0, _SPARE * _SAMPLE / rows), seed=_SEED).limit(_SAMPLE) if rows > _SAMPLE else frame
     asked = drawn.select(make_ask_udf(settings.spec())(text_of(drawn, settings)).alias("asked"))
     request = F.explode_outer("asked.requests").alias("request")
-    counted = asked.select(F.monotonically_increasing_id().alias("row"), "asked").select("row", request)
-    (found,) = counted.agg(
+    each = asked.select(F.monotonically_increasing_id().alias("row"), "asked").select("row", request)
+    (found,) = each.agg(
         F.count_distinct("row").alias("rows"),
         F.count("request.id").alias("requests"),
         F.coalesce(F.sum("request.tokens"), F.lit(0)).alias("tokens"),
         F.coalesce(F.sum(F.octet_length("request.line")), F.lit(0)).alias("bytes"),
-        F.first("request.line", ignorenulls=True).alias("line"),
+        F.coalesce(F.sum(_most_output()), F.lit(0)).alias("output"),
     ).collect()
     times = rows / found["rows"] if found["rows"] else 0.0
-    requests, tokens, size = (math.ceil(found[name] * times) for name in ("requests", "tokens", "bytes"))
-    output = requests * (read_most_output(found["line"].encode()) if found["line"] else 0)
+    sums = ("requests", "tokens", "bytes", "output")
+    requests, tokens, size, output = (math.ceil(found[name] * times) for name in sums)
     endpoint: Endpoint = settings.spec().endpoint
-    batches = _count_batches(requests, size, tokens, bounds_of(endpoint), share_of(endpoint.max_in_flight_tokens))
+    batches, own = None, endpoint.in_batches
+    if own:
+        batches = _count_batches(requests, size, tokens, bounds_of(endpoint), share_of(endpoint.max_in_flight_tokens))
     most = Usage(tokens, output)
-    prices = [price_of(most, endpoint.price, in_batches=of) for of in (True, False)] if endpoint.price else [None, None]
-    return Forecast(found["rows"], requests, tokens, output, batches, *prices)
+    usd = price_of(most, endpoint.price, in_batches=own) if endpoint.price else None
+    live_usd = price_of(most, endpoint.price, in_batches=False) if endpoint.price else None
+    return Forecast(found["rows"], requests, tokens, output, batches, usd, live_usd, settings.limits.max_usd)
+
+
+def _most_output() -> Column:
+    """Tokens that a request lets the provider answer with, as `jobs.hosted.money.read_most_output`."""
+    from pyspark.sql import functions as F
+
+    *longest, n = (F.get_json_object("request.line", f"$.{name}").cast("long") for name in (*LENGTHS, "n"))
+    return F.coalesce(*longest, F.lit(0)) * F.coalesce(n, F.lit(1))
 
 
 def _count_batches(requests: int, size: int, tokens: int, bounds: Bounds, share: int | None) -> int:

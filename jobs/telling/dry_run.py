@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.errors import SPARK_ERRORS, OutputError, TooManyFailed, unreadable_input
-from jobs.increments.forecasting import forecast_batches
+from jobs.increments.forecasting import forecast
 from jobs.increments.plan import Sample, make_plan, take_samples
 from jobs.increments.scoring import check_last_run
 from jobs.input.drift import tell_partitions
@@ -90,8 +90,8 @@ def _show(settings: Settings, spark: SparkSession, output: Output, console: Cons
     console.print(
         f"[bold]answers[/]  {escape(settings.output.name)} {escape(answers)}", soft_wrap=True, highlight=False
     )
-    if settings.is_hosted_in_batches():
-        for line in forecast_batches(frame, settings, plan.rows).lines():
+    if settings.is_hosted():
+        for line in forecast(frame, settings, plan.rows).lines():
             console.print(f"[bold]forecast[/] {escape(line)}", soft_wrap=True, highlight=False)
     console.print(
         f"[bold]plan[/]     {plan.rows:,} rows in {plan.partitions} tasks, windows of "

@@ -113,10 +113,14 @@ def test_an_output_goes_on_with_other_limits_and_with_no_other_provider(
 def test_a_dry_run_shows_requests_and_asks_nothing(
     spark: Any, write_job: WriteJob, tmp_path: Path, provider: Provider, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    show_plan(load_settings(_job(write_job, provider, tmp_path / "out", files=1)), Console(width=150))
+    priced = _endpoint(provider, price={"input": 1, "output": 2})
+    show_plan(load_settings(_job(write_job, provider, tmp_path / "out", files=1, endpoint=priced)), Console(width=150))
     told = capsys.readouterr().out
     assert '"content": "Say row 1"' in told
     assert "estimated" in told
+    assert "about 54 requests" in told
+    assert "answered with at most 13,824" in told  # 256 each
+    assert "USD by the settings' prices" in told
     assert provider.calls == {}
 
 
