@@ -236,14 +236,18 @@ def check_report(report: RunReport, settings: Settings) -> None:
     if report.status == "failed":
         raise TooManyFailed(report.error or "too many rows failed")
     if report.status == "expired":
+        why = _why_expired(report, settings)
         left = [f"{value:,} {name.replace('_', ' ')}" for name, value in report.left.items()]
         advice = f"`gristmill retry CONF --only expired` scores the rows that expired in {settings.output.path}"
         raise DeadlineReached(
-            f"{_why_expired(report)}; {'left: ' if left else 'what is left is not counted'}{', '.join(left)}. "
+            f"{why}; {'left: ' if left else 'what is left is not counted'}{', '.join(left)}. "
             "The same command goes on from there" + (f"; {advice}" if report.left.get("expired_rows") else "")
         )
 
 
-def _why_expired(report: RunReport) -> str:
-    """What came first: the deadline, or a limit on money."""
-    return report.error if report.error and "limits." in report.error else "the deadline came first"
+def _why_expired(report: RunReport, settings: Settings) -> str:
+    """What came first: the deadline, a limit on money, or the end of a provider's batch."""
+    if report.error and "limits." in report.error:
+        return report.error
+    own = settings.limits.deadline is None and settings.is_hosted_in_batches()
+    return "the provider's batches ended before all was answered" if own else "the deadline came first"
