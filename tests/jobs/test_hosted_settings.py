@@ -6,6 +6,7 @@ import json
 import sys
 import types
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ import pytest
 
 from jobs import keys
 from jobs.cli import main
-from jobs.errors import EndpointError, SettingsError
+from jobs.errors import DeadlineReached, EndpointError, SettingsError
 from jobs.hiding import hide
+from jobs.job import check_report
 from jobs.job_file import check_settings
 from jobs.keys import find_key
 from jobs.output.fingerprint import fingerprint
 from jobs.preflight import check_client, check_model, tell_ignored_settings
 from jobs.serving import list_specs
 from jobs.settings import Settings
+from jobs.telling.report import make_report
 from udfs.errors import GristmillError
 from udfs.hosted.endpoint import Endpoint
 
@@ -185,3 +188,22 @@ def test_a_benchmark_of_a_provider_s_machines_is_refused(tmp_path: Path, capsys:
         main(["bench", str(path)])
     assert ended.value.code == 2
     assert "a provider runs the model" in capsys.readouterr().err
+
+
+def test_rows_that_expired_at_the_provider_are_not_laid_to_a_deadline() -> None:
+    for override, told in (
+        ("limits.deadline=null", "provider's batches ended"),
+        ("limits.deadline=2h", "deadline came"),
+    ):
+        settings = _settings(override)
+        report = make_report(
+            settings,
+            [],
+            run_id="r",
+            started_at=datetime.now(UTC),
+            status="expired",
+            command="score",
+            left={"expired_rows": 3},
+        )
+        with pytest.raises(DeadlineReached, match=rf"{told}.*3 expired rows.*--only expired"):
+            check_report(report, settings)

@@ -34,8 +34,12 @@ def read_day(value: Any) -> Any:
 class Price:
     """What a provider's list says, in USD for a million tokens."""
 
-    input: float = option(0.0, "Of tokens that the model reads.", least=0)
-    output: float = option(0.0, "Of tokens that it writes, thoughts among them.", least=0)
+    input: float = option(0.0, "Of tokens that the model reads; this or `batch_input` has to be told.", least=0)
+    output: float = option(
+        0.0,
+        "Of tokens that it writes, thoughts among them; this or `batch_output` has to be told, but for embeddings.",
+        least=0,
+    )
     cached_input: float | None = option(
         None, "Of tokens read that the provider had computed before; without it, as `input`.", least=0
     )
