@@ -90,7 +90,9 @@ def tell_ignored_settings(settings: Settings) -> list[str]:
         return [line for spec in writers if (line := tell_ignored(open_model_of(spec), spec))]
     spec = settings.spec()
     if settings.is_hosted():
-        return tell_form(make_hosted(spec))
+        engine, names = settings.score.engine, spec.endpoint.unread
+        unread = [f"score.endpoint.{name} is nothing that {engine} reads" for name in names]
+        return [*unread, *tell_form(make_hosted(spec))]
     files = open_model_of(spec)
     own = tell_ignored(files, spec)
     told = [own] if own else []

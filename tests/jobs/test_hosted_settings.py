@@ -118,6 +118,16 @@ def test_a_schema_that_binds_loosely_is_warned_of() -> None:
     assert tell_ignored_settings(_settings(strict)) == []
 
 
+def test_settings_of_another_engine_are_warned_of() -> None:
+    assert tell_ignored_settings(_settings("score.endpoint.poll_s=5", "score.endpoint.organization=o")) == []
+    (told,) = tell_ignored_settings(_settings("score.endpoint.requests_per_minute=5"))
+    assert told == "score.endpoint.requests_per_minute is nothing that openai-batch reads"
+    live = "score.endpoint={base_url: 'http://127.0.0.1:1', poll_s: 5, max_in_flight_tokens: 7, max_retries: 1}"
+    assert len(tell_ignored_settings(_settings("score.engine=openai-compatible", live))) == 2
+    (told,) = tell_ignored_settings(_settings("score.engine=anthropic-batch", "score.endpoint.organization=o"))
+    assert "organization" in told
+
+
 def test_a_missing_key_is_told_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(EndpointError, match="OPENAI_API_KEY is to hold the key of https"):

@@ -20,6 +20,8 @@ _KEYS = {"openai-batch": "OPENAI_API_KEY", "anthropic-batch": "ANTHROPIC_API_KEY
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _OURS = {"model", "messages", "input", "stream"}
 LENGTHS = ("max_completion_tokens", "max_tokens", "max_output_tokens")  # of an answer, as providers call it
+_OF_BATCHES = {"max_in_flight_tokens", "max_in_flight_batches", "poll_s"}
+_OF_LIVE_CALLS = {"max_in_flight_requests", "requests_per_minute", "tokens_per_minute", "max_retries"}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _URL = re.compile(r"\S+")  # urlsplit forgives spaces and line breaks, a client does not
 _SECRET = re.compile(r"[^/\s]+/[^/\s]+")
@@ -165,6 +167,14 @@ class Endpoint:
         """What of it decides a row's answer, ready for JSON."""
         told = {f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("decides", True)}
         return told | {"base_url": self.url}
+
+    @property
+    def unread(self) -> list[str]:
+        """Fields that are told and that this engine does not read."""
+        others = _OF_LIVE_CALLS if self.in_batches else _OF_BATCHES
+        if self.engine == "anthropic-batch":
+            others = others | {"organization"}
+        return [f.name for f in fields(self) if f.name in others and getattr(self, f.name) != f.default]
 
     def share(self, workers: int) -> Endpoint:
         """The same for one of several workers that ask at once, so that they keep to the limits together."""
