@@ -122,6 +122,7 @@ class Flight:
         self._spent_out = False
         self._every_s, self._not_before = tempo.poll_s, 0.0
         self._silent_since: float | None = None
+        self._failing_since: float | None = None
         self._has_answered = False
         self._late_since: float | None = None
 
@@ -157,7 +158,7 @@ class Flight:
         except (RefusedError, UnknownBatchError) as error:
             raise EndpointError(f"the provider does not take what it is asked: {error}; see score.endpoint") from error
         else:
-            self._silent_since, self._has_answered = None, True
+            self._silent_since, self._failing_since, self._has_answered = None, None, True
         self._tell(self._progress())
 
     # What there is
@@ -477,8 +478,10 @@ class Flight:
         self._has_answered, self._silent_since = True, None
 
     def _give_up_late(self, error: LostReplyError | BusyProviderError) -> None:
-        """Leave the rest to the next run, if the deadline has passed and the provider does not do what it is asked."""
-        if self._is_late() and self._late_s() > _LATE_PATIENCE_S:
+        """Leave the rest to the next run, if the provider has not done what it is asked for long after the deadline."""
+        self._failing_since = self._failing_since or time.monotonic()
+        failing_s = time.monotonic() - self._failing_since
+        if self._is_late() and min(self._late_s(), failing_s) > _LATE_PATIENCE_S:
             raise DeadlineReached(f"the deadline has passed, and {error}; the next run collects the answers")
 
     def _bear(self, error: LostReplyError) -> None:

@@ -172,6 +172,33 @@ def test_a_provider_that_is_silent_at_the_deadline_is_left_to_the_next_run(
         assert provider.asked_twice == 0
 
 
+@each_engine
+def test_calls_that_fail_now_and_then_after_the_deadline_lose_no_answer(
+    engine: str, provider: Provider, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flight, "_LATE_PATIENCE_S", 1.0)
+    provider.pace = Pace(polls=10_000)
+    ledger, late = ask(folder, engine), [0.0]
+
+    def go_on(standing: Standing) -> None:
+        if standing.in_flight == 3 and not late[0]:
+            late[0] = time.monotonic()
+        if late[0] and time.monotonic() - late[0] > 1.5 and not provider.faults.rate_limit:
+            provider.faults = Faults(seed=1, rate_limit=0.3, server_error=0.3, at_most_a_row=1)
+            provider.pace = Pace()
+
+    monkeypatch.setattr("tests.provider.running.cancel", lambda *_: None)  # it takes its time
+    landed = fly(
+        ledger,
+        open_at(provider.url, provider.key, engine),
+        tempo=SMALL,
+        left_s=lambda: 0.0 if late[0] else 1.0,
+        tell=go_on,
+    )
+    assert len(read_replies(folder, ledger)) == 40
+    assert (landed.batches, landed.unsent) == (3, 10)
+
+
 def test_a_limit_on_money_is_not_passed(provider: Provider, folder: Folder) -> None:
     price = Price(input=1, output=10)
     ledger = ask(folder, "openai-batch")
