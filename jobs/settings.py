@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, PositiveInt, create_model, model_validator
 
 from jobs.deadlines import Deadline, parse_deadline
-from jobs.paths import lies_in
+from jobs.paths import canonical, lies_in
 from udfs.errors import SpecError
 from udfs.hosted.endpoint import BATCHES, HOSTED, LENGTHS, Endpoint, HostedEngine, Price
 from udfs.hosted.refusals import find_refusals
@@ -455,7 +455,25 @@ class Settings(_Section):
             raise ValueError(f"output.path {target} lies in input.path: answers would be read as input")
         if source and lies_in(source, target):
             raise ValueError(f"input.path {source} lies in output.path: an output holds answers alone")
+        if self.output.format in BATCH_FORMATS and (problem := self._find_problem_of_results()):
+            raise ValueError(problem)
         return self
+
+    def _find_problem_of_results(self) -> str | None:
+        """Why files of results cannot be where they are to be: they would take another's place."""
+        source, target, errors = self.input.path, self.output.path, self.output.errors
+        for key, path in (("output.path", target), ("output.errors", errors or f"{target}.errors")):
+            if path.endswith("/"):
+                return f"{key} {path} is a directory; name a file"
+            if source and canonical(path) == canonical(source):
+                return f"{key} {path} is input.path, which it would overwrite; name another file"
+            if source and lies_in(path, source):
+                return f"{key} {path} lies in input.path: results would be read as requests"
+        return (
+            "output.errors is output.path; name two files"
+            if errors and canonical(errors) == canonical(target)
+            else None
+        )
 
     def spec(self, *, deadline: float | None = None) -> ScoreSpec[Any]:
         """What goes to the executors; `deadline` in seconds since 1970."""

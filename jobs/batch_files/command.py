@@ -42,6 +42,8 @@ def make_settings(
     }
     if not models:
         raise SettingsError("run-batch needs --model NAME=MODEL, for each model that the requests name")
+    if len(values["models"]) < len(models):
+        raise SettingsError("--model gives two models one name; requests could mean either")
     if deadline:
         values["limits"] = {"deadline": deadline}
     return check_settings(values, overrides, name="run-batch")

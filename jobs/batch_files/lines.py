@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -38,7 +39,9 @@ _NOTE, _REQUESTS = "files.json", "requests"
 _PART_LINES, _PART_BYTES = 250, 8 << 20
 _BODY = re.compile(rb'^\s*(?:\xef\xbb\xbf)?\s*\{\s*"requests"\s*:\s*\[')
 _BETWEEN = re.compile(r"[ \t\r\n,]*")
+_MARK = re.compile(r'"(?:[^"\\]++|\\.)*+"|["{}\[\],]', re.DOTALL)  # what tells where a value of JSON ends
 _LOOK = 1 << 16
+_LOOK_LINES = 1000  # that may be broken before one tells whose requests they are
 _DUPLICATE = "duplicate_custom_id: the custom_id is that of another line of the file"
 _NO_TEXT = "invalid_json_line: the line is not UTF-8"
 
@@ -62,10 +65,12 @@ def lay_out(settings: Settings, *, overwrite: bool = False) -> Settings:
 
     Raises:
         InputError: There are no such files.
-        OutputError: A file has changed since.
+        OutputError: A file has changed since, or one that is no result of the job is where the results are to be.
     """
     if not settings.models:
         return settings
+    if settings.output.format in BATCH_FORMATS:
+        _check_is_free(settings, overwrite=overwrite)
     if settings.input.format in BATCH_FORMATS:
         _lay_out_files(settings, Folder(work_of(settings)), overwrite=overwrite)
     return run_of(settings)
@@ -97,6 +102,20 @@ def read_laid_out(work: Folder) -> Iterator[dict[str, Any]]:
             if name.startswith(f"{files[uri]['number']:05d}-"):
                 with work.reading(f"{_REQUESTS}/{name}") as stream:
                     yield from pq.read_table(pa.BufferReader(stream.read())).to_pylist()
+
+
+def _check_is_free(settings: Settings, *, overwrite: bool) -> None:
+    """Refuse to write over a file that somebody needs."""
+    target, errors = settings.output.path, settings.output.errors
+    is_begun = bool(Folder(work_of(settings)).entries())
+    for path in (target, *((errors,) if errors else ())):
+        folder = Folder(path)
+        if folder.is_local and folder.local_path().is_dir():
+            raise OutputError(f"{path} is a directory; name a file for the results")
+        if folder.is_file() and not (is_begun or overwrite):
+            raise OutputError(
+                f"{path} is there, and no result of this job; name another file, or write over it with --overwrite"
+            )
 
 
 def _lay_out_files(settings: Settings, work: Folder, *, overwrite: bool) -> None:
@@ -176,16 +195,14 @@ def read_lines(stream: BinaryIO) -> Iterator[_Line]:
 
     A line ends with a line feed, and a carriage return before it is no part of it; nothing else ends one.
     """
-    head = b""
-    while len(head) < _LOOK and (read := stream.read(_LOOK)):
-        head += read
+    head = _read_head(stream)
     several = _read_body(head, stream) if _BODY.match(head) else _split(head, stream)
     seen: set[int] = set()
     for number, raw in several:
         if not (raw := raw.strip(b" \t\r\n\x0b\x0c")):
             continue
         try:
-            text, problem = raw.decode("utf-8-sig" if number == 1 else "utf-8"), None
+            text, problem = raw.decode("utf-8-sig"), None  # files that were joined have a mark amid them
         except UnicodeDecodeError:
             text, problem = raw.decode("utf-8", "replace"), _NO_TEXT
         if not text:
@@ -194,6 +211,13 @@ def read_lines(stream: BinaryIO) -> Iterator[_Line]:
             problem = problem or (_DUPLICATE if key in seen else None)
             seen.add(key)
         yield _Line(number, text, problem)
+
+
+def _read_head(stream: BinaryIO) -> bytes:
+    head = b""
+    while len(head) < _LOOK and (read := stream.read(_LOOK)):
+        head += read
+    return head
 
 
 def _split(head: bytes, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -211,27 +235,46 @@ def _split(head: bytes, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
 
 
 def _read_body(head: bytes, stream: BinaryIO) -> Iterator[tuple[int, bytes]]:
-    """The requests of `{"requests": [...]}`, each as it stands there; what is left where one is broken is the last."""
+    """The requests of `{"requests": [...]}`, each as it stands there, broken or not.
+
+    What cannot be parted is the last one: what is left where a bracket or a quote is missing, or stands after them all.
+    """
     begun, decode = _BODY.match(head), codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
     text, place, number, more = decode(head[begun.end() if begun else 0 :]), 0, 0, True
-    scan = json.JSONDecoder().raw_decode
     while True:
         place = _BETWEEN.match(text, place).end()  # type: ignore[union-attr]  # it matches nothing at least
-        if text.startswith("]", place) or (place == len(text) and not more):
-            return
-        try:
-            _, end = scan(text, place)
-            is_whole = not more or end < len(text)  # a number might go on
-        except (ValueError, RecursionError):
-            end, is_whole = len(text), not more
-        if is_whole:
+        is_over = text.startswith("]", place)
+        end = None if is_over else _find_end(text, place)
+        if end is not None:
             number += 1
             yield number, text[place:end].encode("utf-8", "surrogateescape")
             place = end
             continue
+        if not more:
+            rest = text[place:].removeprefix("]").lstrip().removeprefix("}") if is_over else text[place:]
+            yield number + 1, rest.encode("utf-8", "surrogateescape")
+            return
         read = stream.read(max(_LOOK, len(text) - place))
         more = bool(read)
         text, place = text[place:] + decode(read, not more), 0
+
+
+def _find_end(text: str, place: int) -> int | None:
+    """Where the value of JSON ends that begins at a place of a list; None where the text ends before it does."""
+    depth = 0
+    for mark in _MARK.finditer(text, place):
+        told = mark[0]
+        if told == '"':
+            return None
+        if told in "{[":
+            depth += 1
+        elif depth == 0 and not told.startswith('"'):
+            return max(mark.start(), place + 1)
+        elif told in "}]":
+            depth -= 1
+            if depth == 0:
+                return mark.end()
+    return None
 
 
 def _hash_id(text: str) -> int | None:
@@ -258,18 +301,18 @@ def find_dialect(path: str) -> str:
     if not names:
         raise InputError(f"there is no file at {path}")
     with folder.reading(names[0]) as stream:
-        head = stream.read(_LOOK << 4)
-    if _BODY.match(head):
-        return "anthropic-batch"
-    for raw in head.split(b"\n"):
-        try:
-            value = json.loads(raw.decode("utf-8-sig"))
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(value, dict) and "params" in value:
+        head = _read_head(stream)
+        if _BODY.match(head):
             return "anthropic-batch"
-        if isinstance(value, dict) and value.keys() & {"body", "url", "method"}:
-            return "openai-batch"
+        for _, raw in itertools.islice(_split(head, stream), _LOOK_LINES):
+            try:
+                value = json.loads(raw.decode("utf-8-sig"))
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(value, dict) and "params" in value:
+                return "anthropic-batch"
+            if isinstance(value, dict) and value.keys() & {"body", "url", "method"}:
+                return "openai-batch"
     raise InputError(
         f"{path} does not tell whose requests it holds: no line has a `body` or `params`; say it by --dialect"
     )

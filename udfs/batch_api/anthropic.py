@@ -13,7 +13,17 @@ from typing import Any
 
 from udfs.batch_api.contents import make_chat, read_text
 from udfs.batch_api.openai_bodies import sum_usage
-from udfs.batch_api.requests import Answer, Ask, Fields, Line, RefusedError, as_object, make_id, write_json
+from udfs.batch_api.requests import (
+    Answer,
+    Ask,
+    Fields,
+    Line,
+    RefusedError,
+    check_whole,
+    make_id,
+    show_whole,
+    write_json,
+)
 from udfs.batch_api.tools import Call
 
 _CUSTOM_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -28,25 +38,27 @@ def read_line(line: Mapping[str, Any]) -> Line:
     try:
         if not isinstance(custom_id, str) or not _CUSTOM_ID.fullmatch(custom_id):
             raise RefusedError("custom_id is not 1 to 64 letters, digits, underscores and hyphens", param="custom_id")
-        params = as_object(line.get("params"))
-        if params is None:
+        params = line.get("params")
+        if not isinstance(params, dict):
             raise RefusedError("params is missing, or is no object", param="params")
         if more := sorted(line.keys() - {"custom_id", "params"}):
             raise RefusedError(f"{more[0]} is unknown", param=more[0])
-        return Line(custom_id, _read_params(params))
+        ask = _read_params(params)
+        check_whole(params, "params")
+        return Line(custom_id, ask)
     except RefusedError as refused:
         return Line(custom_id, refused=refused)
 
 
 def _read_params(params: dict[str, Any]) -> Ask:
     fields = Fields(params)
-    fields.ignore("metadata", "service_tier")
+    fields.take("metadata", dict)
+    fields.take("service_tier", str)
     if fields.take("stream", bool, default=False):
         raise RefusedError("stream is for answers that somebody waits for", param="stream")
     model = fields.take("model", str, required=True)
-    options: dict[str, Any] = {"max_new_tokens": fields.take("max_tokens", int, required=True)}
-    if options["max_new_tokens"] < 1:
-        raise RefusedError("max_tokens is not 1 or more", param="max_tokens")
+    fields.take("max_tokens", int, required=True)
+    options: dict[str, Any] = {"max_new_tokens": fields.take_option("max_tokens", "max_new_tokens")}
     for name, kinds, most in (("temperature", _NUMBER, 1), ("top_p", _NUMBER, 1), ("top_k", (int,), None)):
         if (value := fields.take(name, *kinds)) is not None:
             if value < 0 or (most is not None and value > most):
@@ -54,13 +66,14 @@ def _read_params(params: dict[str, Any]) -> Ask:
             options[name] = value
     if options.get("top_p") == 0:  # the likeliest alone
         options |= {"top_p": 1.0, "temperature": 0.0}
-    if stop := fields.take("stop_sequences", list):
-        options["stop"] = stop
+    if fields.take("stop_sequences", list):
+        options["stop"] = fields.take_option("stop_sequences", "stop")
+    fields.take_option("top_k", "top_k")
     if (fields.take("thinking", dict, default={"type": "disabled"})).get("type") != "disabled":
         raise RefusedError("thinking is not supported here", param="thinking")
     options |= _read_format(fields.take("output_config", dict, default={}))
     tools, definitions = _read_tools(fields.take("tools", list, default=[]))
-    must_call, gives = _read_choice(fields.take("tool_choice", dict, default={"type": "auto"}), tools)
+    must_call, gives, one_call = _read_choice(fields.take("tool_choice", dict, default={"type": "auto"}), tools)
     system = fields.take("system", str, list)
     messages = _read_messages(fields.take("messages", list, required=True))
     fields.check_all_known()
@@ -71,7 +84,8 @@ def _read_params(params: dict[str, Any]) -> Ask:
         messages.insert(0, {"role": "system", "content": read_text(system, "system")})
     chat = make_chat(messages, tools=definitions if gives else (), goes_on=goes_on)
     held = tools if gives and tools else None
-    return Ask(str(model), "write", [chat], options, partial(make_message, model=str(model)), held, must_call, goes_on)
+    body_of = partial(make_message, model=str(model))
+    return Ask(str(model), "write", [chat], options, body_of, held, must_call, goes_on, one_call)
 
 
 def _read_format(told: dict[str, Any]) -> dict[str, Any]:
@@ -80,6 +94,8 @@ def _read_format(told: dict[str, Any]) -> dict[str, Any]:
     held = told.get("format")
     if told.keys() - {"format"} or not isinstance(held, dict) or held.get("type") != "json_schema":
         raise RefusedError("output_config holds more than a format of json_schema", param="output_config")
+    if more := sorted(held.keys() - {"type", "schema"}):
+        raise RefusedError(f"output_config.format.{more[0]} is unknown", param=f"output_config.format.{more[0]}")
     if not isinstance(held.get("schema"), dict):
         raise RefusedError("output_config.format has no schema", param="output_config.format.schema")
     return {"schema": held["schema"]}
@@ -92,26 +108,31 @@ def _read_tools(told: Sequence[Any]) -> tuple[dict[str, Mapping[str, Any]], list
         is_own = isinstance(tool, dict) and tool.get("type", "custom") in ("custom", None)
         if not is_own or not isinstance(tool.get("name"), str) or not isinstance(tool.get("input_schema"), dict):
             raise RefusedError(f"tools.{place} is no tool with a name and an input_schema", param=f"tools.{place}")
-        tools[tool["name"]] = tool["input_schema"]
-        function = {
-            "name": tool["name"],
-            "description": tool.get("description") or "",
-            "parameters": tool["input_schema"],
-        }
+        fields = Fields(tool, f"tools.{place}")
+        name, schema = fields.take("name"), fields.take("input_schema")
+        function = {"name": name, "description": fields.take("description", str, default=""), "parameters": schema}
+        fields.ignore("type", "cache_control", "strict")
+        fields.check_all_known()
+        tools[name] = schema
         definitions.append({"type": "function", "function": function})
     return tools, definitions
 
 
-def _read_choice(told: Mapping[str, Any], tools: Mapping[str, Any]) -> tuple[tuple[str, ...], bool]:
-    match told.get("type"):
+def _read_choice(told: Mapping[str, Any], tools: Mapping[str, Any]) -> tuple[tuple[str, ...], bool, bool]:
+    """Functions of which one has to be called, whether the model hears of any, and whether it may call one alone."""
+    fields = Fields(dict(told), "tool_choice")
+    kind, name = fields.take("type", str), fields.take("name", str)
+    one = bool(fields.take("disable_parallel_tool_use", bool))
+    fields.check_all_known()
+    match kind:
         case "auto":
-            return (), True
+            return (), True, one
         case "none":
-            return (), False
+            return (), False, one
         case "any" if tools:
-            return tuple(tools), True
-        case "tool" if told.get("name") in tools:
-            return (str(told["name"]),), True
+            return tuple(tools), True, one
+        case "tool" if name in tools:
+            return (str(name),), True, one
     raise RefusedError("tool_choice names no tool that there is", param="tool_choice")
 
 
@@ -121,7 +142,7 @@ def _read_messages(told: Sequence[Any]) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = []
     for place, message in enumerate(told):
         param = f"messages.{place}"
-        if not isinstance(message, dict) or message.get("role") not in ("user", "assistant"):
+        if not isinstance(message, dict) or message.get("role") not in ["user", "assistant"]:
             raise RefusedError(f"{param}.role is neither user nor assistant", param=param)
         fields = Fields(message, param)
         fields.take("role")
@@ -142,14 +163,7 @@ def _read_message(role: str, content: str | list[Any], param: str) -> list[dict[
     results = [part for part in content if isinstance(part, dict) and part.get("type") == "tool_result"]
     if (calls and role != "assistant") or (results and role != "user"):
         raise RefusedError(f"{param} has a block that is not for the {role}", param=param)
-    messages = [
-        {
-            "role": "tool",
-            "content": read_text(part.get("content", ""), f"{param}.content"),
-            "tool_call_id": str(part.get("tool_use_id", "")),
-        }
-        for part in results
-    ]
+    messages = [_read_result(part, param) for part in results]
     if texts or calls or not results:
         made: dict[str, Any] = {"role": role, "content": read_text(texts, param)}
         messages.append(made | ({"tool_calls": calls} if calls else {}))
@@ -157,10 +171,22 @@ def _read_message(role: str, content: str | list[Any], param: str) -> list[dict[
 
 
 def _read_use(part: Mapping[str, Any], param: str) -> dict[str, Any]:
-    if not isinstance(part.get("name"), str) or not isinstance(part.get("input"), dict):
-        raise RefusedError(f"{param} has a tool_use without a name and an input", param=param)
-    function = {"name": part["name"], "arguments": part["input"]}
-    return {"id": str(part.get("id", "")), "type": "function", "function": function}
+    fields = Fields(dict(part), param)
+    name, given = fields.take("name", str, required=True), fields.take("input", dict, required=True)
+    called = fields.take("id", str, default="")
+    fields.ignore("type", "cache_control")
+    fields.check_all_known()
+    return {"id": called, "type": "function", "function": {"name": name, "arguments": given}}
+
+
+def _read_result(part: Mapping[str, Any], param: str) -> dict[str, Any]:
+    fields = Fields(dict(part), param)
+    text = read_text(fields.take("content", str, list, default=""), f"{param}.content")
+    called = fields.take("tool_use_id", str, default="")
+    fields.take("is_error", bool)
+    fields.ignore("type", "cache_control")
+    fields.check_all_known()
+    return {"role": "tool", "content": text, "tool_call_id": called}
 
 
 def make_message(answers: Sequence[Answer], *, model: str) -> dict[str, Any]:
@@ -211,4 +237,4 @@ def write_line(line: Line, outcome: dict[str, Any] | RefusedError) -> str:
         kind = outcome.kind or _KINDS.get(outcome.status or 400, "api_error")
         error = {"type": "error", "error": {"type": kind, "message": outcome.message}, "request_id": None}
         result = {"type": "errored", "error": error}
-    return write_json({"custom_id": shown, "result": result})
+    return write_json({"custom_id": show_whole(shown), "result": result})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from udfs.batch_api.requests import RefusedError, check_text
+from udfs.batch_api.requests import RefusedError, check_known, check_text, read_object
+
+_OF_PART = {"type", "text", "refusal", "annotations", "logprobs", "citations", "cache_control"}
 
 
 def read_text(content: Any, param: str, *, kinds: Sequence[str] = ("text",)) -> str:
@@ -27,21 +28,17 @@ def _read_part(part: Any, param: str, kinds: Sequence[str]) -> str:
     if kind not in kinds:
         told = f"{param} is of type {kind!r:.40}, and the model reads text alone" if kind else f"{param} has no type"
         raise RefusedError(told, code="invalid_value", param=param)
+    check_known(part, _OF_PART, param)
     text = part.get("text", part.get("refusal"))
     if not isinstance(text, str):
         raise RefusedError(f"{param}.text is no string", code="invalid_type", param=param)
     return check_text(text, param)
 
 
-def read_arguments(arguments: Any) -> Any:
+def read_arguments(arguments: str) -> Any:
     """Arguments of a call as a template takes them: as an object where they are one."""
-    if not isinstance(arguments, str):
-        return arguments
-    try:
-        value = json.loads(arguments)
-    except ValueError:
-        return arguments
-    return value if isinstance(value, dict) else arguments
+    value, wrong = read_object(arguments)
+    return arguments if wrong else value
 
 
 def make_chat(

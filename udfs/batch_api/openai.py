@@ -12,10 +12,24 @@ from typing import Any
 
 from udfs.batch_api.contents import make_chat, read_arguments, read_text
 from udfs.batch_api.openai_bodies import embedding_list, make_chat_body, make_completion_body, make_response_body
-from udfs.batch_api.requests import Ask, Fields, Line, RefusedError, as_object, check_text, make_id, write_json
+from udfs.batch_api.requests import (
+    Ask,
+    Fields,
+    Line,
+    RefusedError,
+    check_known,
+    check_text,
+    check_whole,
+    make_id,
+    write_json,
+)
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
-_IGNORED = ("user", "metadata", "service_tier", "prompt_cache_key", "prompt_cache_retention", "safety_identifier")
+_IGNORED = {
+    **dict.fromkeys(("user", "service_tier", "prompt_cache_key", "prompt_cache_retention", "safety_identifier"), str),
+    "metadata": dict,
+}
+_OF_LINE = {"custom_id", "method", "url", "body"}
 _ERROR_KINDS = {500: "server_error", 503: "server_error"}
 _MOST_INPUTS = 2048
 _COMPLETION_TOKENS = 16  # of a completion that says nothing else
@@ -27,7 +41,9 @@ def read_line(line: Mapping[str, Any]) -> Line:
     try:
         check_custom_id(line)
         body = _read_body(line)
-        return Line(custom_id, _endpoint(url)(body), url=url)
+        ask = _endpoint(url)(body)
+        check_whole(body, "body")
+        return Line(custom_id, ask, url=url)
     except RefusedError as refused:
         return Line(custom_id, refused=refused, url=url)
 
@@ -49,9 +65,10 @@ def check_custom_id(line: Mapping[str, Any]) -> None:
 def _read_body(line: Mapping[str, Any]) -> dict[str, Any]:
     if line.get("method", "POST") != "POST":
         raise RefusedError("method is not POST", code="invalid_method", param="method")
-    body = as_object(line.get("body"))
-    if body is None:
+    body = line.get("body")
+    if not isinstance(body, dict):
         raise RefusedError("body is missing, or is no object", code="invalid_request", param="body")
+    check_known(line, _OF_LINE, "")
     return body
 
 
@@ -71,7 +88,10 @@ def _endpoint(url: str) -> Callable[[dict[str, Any]], Ask]:
 
 def _read_shared(fields: Fields) -> str:
     """The model, and what is refused of every endpoint."""
-    fields.ignore(*_IGNORED)
+    for name, kind in _IGNORED.items():
+        fields.take(name, kind)
+    if not all(isinstance(value, str) for value in fields.values.get("metadata", {}).values()):
+        raise RefusedError("metadata has a value that is no string", code="invalid_type", param="metadata")
     if fields.take("stream", bool, default=False):
         raise RefusedError(
             "stream is for answers that somebody waits for", code="unsupported_parameter", param="stream"
@@ -87,17 +107,19 @@ def _take_sampling(fields: Fields, *, longest: Sequence[str]) -> dict[str, Any]:
     """What decides how tokens are picked, as options of a row."""
     options: dict[str, Any] = {}
     for name in longest:
-        if (value := fields.take(name, int)) is not None:
+        if (value := fields.take_option(name, "max_new_tokens", int)) is not None:
             options["max_new_tokens"] = value
     if (value := fields.take("temperature", *_Number)) is not None:
         if not 0 <= value <= 2:
             raise RefusedError("temperature is not from 0 to 2", code="invalid_value", param="temperature")
         options["temperature"] = value
-    for name, kinds in (("top_p", _Number), ("top_k", (int,)), ("min_tokens", (int,))):
-        if (value := fields.take(name, *kinds)) is not None:
-            options[name] = value
-    if options.get("top_p") == 0:  # the likeliest alone
+    if fields.values.get("top_p") == 0 and fields.take("top_p", *_Number) == 0:  # the likeliest alone
         options |= {"top_p": 1.0, "temperature": 0.0}
+    elif (value := fields.take_option("top_p", "top_p", *_Number)) is not None:
+        options["top_p"] = value
+    for name in ("top_k", "min_tokens"):
+        if (value := fields.take_option(name, name, int)) is not None:
+            options[name] = value
     return options
 
 
@@ -110,35 +132,35 @@ def _take_penalties(fields: Fields) -> dict[str, Any]:
         ("frequency_penalty", _Number),
         ("logit_bias", (dict,)),
     ):
-        if (value := fields.take(name, *kinds)) is not None:
+        if (value := fields.take_option(name, name, *kinds)) is not None:
             options[name] = value
-    stop = fields.take("stop", str, list)
-    if stop:
-        options["stop"] = stop
+    if fields.take("stop", str, list):
+        options["stop"] = fields.take_option("stop", "stop")
     return options
 
 
 def _read_chat(body: dict[str, Any]) -> Ask:
     fields = Fields(body)
     model = _read_shared(fields)
-    fields.ignore("parallel_tool_calls")
+    one_call = not fields.take("parallel_tool_calls", bool, default=True)
     _refuse_unless(fields, "store", bool, {False})
     if (modalities := fields.take("modalities", list)) not in (None, ["text"]):
         raise RefusedError(f"modalities are {modalities!r:.60}, and the model writes text alone", param="modalities")
     options = _take_sampling(fields, longest=("max_tokens", "max_completion_tokens")) | _take_penalties(fields)
     if fields.take("logprobs", bool):
         options["logprobs"] = True
-    if (tops := fields.take("top_logprobs", int)) is not None:
+    if (tops := fields.take_option("top_logprobs", "top_logprobs", int)) is not None:
         options["top_logprobs"] = tops
-    options |= _read_format(fields.take("response_format", dict), "response_format")
+    options |= _read_format(fields.take("response_format", dict), "response_format", nested=True)
     tools, definitions = _read_tools(fields.take("tools", list, default=[]), "tools", nested=True)
-    must_call, gives = _read_choice(fields.take("tool_choice", str, dict), tools, "tool_choice")
+    must_call, gives = _read_choice(fields.take("tool_choice", str, dict), tools, "tool_choice", nested=True)
     messages = _read_messages(fields.take("messages", list, required=True))
     fields.check_all_known()
     goes_on = messages[-1]["role"] == "assistant" and "tool_calls" not in messages[-1]
     chat = make_chat(messages, tools=definitions if gives else (), goes_on=goes_on)
     body_of = partial(make_chat_body, model=model, logprobs=bool(options.get("logprobs")))
-    return Ask(model, "write", [chat], options, body_of, tools if gives and tools else None, must_call, goes_on)
+    held = tools if gives and tools else None
+    return Ask(model, "write", [chat], options, body_of, held, must_call, goes_on, one_call)
 
 
 def _refuse_unless(fields: Fields, name: str, kind: type, allowed: set[Any]) -> None:
@@ -152,7 +174,7 @@ def _read_messages(told: Sequence[Any]) -> list[dict[str, Any]]:
     messages = []
     for place, message in enumerate(told):
         param = f"messages[{place}]"
-        if not isinstance(message, dict) or message.get("role") not in _ROLES:
+        if not isinstance(message, dict) or message.get("role") not in list(_ROLES):
             raise RefusedError(
                 f"{param} has no role out of {', '.join(_ROLES)}", code="invalid_value", param=f"{param}.role"
             )
@@ -164,7 +186,7 @@ def _read_message(fields: Fields, role: str) -> dict[str, Any]:
     made: dict[str, Any] = {"role": _ROLES[role]}
     fields.take("role")
     content = fields.take("content")
-    calls = fields.take("tool_calls", list, default=[])
+    calls = fields.take("tool_calls", list, default=[]) if role == "assistant" else []
     if role == "assistant":
         fields.ignore("refusal", "annotations", "audio", "function_call")
         if fields.values.get("function_call") or fields.values.get("audio"):
@@ -187,27 +209,44 @@ def _read_call(call: Any, param: str) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise RefusedError(f"{param} is no call of a function", code="invalid_value", param=param)
-    arguments = read_arguments(function.get("arguments", "{}"))
+    arguments = function.get("arguments", "{}")
+    if not isinstance(arguments, str | dict):
+        raise RefusedError(f"{param} has arguments that are no string", code="invalid_type", param=param)
     return {
         "id": str(call.get("id", "")),
         "type": "function",
-        "function": {"name": function["name"], "arguments": arguments},
+        "function": {
+            "name": function["name"],
+            "arguments": read_arguments(arguments) if isinstance(arguments, str) else arguments,
+        },
     }
 
 
-def _read_format(told: dict[str, Any] | None, param: str, *, nested: bool = True) -> dict[str, Any]:
+def _read_format(told: dict[str, Any] | None, param: str, *, nested: bool) -> dict[str, Any]:
     """What an answer has to be, as options of a row."""
-    kind = (told or {}).get("type", "text")
-    if told is None or kind == "text":
-        return {}
+    fields = Fields(told or {}, param)
+    kind = fields.take("type", default="text")
+    options: dict[str, Any] = {}
     if kind == "json_object":
-        return {"response_format": "json_object"}
-    held = told.get("json_schema") if nested else told
-    if kind != "json_schema" or not isinstance(held, dict) or not isinstance(held.get("schema"), dict):
-        raise RefusedError(
-            f"{param} is none of text, json_object and json_schema with its schema", code="invalid_value", param=param
-        )
-    return {"schema": held["schema"]}
+        options = {"response_format": "json_object"}
+    elif kind == "json_schema":
+        options = {"schema": _read_schema(fields, nested=nested)}
+    elif kind != "text":
+        raise RefusedError(f"{param} is none of text, json_object and json_schema", code="invalid_value", param=param)
+    fields.check_all_known()
+    return options
+
+
+def _read_schema(fields: Fields, *, nested: bool) -> dict[str, Any]:
+    held = Fields(fields.take("json_schema", dict, default={}), fields.name("json_schema")) if nested else fields
+    schema = held.take("schema", dict)
+    if schema is None:
+        raise RefusedError(f"{fields.where} has no schema", code="invalid_value", param=fields.where)
+    held.take("name", str, required=not nested)  # a response repeats it
+    held.take("description", str)
+    held.take("strict", bool)
+    held.check_all_known()
+    return dict(schema)
 
 
 def _read_tools(
@@ -225,16 +264,23 @@ def _read_tools(
                 code="invalid_value",
                 param=f"{param}[{place}]",
             )
-        parameters = function.get("parameters") or {"type": "object", "properties": {}}
-        if not isinstance(parameters, dict):
-            raise RefusedError(f"{param}[{place}] has parameters that are no object", param=f"{param}[{place}]")
-        tools[function["name"]] = parameters
-        shown = {"name": function["name"], "description": function.get("description") or "", "parameters": parameters}
-        definitions.append({"type": "function", "function": shown})
+        fields = Fields(function, f"{param}[{place}]")
+        name, told_of = fields.take("name"), fields.take("description", str, default="")
+        parameters = fields.take("parameters", dict) or {"type": "object", "properties": {}}
+        fields.take("strict", bool)
+        if not nested:
+            fields.take("type")
+        else:
+            check_known(tool, {"type", "function"}, f"{param}[{place}]")
+        fields.check_all_known()
+        tools[name] = parameters
+        definitions.append(
+            {"type": "function", "function": {"name": name, "description": told_of, "parameters": parameters}}
+        )
     return tools, definitions
 
 
-def _read_choice(told: Any, tools: Mapping[str, Any], param: str) -> tuple[tuple[str, ...], bool]:
+def _read_choice(told: Any, tools: Mapping[str, Any], param: str, *, nested: bool) -> tuple[tuple[str, ...], bool]:
     """Functions of which one has to be called, and whether the model hears of any."""
     if told in (None, "auto"):
         return (), True
@@ -244,10 +290,9 @@ def _read_choice(told: Any, tools: Mapping[str, Any], param: str) -> tuple[tuple
         raise RefusedError(f"{param} is for requests with tools", code="invalid_value", param=param)
     if told == "required":
         return tuple(tools), True
-    name = None
-    if isinstance(told, dict) and told.get("type") == "function":
-        name = told.get("name") or (told.get("function") or {}).get("name")
-    if name not in tools:
+    held = told.get("function") if isinstance(told, dict) and nested else told
+    name = held.get("name") if isinstance(held, dict) and told.get("type") == "function" else None
+    if name not in list(tools):
         raise RefusedError(
             f"{param} is none of none, auto, required and a function among the tools", code="invalid_value", param=param
         )
@@ -321,19 +366,20 @@ def _read_embeddings(body: dict[str, Any]) -> Ask:
 def _read_response(body: dict[str, Any]) -> Ask:
     fields = Fields(body)
     model = _read_shared(fields)
-    fields.ignore("parallel_tool_calls", "store")
+    one_call = not fields.take("parallel_tool_calls", bool, default=True)
+    fields.take("store", bool)
     for name, kind, allowed in (("background", bool, {False}), ("truncation", str, {"disabled"})):
         _refuse_unless(fields, name, kind, allowed)
     if fields.take("include", list):
         raise RefusedError("include is not supported here", code="unsupported_parameter", param="include")
     options = _take_sampling(fields, longest=("max_output_tokens",))
-    if (tops := fields.take("top_logprobs", int)) is not None and tops > 0:
+    if tops := fields.take_option("top_logprobs", "top_logprobs", int):
         options |= {"logprobs": True, "top_logprobs": tops}
     text = Fields(fields.take("text", dict, default={}), "text")
     options |= _read_format(text.take("format", dict), "text.format", nested=False)
     text.check_all_known()
     tools, definitions = _read_tools(fields.take("tools", list, default=[]), "tools", nested=False)
-    must_call, gives = _read_choice(fields.take("tool_choice", str, dict), tools, "tool_choice")
+    must_call, gives = _read_choice(fields.take("tool_choice", str, dict), tools, "tool_choice", nested=False)
     instructions = fields.take("instructions", str)
     messages = _read_input(fields.take("input", str, list, required=True))
     if instructions is not None:
@@ -341,7 +387,15 @@ def _read_response(body: dict[str, Any]) -> Ask:
     fields.check_all_known()
     chat = make_chat(messages, tools=definitions if gives else ())
     body_of = partial(make_response_body, model=model, asked=fields.values)
-    return Ask(model, "write", [chat], options, body_of, tools if gives and tools else None, must_call)
+    held = tools if gives and tools else None
+    return Ask(model, "write", [chat], options, body_of, held, must_call, one_call=one_call)
+
+
+_OF_ITEM = {
+    "message": {"role", "content"},
+    "function_call": {"call_id", "name", "arguments"},
+    "function_call_output": {"call_id", "output"},
+}
 
 
 def _read_input(told: str | list[Any]) -> list[dict[str, Any]]:
@@ -351,8 +405,10 @@ def _read_input(told: str | list[Any]) -> list[dict[str, Any]]:
     messages = list[dict[str, Any]]()
     for place, item in enumerate(told):
         param = f"input[{place}]"
-        kind = item.get("type", "message") if isinstance(item, dict) else None
-        if kind == "message" and item.get("role") in _ROLES:
+        kind = str(item.get("type", "message")) if isinstance(item, dict) else ""
+        if kind in _OF_ITEM:
+            check_known(item, _OF_ITEM[kind] | {"type", "id", "status"}, param)
+        if kind == "message" and item.get("role") in list(_ROLES):
             content = read_text(item.get("content"), f"{param}.content", kinds=("input_text", "output_text", "text"))
             messages.append({"role": _ROLES[item["role"]], "content": content})
         elif kind == "function_call":

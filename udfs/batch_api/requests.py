@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from udfs.errors import RowError
+from udfs.tasks.row_options import RowOptionsError, read_option
 
 Dialect = Literal["openai-batch", "anthropic-batch"]
 Kind = Literal["write", "embed"]
@@ -38,7 +40,8 @@ class RefusedError(Exception):
         kind: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.message, self.status, self.code, self.param, self.kind = message, status, code, param, kind
+        self.message, self.param = show_whole(message), param and show_whole(param)
+        self.status, self.code, self.kind = status, code, kind
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Ask:
         tools: Functions that a chat's answer may call, by name; None where it was given none.
         must_call: Which of them it has to call; empty where it need not.
         goes_on: Its answer writes a text on, whose space counts.
+        one_call: An answer calls one function at most; what it calls besides is left out.
     """
 
     model: str
@@ -82,6 +86,7 @@ class Ask:
     tools: Mapping[str, Mapping[str, Any]] | None = None
     must_call: tuple[str, ...] = ()
     goes_on: bool = False
+    one_call: bool = False
 
 
 @dataclass(frozen=True)
@@ -108,11 +113,19 @@ class _DoubledKeyError(ValueError):
 def as_object(value: Any) -> dict[str, Any] | None:
     """A request's object as it is, or as the JSON that a column of a table holds; None for anything else."""
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return None
+        value, wrong = read_object(value)
+        return None if wrong else value
     return value if isinstance(value, dict) else None
+
+
+def read_json(text: str, collect: Callable[[list[tuple[str, Any]]], Any] | None = None) -> Any:
+    """JSON as others read it too: without what Python alone takes for a number, and with none that no float holds.
+
+    Raises:
+        ValueError: It is something else.
+        RecursionError: It is nested as deep as no program means it.
+    """
+    return json.loads(text, object_pairs_hook=collect, parse_constant=_refuse, parse_float=_read_float)
 
 
 def read_object(text: str) -> tuple[dict[str, Any], str]:
@@ -129,7 +142,7 @@ def read_object(text: str) -> tuple[dict[str, Any], str]:
         return made
 
     try:
-        value = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=collect, parse_constant=_refuse)
+        value = read_json(text.removeprefix("\ufeff"), collect)
     except RecursionError:
         return {}, "the line is nested too deep"
     except ValueError as error:
@@ -137,7 +150,7 @@ def read_object(text: str) -> tuple[dict[str, Any], str]:
         return {}, f"the line is no JSON: {told}"
     if not isinstance(value, dict):
         return {}, "the line is JSON, but no object"
-    if _is_deep(value):
+    if is_deep(value):
         return value, "the line is nested too deep"
     return value, "a key is there twice in one object" if doubled else ""
 
@@ -146,8 +159,16 @@ def _refuse(constant: str) -> Any:
     raise ValueError(f"it has {constant}")
 
 
-def _is_deep(value: Any) -> bool:
-    level = [value]
+def _read_float(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        raise ValueError("it has a number that is too large")
+    return value
+
+
+def is_deep(value: Any) -> bool:
+    """A value of JSON is nested deeper than any program has to read."""
+    level = [value] if isinstance(value, dict | list) else []
     for _ in range(_MOST_NESTED):
         level = [
             inner
@@ -168,6 +189,11 @@ def write_json(value: Any) -> str:
     except UnicodeEncodeError:
         return json.dumps(value, separators=(",", ":"))
     return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085")
+
+
+def show_whole(text: str) -> str:
+    """A text with a question mark for each half character, which strict parsers of JSON refuse."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def make_id(prefix: str) -> str:
@@ -216,6 +242,19 @@ class Fields:
         """Fields that change no answer."""
         self._taken.update(names)
 
+    def take_option(self, name: str, option: str, *kinds: type) -> Any:
+        """A field's value that is to be an option of a row, by the option's name.
+
+        Raises:
+            RefusedError: It is of another kind, or is none that the option has.
+        """
+        if (value := self.take(name, *kinds)) is not None:
+            try:
+                read_option(self.name(name), option, value)
+            except RowOptionsError as error:
+                raise RefusedError(str(error), code="invalid_request", param=self.name(name)) from None
+        return value
+
     def unknown(self) -> list[str]:
         return sorted(self.values.keys() - self._taken)
 
@@ -233,6 +272,17 @@ class Fields:
             )
 
 
+def check_known(values: Mapping[str, Any], known: Set[str], where: str) -> None:
+    """Refuse an object with a field that is not known; one that is null says nothing.
+
+    Raises:
+        RefusedError: There is such a field.
+    """
+    fields = Fields(dict(values), where)
+    fields.ignore(*known)
+    fields.check_all_known()
+
+
 _SHOWN: dict[type, str] = {
     str: "a string",
     int: "an integer",
@@ -241,6 +291,15 @@ _SHOWN: dict[type, str] = {
     list: "a list",
     dict: "an object",
 }
+
+
+def check_whole(body: Mapping[str, Any], param: str) -> None:
+    """Refuse half characters in whatever place of a request, since it goes through UTF-8.
+
+    Raises:
+        RefusedError: There is one.
+    """
+    check_text(json.dumps(body, ensure_ascii=False), param)
 
 
 def check_text(text: str, param: str) -> str:

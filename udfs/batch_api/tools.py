@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from udfs.batch_api.requests import is_deep, read_json
+
 _HERMES = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 
 
@@ -79,8 +81,10 @@ def part_calls(text: str, way: Way | None, names: Iterable[str]) -> tuple[str, l
 
 def _read(text: str, known: set[str]) -> list[Call]:
     try:
-        value = json.loads(text)
-    except ValueError:
+        value = read_json(text)
+    except (ValueError, RecursionError):
+        return []
+    if is_deep(value):
         return []
     told = value if isinstance(value, list) else [value]
     calls = list[Call]()

@@ -56,6 +56,7 @@ class RequestWriting(Writing):
                     param="tool_choice",
                 )
             suffix = self.calls.before
+            options.pop("stop", None)  # it ends what is said, and would cut the call
             options["schema"] = make_call_schema(self.calls, ask.tools or {}, ask.must_call)
         return [pack_text(json.dumps(self._payload(prompt, suffix)), options) for prompt in ask.prompts]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -18,6 +19,8 @@ from udfs.tasks.writing_options import MOST_ANSWERS, MOST_TOP_LOGPROBS, WritingO
 
 _INDEX = "index"  # of an item on the wire: which of a row's answers it is
 _SPELT_OTHERWISE = {"schema": "json_schema"}
+_TOKEN = re.compile("[0-9]{1,10}")
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 class RowOptionsError(ValueError):
@@ -25,8 +28,9 @@ class RowOptionsError(ValueError):
 
 
 def pack_text(text: str, told: Mapping[str, Any] | None) -> str:
-    """A row's text and its options as one string."""
-    return json.dumps([text, told or None], ensure_ascii=False, sort_keys=True)
+    """A row's text and its options as one string; the keys of a schema stay in order, which is that of an answer."""
+    ordered = dict(sorted(told.items())) if isinstance(told, Mapping) else told
+    return f"[{json.dumps(text, ensure_ascii=False)}, {json.dumps(ordered or None)}]"
 
 
 def unpack_text(packed: str) -> tuple[str, dict[str, Any] | None]:
@@ -52,7 +56,7 @@ def resolve_options(spec: ScoreSpec[Any], told: Mapping[str, Any] | None) -> Wri
         if known not in ROW_OPTIONS or not hasattr(job, known):
             raise RowOptionsError(f"there is no option {name!r:.60} of a row; there are {', '.join(sorted(_NAMES))}")
         if value is not None:
-            values[known] = _read(name, value, ROW_OPTIONS[known])
+            values[known] = read_option(name, known, value)
     if any(name in values for name in _FORMS):  # what an answer has to be is said as a whole
         values = {**{name: default for name, default in _FORMS.items() if hasattr(job, name)}, **values}
     made = replace(job, **values)
@@ -90,19 +94,31 @@ def _differs(made: WritingOptions, job: WritingOptions, name: str) -> bool:
     return bool(getattr(made, name) != getattr(job, name))
 
 
-def _read(name: str, value: Any, read: Callable[[Any], Any]) -> Any:
+def read_option(name: str, option: str, value: Any) -> Any:
+    """What a job's option is by what a row says.
+
+    Args:
+        name: What the row calls it.
+        option: What the job calls it.
+        value: What the row says.
+
+    Raises:
+        RowOptionsError: It is of another type, or out of the option's range.
+    """
     try:
-        return read(value)
+        return ROW_OPTIONS[option](value)
+    except RecursionError:
+        raise RowOptionsError(f"{name} is nested too deep") from None
     except (ValueError, TypeError, OverflowError) as error:
         raise RowOptionsError(f"{name} {error}") from None
 
 
 def _whole(least: int, most: int | None = None) -> Callable[[Any], int]:
-    bound = f"of {least} or more" if most is None else f"from {least} to {most}"
+    bound = f"{least} or more" if most is None else f"from {least} to {most}"
 
     def read(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
-            raise ValueError(f"is no whole number {bound}")
+            raise ValueError("is no whole number")
         if value < least or (most is not None and value > most):
             raise ValueError(f"is not {bound}")
         return int(value)
@@ -127,6 +143,8 @@ def _strings(value: Any) -> tuple[str, ...]:
     several = [value] if isinstance(value, str) else value
     if not isinstance(several, list | tuple) or not all(isinstance(string, str) and string for string in several):
         raise ValueError("is no string, and no list of strings that are not empty")
+    if any(_HALF.search(string) for string in several):
+        raise ValueError("has half of a surrogate pair in it")
     return tuple(several)
 
 
@@ -145,11 +163,11 @@ def _schema(value: Any) -> str:
 
 
 def _bias(value: Any) -> dict[str, float]:
-    pairs = dict(value) if isinstance(value, Mapping | list) else None
-    if pairs is None:
+    pairs = dict(value) if isinstance(value, Mapping | list) else {"": 0}
+    if not all(_TOKEN.fullmatch(str(key)) for key in pairs):
         raise ValueError("is no mapping of token ids to numbers")
-    one, token = _number(-100, 100), _whole(0)
-    return {str(token(int(key))): one(bias) for key, bias in pairs.items()}
+    one = _number(-100, 100)
+    return {str(int(key)): one(bias) for key, bias in pairs.items()}
 
 
 def _form(value: Any) -> str:
@@ -167,7 +185,7 @@ ROW_OPTIONS: dict[str, Callable[[Any], Any]] = {
     "max_new_tokens": _whole(1),
     "temperature": _number(0),
     "top_p": _number(0, 1, above=True),
-    "top_k": _whole(0),
+    "top_k": _whole(0, (1 << 31) - 1),
     "seed": _seed,
     "stop": _strings,
     "json_schema": _schema,
@@ -181,6 +199,7 @@ ROW_OPTIONS: dict[str, Callable[[Any], Any]] = {
     "min_tokens": _whole(0),
     "response_format": _form,
 }
+TOLD_IN_NUMBERS = {*ROW_OPTIONS} - {"stop", "json_schema", "choices", "response_format"}
 _FORMS = {"json_schema": None, "choices": (), "response_format": "text"}
 _NAMES = {*ROW_OPTIONS, *_SPELT_OTHERWISE} - {*_SPELT_OTHERWISE.values()}
 _OF_ENGINE = {*ROW_OPTIONS} - {"n"}

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from udfs.errors import SpecError
 from udfs.model.files import ModelFiles
 from udfs.spec import ScoreSpec, list_problems, option
-from udfs.tasks.row_options import pack_text
+from udfs.tasks.row_options import TOLD_IN_NUMBERS, pack_text
 from udfs.tasks.text_classification import reads_pairs
 from udfs.tasks.writing import Writing
 from udfs.tasks.writing_options import Form, WritingOptions
@@ -159,10 +159,20 @@ def _read_options(value: Any) -> Any:
     if is_nothing(value) or (isinstance(value, str) and not value.strip()):
         return None
     if isinstance(value, str):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             return json.loads(value)
         return "no JSON"
-    return plain_values(value)
+    told = plain_values(value)
+    return {name: _as_told(name, each) for name, each in told.items()} if isinstance(told, dict) else told
+
+
+def _as_told(name: str, value: Any) -> Any:
+    """A number that is text, as in a map, whose values are of one type."""
+    if not isinstance(value, str) or name not in TOLD_IN_NUMBERS:
+        return value
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(value)
+    return value
 
 
 def plain_values(value: Any) -> Any:

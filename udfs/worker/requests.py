@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from udfs.batch_api import anthropic, openai
-from udfs.batch_api.requests import Answer, Ask, Line, RefusedError, read_object
+from udfs.batch_api.requests import Answer, Ask, Line, RefusedError, as_object, read_object
 from udfs.batch_api.spec import BatchSpec, Served
 from udfs.batch_api.tools import part_calls
 from udfs.batch_api.writing import RequestWriting
@@ -60,6 +60,7 @@ _OF_REQUEST = {
     "invalid_output": (500, "invalid_output"),
 }
 _DIALECTS = {"openai-batch": openai, "anthropic-batch": anthropic}
+_HELD = {"openai-batch": "body", "anthropic-batch": "params"}
 
 MakeClient = Callable[[Any], Client]
 
@@ -198,7 +199,8 @@ class _Requests:
     def _read(self, values: Mapping[str, Any]) -> _Row:
         problem = values.get(PROBLEM)
         if REQUEST not in values:
-            return _refuse_at_once(_Row(self._dialect.read_line(values)))
+            held = _HELD[self._ask.dialect]  # a struct, or JSON as text
+            return _refuse_at_once(_Row(self._dialect.read_line({**values, held: as_object(values.get(held))})))
         told, wrong = read_object(values[REQUEST] or "")
         if wrong:
             broken = RefusedError(wrong, status=0, code="invalid_json_line")
@@ -272,7 +274,13 @@ class _Requests:
         candidates = []
         for one in answer.candidates:
             text, calls = part_calls(one["text"], way, ask.tools or {})
-            candidates.append({**one, "text": text if ask.goes_on else text.removeprefix(" "), "calls": calls})
+            candidates.append(
+                {
+                    **one,
+                    "text": text if ask.goes_on else text.removeprefix(" "),
+                    "calls": calls[: 1 if ask.one_call else None],
+                }
+            )
         return Answer(candidates, None, answer.input_tokens, answer.cached_tokens)
 
 

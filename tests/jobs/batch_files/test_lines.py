@@ -65,6 +65,11 @@ def test_an_id_that_is_there_twice_is_wrong_from_the_second_line_on() -> None:
     assert [problem for _, _, problem in told] == ["", "", "duplicate_custom_id", "", "", "duplicate_custom_id"]
 
 
+def test_a_byte_order_mark_amid_a_file_hides_no_id() -> None:
+    told = _read(f"{A}\n\ufeff{A}\n\ufeff{B}".encode())
+    assert told == [(1, A, ""), (2, A, "duplicate_custom_id"), (3, B, "")]
+
+
 def test_a_line_that_is_no_utf_8_is_wrong_and_the_others_are_not() -> None:
     told = _read(A.encode() + b"\n\xff\xfe{}\n" + B.encode())
     assert [problem for _, _, problem in told] == ["", "invalid_json_line", ""]
@@ -87,6 +92,61 @@ def test_the_requests_of_a_body_are_lines(indent: int | None, mark: str) -> None
 def test_a_body_that_is_cut_short_has_its_rest_as_a_line() -> None:
     told = _read(b'{"requests": [{"custom_id": "a"}, {"custom_id": "b", "par')
     assert [text for _, text, _ in told] == [A, '{"custom_id": "b", "par']
+
+
+@pytest.mark.parametrize(
+    ("middle", "found"),
+    [
+        ('{"custom_id": "x" "params"}', 1),  # a comma is missing
+        ('{"custom_id": "x", "params": ' + "1" * 5000 + "}", 1),
+        ('{"custom_id": "x", "params": ' + "[" * 5000 + "]" * 5000 + "}", 1),
+        ('7, "a]}", null', 3),
+        ("{}}", 2),
+    ],
+)
+def test_a_broken_request_of_a_body_hides_no_other(middle: str, found: int) -> None:
+    told = _read(f'{{"requests": [{A}, {middle}, {B}]}}'.encode())
+    assert [text for _, text, _ in (told[0], told[-1])] == [A, B]
+    assert len(told) == 2 + found
+
+
+@pytest.mark.parametrize("rest", [', "more": 1}', '}\n{"requests": [{"custom_id": "b"}]}', "} x"])
+def test_what_stands_after_the_requests_of_a_body_is_a_line_of_its_own(rest: str) -> None:
+    told = _read(f'{{"requests": [{A}]{rest}'.encode())
+    assert [text for _, text, _ in told] == [A, rest.removeprefix("}").strip()]
+
+
+@pytest.mark.parametrize(
+    ("results", "errors", "told"),
+    [
+        ("in/a.jsonl", None, "is input.path, which it would overwrite"),
+        ("./in/../in/a.jsonl", None, "is input.path, which it would overwrite"),
+        ("out.jsonl", "in/a.jsonl", "output.errors .* is input.path"),
+        ("out.jsonl", "out.jsonl", "name two files"),
+        ("out/", None, "is a directory; name a file"),
+    ],
+)
+def test_results_take_no_place_of_another_file(
+    results: str, errors: str | None, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SettingsError, match=told):
+        make_settings("in/a.jsonl", results, models=["m=x"], errors=errors, dialect="openai")
+    with pytest.raises(SettingsError, match=r"lies in input\.path"):
+        make_settings("in", "in/b.jsonl", models=["m=x"], dialect="openai")
+
+
+def test_a_file_that_is_no_result_is_not_overwritten_unasked(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text(A)
+    asked = _settings(tmp_path, tmp_path / "in.jsonl", dialect="openai")
+    (tmp_path / "results.jsonl").write_text("another day's requests")
+    with pytest.raises(OutputError, match="no result of this job"):
+        lay_out(asked)
+    lay_out(asked, overwrite=True)
+    lay_out(asked)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match="is a directory"):
+        lay_out(make_settings(str(tmp_path / "in.jsonl"), str(tmp_path / "folder"), models=["m=x"], dialect="openai"))
 
 
 def _settings(tmp_path: Path, requests: Path, **more: Any) -> Any:
@@ -145,6 +205,7 @@ def test_parts_that_a_store_once_does_not_find_are_not_taken_for_none(
         ('\ufeff{"custom_id": "a", "params": {}}', "anthropic-batch"),
         ('{\n  "requests": [', "anthropic-batch"),
         ('{broken\n\n{"custom_id": "a", "body": {}}', "openai-batch"),
+        pytest.param(json.dumps({"custom_id": "a", "params": "x" * (3 << 20)}), "anthropic-batch", id="long"),
     ],
 )
 def test_a_file_tells_whose_requests_it_holds(content: str, dialect: str, tmp_path: Path) -> None:
@@ -162,6 +223,11 @@ def test_what_does_not_tell_and_what_is_not_there_are_told(tmp_path: Path) -> No
     (tmp_path / "blank.jsonl").write_text("\n\n")
     with pytest.raises(InputError, match="holds no request"):
         lay_out(_settings(tmp_path, tmp_path / "blank.jsonl", dialect="openai"))
+
+
+def test_one_name_for_two_models_is_told() -> None:
+    with pytest.raises(SettingsError, match="one name"):
+        make_settings("in", "out", models=["m=x", "m=y"], dialect="openai")
 
 
 @pytest.mark.parametrize("model", ["m", "=x", "m="])

@@ -22,6 +22,7 @@ TYPES: dict[str, Any] = {
     "/v1/embeddings": CreateEmbeddingResponse,
     "/v1/responses": Response,
 }
+_CALL = {"id": "1", "type": "function", "function": {"name": "brew", "arguments": "{}"}}
 TOOL = {"type": "function", "function": {"name": "brew", "parameters": {"type": "object", "properties": {}}}}
 
 
@@ -83,10 +84,26 @@ def test_an_answer_goes_on_where_the_assistant_has_begun(answerer: Answerer) -> 
     assert found.prompt_tokens == whole.prompt_tokens + len("The")
 
 
+def test_keys_are_written_in_the_order_of_the_schema(answerer: Answerer) -> None:
+    facts = {"why": {"enum": ["x"]}, "answer": {"enum": [1, 2]}}
+    schema = {"type": "object", "properties": facts, "required": [*facts], "additionalProperties": False}
+    held = {"type": "json_schema", "json_schema": {"name": "any", "schema": schema}}
+    found = _chat(answerer, response_format=held, max_tokens=60).choices[0].message.content
+    assert list(json.loads(found or "")) == ["why", "answer"]
+
+
+def test_arguments_of_a_call_that_are_no_object_stay_as_they_are(answerer: Answerer) -> None:
+    for arguments in ("[" * 100_000, '{"a": NaN}', "none", ""):
+        call = {**_CALL, "function": {"name": "brew", "arguments": arguments}}
+        messages = [*MESSAGES, {"role": "assistant", "tool_calls": [call]}]
+        (line,) = answerer.openai(chat_line(messages=messages, tools=[TOOL]))
+        assert line["response"]["status_code"] == (400 if len(arguments) > 500 else 200)
+
+
 def test_a_required_call_is_one_and_its_arguments_match(answerer: Answerer) -> None:
     parameters = {"type": "object", "properties": {"cups": {"enum": [1, 2]}}, "required": ["cups"]}
     tool = {"type": "function", "function": {"name": "brew", "parameters": parameters}}
-    found = _chat(answerer, tools=[tool], tool_choice="required", max_tokens=80)
+    found = _chat(answerer, tools=[tool], tool_choice="required", max_tokens=80, stop=["cups"])  # of what is said
     (call,) = found.choices[0].message.tool_calls or ()
     assert found.choices[0].finish_reason == "tool_calls"
     assert call.type == "function"
@@ -188,6 +205,18 @@ REFUSED: list[tuple[str, int | None, str | None]] = [
     (openai_line({}, url="https://elsewhere"), 404, "invalid_url"),
     (openai_line({"model": "writer", "messages": MESSAGES}, method="GET"), 400, "invalid_method"),
     (openai_line([1]), 400, "invalid_request"),
+    (openai_line(json.dumps({"model": "writer", "messages": MESSAGES})), 400, "invalid_request"),
+    (openai_line("[" * 100_000), 400, "invalid_request"),
+    (openai_line({"model": "writer", "messages": MESSAGES}, more=1), 400, "unknown_parameter"),
+    (chat_line(top_k=10**30, temperature=1), 400, "invalid_request"),
+    (chat_line(stop=["\ud800"]), 400, None),
+    (chat_line(user="\ud800"), 400, "invalid_value"),
+    (chat_line(messages=[{"role": "user", "content": "x", "tool_calls": [_CALL]}]), 400, "unknown_parameter"),
+    (chat_line(messages=[{"role": "user", "content": [{"type": "text", "text": "x", "typo": 1}]}]), 400, None),
+    (chat_line(response_format={"type": "json_object", "typo": 1}), 400, "unknown_parameter"),
+    (chat_line(tools=[{"type": "function", "function": {"name": "x", "typo": 1}}]), 400, "unknown_parameter"),
+    (openai_line({"model": "writer", "input": "x", "metadata": {"a": 1}}, url="/v1/responses"), 400, "invalid_type"),
+    (chat_line(metadata={"a": 0.5}).replace("0.5", "1e999"), None, "invalid_json_line"),
     (openai_line(None), 400, "invalid_request"),
     ("{", None, "invalid_json_line"),
     ("[1]", None, "invalid_json_line"),

@@ -130,6 +130,32 @@ def test_options_that_are_none_fail_their_row_alone(llama: str, options: Any, to
     assert told in bad["error"]["message"]
 
 
+def test_options_in_a_map_may_be_numbers_as_text(llama: str) -> None:
+    maps: list[Any] = [
+        [("max_new_tokens", "3"), ("temperature", "0.5"), ("logprobs", "true"), ("stop", "7")],
+        [("max_new_tokens", "few")],
+        [("logit_bias", '{"70": 100}'), ("max_new_tokens", "2")],
+    ]
+    columns = [pa.array(["a"] * 3), pa.array(maps, pa.map_(pa.string(), pa.string()))]
+    window = pa.StructArray.from_arrays(columns, ["text", "options"])
+    spec = _spec(llama, options_from="options")
+    with LocalEngine(spec) as engine:
+        first, second, third = (row for part in score_with(engine, [window], spec) for row in part.to_pylist())
+    assert (first["error"], len(first["logprobs"])) == (None, 3)
+    assert "max_new_tokens is no whole number" in second["error"]["message"]
+    assert (third["error"], third["usage"]["output_tokens"]) == (None, 2)
+
+
+_HALVES = ('{"stop": ["\\ud800"]}', '{"schema": {"enum": ["\\ud800"]}}')
+_UNREADABLE = (*_HALVES, "[" * 5000, '{"temperature": NaN}', '{"top_k": 1e30}')
+
+
+@pytest.mark.parametrize("options", _UNREADABLE)
+def test_options_that_no_engine_can_read_fail_their_row_alone(llama: str, options: str) -> None:
+    rows = _rows(_spec(llama, options_from="options"), [{"text": "a", "options": told} for told in (options, "{}")])
+    assert [row["error"] and row["error"]["code"] for row in rows] == ["bad_options", None]
+
+
 def test_an_answer_that_leaves_its_prompt_no_room_fails_its_row_alone(llama: str) -> None:
     rows = [_ask("a" * 50, {"max_new_tokens": 500}), _ask("a" * 50, {"max_new_tokens": 20})]
     spec = _spec(llama, options_from="options", overflow="fail")
@@ -153,6 +179,15 @@ def test_options_of_a_job_that_do_not_fit_are_told_before_it_starts(llama: str, 
 def test_options_beside_a_text_need_a_struct_of_both(llama: str) -> None:
     with pytest.raises(SpecError, match="write the text as a template"):
         make_asker(_spec(llama, options_from="options", template=None))
+
+
+def test_keys_are_written_in_the_order_of_a_rows_schema(llama: str) -> None:
+    facts = {"why": {"enum": ["x"]}, "answer": {"enum": [1, 2]}}
+    schema = {"type": "object", "properties": facts, "required": [*facts], "additionalProperties": False}
+    told = _ask("a", {"schema": schema, "max_new_tokens": 60})
+    (by_row,) = _rows(_spec(llama, options_from="options"), [told])
+    (by_job,) = _rows(_spec(llama, json_schema=json.dumps(schema), max_new_tokens=60), [told])
+    assert list(json.loads(by_row["text"])) == list(json.loads(by_job["text"])) == ["why", "answer"]
 
 
 def test_identical_texts_with_other_options_are_written_apart(llama: str, tmp_path: Path) -> None:
