@@ -77,7 +77,7 @@ def run_writing_bench(
     if options.temperature or options.num_beams > 1 or options.form or options.stop:
         raise UserError("the benchmark compares greedy answers; leave temperature, num_beams, stop, schema and choices")
     files = open_model_of(spec)
-    items = make_task(spec, files).tokenize(_take_prompts(settings, texts, rows)).items
+    items = make_task(spec, files).tokenize(take_prompts(settings, texts, rows)).items
     shuffled = np.random.default_rng(0).permutation(len(items))  # the order in which rows arrive
     items = items.take(shuffled)
     console.print(
@@ -98,7 +98,8 @@ def run_writing_bench(
     return figures
 
 
-def _take_prompts(settings: Settings, texts: str, rows: int) -> list[str]:
+def take_prompts(settings: Settings, texts: str, rows: int) -> list[str]:
+    """What the model of a job that writes is asked of its texts."""
     if texts == "input":
         return take_texts(settings, texts, rows)
     found, ask = docstrings(rows, first_line=texts == "short"), make_asker(settings.spec())
