@@ -24,7 +24,7 @@ def test_the_parts_of_a_step_are_told_with_a_model_and_without(tmp_path: Path, m
     for name, value in (("_ANSWER", 6), ("_REAL_ANSWER", 4), ("_PROMPT", 40), ("_SHARED", 30), ("_WORDS", 97)):
         monkeypatch.setattr(steps, name, value)
     model, told = save_writer(tmp_path / "model"), tmp_path / "figures.json"
-    settings = load_settings(_job(tmp_path, f"task: text-generation, model: {model}, text: text"), None)
+    settings = load_settings(_job(tmp_path, f"task: text-generation, model: {model}, prompt: '{{{{ text }}}}'"), None)
     figures = steps.run_steps_bench(settings, rounds=1, json_path=told, console=Console(quiet=True))
     assert [(f.sequences, f.shared) for f in figures] == [(4, 0), (4, 0), (4, 30), (4, 30), (2, 0)]
     assert [f.model for f in figures] == ["none", "none, looks for drafts"] * 2 + [model]

@@ -17,7 +17,8 @@ def _settings(path: Path, model: str) -> Settings:
     job = path / "job.yaml"
     job.write_text(
         f"input: {{path: none}}\noutput: {{path: {path / 'out'}}}\n"
-        f"score: {{task: text-generation, model: {model}, text: text, max_new_tokens: 4, max_tokens: 100}}\n"
+        f"score: {{task: text-generation, model: {model}, prompt: '{{{{ text }}}}', max_new_tokens: 4, "
+        "max_tokens: 100}\n"
     )
     return load_settings(job, None)
 
