@@ -15,8 +15,8 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-_SLAB_SLOTS = 16
-_SLAB_TOKENS = 8192  # of long sequences a slab holds fewer
+SLAB_SLOTS = 8
+_SLAB_TOKENS = 4096  # of long sequences a slab holds fewer
 _STEP = 64  # capacities are multiples of it
 
 
@@ -59,12 +59,16 @@ class Arena:
         kinds: (0, heads, D) of each layer, as its keys and values are; those of others are known once they are used.
         keys, values: (tokens + 1, heads, D) of each layer, the last for what belongs to no sequence; made by `resize`,
             or when it is first used. On a CPU the machine gives memory only for what has been written.
+        slab_slots: Slots of a slab. Products take them at once; a kernel that does not want them has less room unused.
+        used: Tokens of the slots that are taken.
     """
 
     tokens: int
     kinds: dict[int, Tensor] = field(default_factory=dict, repr=False)
     keys: dict[int, Tensor] = field(default_factory=dict, repr=False)
     values: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    slab_slots: int = SLAB_SLOTS
+    used: int = 0
     _slabs: list[Slab] = field(default_factory=list, repr=False)
 
     def layer(self, number: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,7 +91,7 @@ class Arena:
         """
         import torch
 
-        self.tokens = 0
+        self.tokens = self.used = 0
         for part in (self._slabs, self.keys, self.values):
             part.clear()
         if not tokens:
@@ -115,6 +119,7 @@ class Arena:
         index = int(np.argmin(slab.taken))
         slab.taken[index] = True
         slab.left -= 1
+        self.used += capacity
         return Slot(slab, index, slab.start + index * slab.capacity)
 
     def give_back(self, slot: Slot, *, wipe: int = 0) -> None:
@@ -128,6 +133,7 @@ class Arena:
         slab = slot.slab
         slab.taken[slot.index] = False
         slab.left += 1
+        self.used -= slab.capacity
         if slab.left == len(slab.taken):
             self._slabs.remove(slab)
 
@@ -144,7 +150,7 @@ class Arena:
             states[target.start : target.start + tokens] = states[source.start : source.start + tokens]
 
     def _add_slab(self, capacity: int) -> Slab | None:
-        wanted = min(_SLAB_SLOTS, max(1, _SLAB_TOKENS // capacity))
+        wanted = min(self.slab_slots, max(1, _SLAB_TOKENS // capacity))
         start, room = self._largest_gap()
         slots = min(wanted, room // capacity)
         if not slots:

@@ -25,7 +25,10 @@ from udfs.model.positions import NO_TURN, Turn
 from udfs.wire.written import LENGTH, STOP
 
 _STEPS_UNREAD = 8  # so many recorded steps, for which prompts wait, to one that reads them
-_FIRST_ROOM = 64  # tokens of an answer that its slot begins with
+_KEPT = 16  # sequences that have ended and stay in the cache, for prompts that begin as they do
+_LEAST_ROOM = 64  # tokens of an answer that a slot begins with, at least
+_TYPICAL = 1.25  # times the mean answer
+_ANSWERS = 64  # whose lengths are remembered, about
 _STEPS_WITHOUT_DRAFTS = 256  # after memory has run out
 
 
@@ -139,6 +142,8 @@ class Decoder:
         self._max_new_tokens, self._step_tokens = max_new_tokens, max(step_tokens, max_sequences)
         self._active: list[_Active] = []
         self._evicted: list[_Active] = []  # without a slot
+        self._kept: dict[_Active, None] = {}  # over, the oldest first
+        self._mean_answer, self._outgrow = max_new_tokens / 4, 0.5  # tokens; share that outgrows its first slot
         self._refused: list[Sequence] = []
 
     def __len__(self) -> int:
@@ -183,8 +188,8 @@ class Decoder:
             told: The item's own options, as it came with them.
         """
         longest = self._longest_answer(told)
-        first = min(longest, _FIRST_ROOM) if self._may_move() else longest
-        slot = None if self._evicted else self._take(len(prompt) + first)
+        first = min(longest, max(_LEAST_ROOM, int(_TYPICAL * self._mean_answer))) if self._may_move() else longest
+        slot = self._take(len(prompt) + first) if self._may_begin(len(prompt) + first) else None
         if slot is None:
             return False
         sequence = self._picker.begin(owner, prompt, told)
@@ -195,6 +200,15 @@ class Decoder:
             self._active.append(self._hash(_Active(sequence, slot, prompt, settled=first == longest)))
             self._unread += len(prompt)
         return True
+
+    def _may_begin(self, tokens: int) -> bool:
+        """There is room beside what those that have begun are likely to need."""
+        if not self._active or self._evicted:
+            return not self._evicted
+        kept = sum([active.slot.slab.capacity for active in self._kept])
+        more = sum([active.longest - active.slot.slab.capacity for active in self._active if not active.settled])
+        left = self._arena.tokens - self._arena.used + kept - self._outgrow * more
+        return left >= capacity_of(tokens)
 
     def _may_move(self) -> bool:
         """A text that is read again is as it was: not where what was written before a turn stays as it is."""
@@ -211,6 +225,7 @@ class Decoder:
         """Memory has run out while these were written, which are dropped by now: the cache gives back half, or what a
         single one does not need."""
         self._undrafted = _STEPS_WITHOUT_DRAFTS
+        self._release(len(self._kept))
         if self._room is None or self._active:
             return
         need = max(capacity_of(len(sequence.prompt) + sequence.way.options.max_new_tokens) for sequence in sequences)
@@ -262,12 +277,46 @@ class Decoder:
             self.wrote, self.read = len(plan.writing), sum(plan.counts) + plan.drafted
             logits = self._run(plan)
             over = self._write(logits, plan)
+            self._keep(over)
             self.drop(over)
         if self._turn.reads_again:
             for active in self._active:
                 if self._has_turned(active):
                     self._read_again(active)
         return refused + over
+
+    def _keep(self, over: list[Sequence]) -> None:
+        """Leave what has ended well in the cache, as long as there is room for it."""
+        if not over:
+            return
+        for sequence in over:
+            outgrew = len(sequence.ids) > _TYPICAL * self._mean_answer
+            self._outgrow += (outgrew - self._outgrow) / _ANSWERS
+            self._mean_answer += (len(sequence.ids) - self._mean_answer) / _ANSWERS
+        ended = {id(sequence) for sequence in over if sequence.finish in (STOP, LENGTH)}
+        kept = [active for active in self._active if id(active.sequence) in ended and active.hashes]
+        if kept:
+            self._kept.update(dict.fromkeys(kept))
+            self._active = [active for active in self._active if active not in self._kept]
+            self._release(len(self._kept) - _KEPT)
+
+    def _release(self, count: int) -> None:
+        """Give the slots of so many back that have been over for longest."""
+        import torch
+
+        with torch.inference_mode():
+            for active in list(self._kept)[: max(0, count)]:
+                del self._kept[active]
+                self._forget_blocks(active)
+                self._arena.give_back(active.slot, wipe=self._tokens_to_wipe(active))
+
+    def _slot(self, tokens: int) -> Slot | None:
+        """A slot, at the cost of what is over."""
+        slot = self._arena.take(tokens)
+        while slot is None and self._kept:
+            self._release(1)
+            slot = self._arena.take(tokens)
+        return slot
 
     def _take_back(self) -> None:
         """Begin anew what was evicted, as there is room for all that it may write.
@@ -289,13 +338,11 @@ class Decoder:
     def _make_room(self) -> None:
         """Give longer slots to answers that have outgrown theirs, if need be at the cost of those that began last."""
         for active in [a for a in self._active if a.past >= a.slot.slab.capacity]:
-            written = len(active.sequence.ids)
-            wanted = min(active.longest, len(active.sequence.prompt) + written + max(_FIRST_ROOM, written))
             while active.slot.slab.capacity <= active.past and active in self._active:
-                if (slot := self._arena.take(wanted)) is not None:
+                if (slot := self._slot(active.longest)) is not None:
                     self._arena.copy(active.slot, slot, active.past)
                     self._arena.give_back(active.slot, wipe=0 if self._graphs else active.past)
-                    active.slot, active.settled = slot, wanted == active.longest
+                    active.slot, active.settled = slot, True
                 else:
                     self._evict(next((a for a in reversed(self._active) if not a.settled and a is not active), active))
 
@@ -362,14 +409,15 @@ class Decoder:
     def _take(self, tokens: int) -> Slot | None:
         """A slot. A cache that could be larger is made anew once it is empty, and may be emptied for it."""
         if self._active:
-            slot = self._arena.take(tokens)
+            slot = self._slot(tokens)
             self._draining = slot is None and self._room is not None and self._room.may_grow()
             return slot
         if self._room and (self._draining or not self._arena.fits(tokens) or self._room.may_grow()):
+            self._release(len(self._kept))
             self._forget_graphs()
             self._room.renew()
             self._draining = False
-        return self._arena.take(tokens)
+        return self._slot(tokens)
 
     def _forget_graphs(self) -> None:
         if self._graphs is not None:

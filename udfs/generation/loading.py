@@ -10,7 +10,7 @@ import numpy as np
 
 from udfs.errors import ModelError, first_line
 from udfs.generation.attention import CACHED, goes_by_kernel, register_cached
-from udfs.generation.cache import Arena
+from udfs.generation.cache import SLAB_SLOTS, Arena
 from udfs.generation.decoding import Decoder
 from udfs.generation.drafting import Drafter
 from udfs.generation.encoder_decoder import EncoderDecoder
@@ -149,7 +149,9 @@ def _load_decoders(
     sequences = max(1, (_CUDA_SEQUENCES if on_cuda else _CPU_SEQUENCES) // lanes)
     longest = resolve_whole_tokens(files, spec)
     step_tokens = spec.max_batch_tokens or (_CUDA_STEP_TOKENS if on_cuda else _CPU_STEP_TOKENS)
-    rooms = [Room(Arena(0, dict(kinds)), sequences * (longest + 64), plan.device, lanes) for _ in range(lanes)]
+    slab_slots = 1 if _can_record(model, plan) else SLAB_SLOTS
+    arenas = [Arena(0, dict(kinds), slab_slots=slab_slots) for _ in range(lanes)]
+    rooms = [Room(arena, sequences * (longest + 64), plan.device, lanes) for arena in arenas]
     for room in rooms:
         room.fill()
     if (least := min(room.arena.tokens for room in rooms)) < longest:

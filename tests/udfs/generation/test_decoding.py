@@ -80,6 +80,22 @@ def test_prompts_that_begin_alike_are_computed_once(llama: Any, step_tokens: int
     assert shared.count(False) == 1  # those of one step wait for the first
 
 
+def test_what_has_ended_is_of_use_as_long_as_there_is_room(llama: Any) -> None:
+    model, prompts, alone = llama
+    decoder = put_to_write(model, at_once=1, step_tokens=1000, tokens=256)  # of two at once
+    cached = []
+    for number, prompt in enumerate(prompts):
+        (found,) = write_all(decoder, [prompt])
+        assert found.ids == alone[number]
+        cached.append(found.cached_tokens)
+    assert cached[0] == 0
+    assert all(count >= 20 for count in cached[1:])
+    decoder.add(0, prompts[0])
+    decoder.drop(decoder.sequences)
+    decoder._release(len(decoder._kept))
+    assert decoder._arena.take(256) is not None
+
+
 def test_prompts_wait_once_for_one_that_ends_with_its_first_token(llama: Any) -> None:
     model, prompts, _ = llama
     decoder = put_to_write(model, options=make_options(max_new_tokens=1), at_once=8, step_tokens=1000)
@@ -188,7 +204,7 @@ def test_more_answers_fit_than_if_each_had_room_for_the_longest(long_answers: An
     model, prompts, alone = long_answers
     asked = make_options(max_new_tokens=LONG)
     decoder = put_to_write(model, options=asked, at_once=9, step_tokens=900, tokens=640)
-    began = 0
+    decoder._arena.slab_slots, began = 1, 0
     while decoder.is_hungry() and decoder.add(began, prompts[began]):
         began += 1
     assert began > 640 // (LONG + 64)
