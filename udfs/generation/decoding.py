@@ -277,28 +277,25 @@ class Decoder:
             self.wrote, self.read = len(plan.writing), sum(plan.counts) + plan.drafted
             logits = self._run(plan)
             over = self._write(logits, plan)
-            self._keep(over)
-            self.drop(over)
+            if over:
+                self._end(over)
         if self._turn.reads_again:
             for active in self._active:
                 if self._has_turned(active):
                     self._read_again(active)
-        return refused + over
+        return refused + [active.sequence for active in over]
 
-    def _keep(self, over: list[Sequence]) -> None:
-        """Leave what has ended well in the cache, as long as there is room for it."""
-        if not over:
-            return
-        for sequence in over:
-            outgrew = len(sequence.ids) > _TYPICAL * self._mean_answer
-            self._outgrow += (outgrew - self._outgrow) / _ANSWERS
-            self._mean_answer += (len(sequence.ids) - self._mean_answer) / _ANSWERS
-        ended = {id(sequence) for sequence in over if sequence.finish in (STOP, LENGTH)}
-        kept = [active for active in self._active if id(active.sequence) in ended and active.hashes]
-        if kept:
-            self._kept.update(dict.fromkeys(kept))
-            self._active = [active for active in self._active if active not in self._kept]
-            self._release(len(self._kept) - _KEPT)
+    def _end(self, over: list[_Active]) -> None:
+        """Forget what has ended, but leave in the cache what has ended well, as long as there is room for it."""
+        for active in over:
+            written = len(active.sequence.ids)
+            self._outgrow += ((written > _TYPICAL * self._mean_answer) - self._outgrow) / _ANSWERS
+            self._mean_answer += (written - self._mean_answer) / _ANSWERS
+        kept = [active for active in over if active.sequence.finish in (STOP, LENGTH) and active.hashes]
+        self.drop([active.sequence for active in over if active not in kept])
+        self._kept.update(dict.fromkeys(kept))
+        self._active = [active for active in self._active if active.sequence.finish is None]
+        self._release(len(self._kept) - _KEPT)
 
     def _release(self, count: int) -> None:
         """Give the slots of so many back that have been over for longest."""
@@ -356,7 +353,7 @@ class Decoder:
         active.begun, active.awaited, active.settled = False, None, True
         self._evicted.append(active)
 
-    def _write(self, logits: Any, plan: _Plan) -> list[Sequence]:
+    def _write(self, logits: Any, plan: _Plan) -> list[_Active]:
         """Pick tokens by the logits of a step, and note what is in the cache by now; returns what has ended."""
         through = self._note_read(plan)
         ready = plan.writing + through
@@ -370,9 +367,12 @@ class Decoder:
         self.gained = sum(map(len, answers)) - before
         if broken and plan.drafts:
             self._wipe_drafts(plan.writing, plan.drafts)
-        for active in plan.writing:  # the last token is not in the cache
-            active.past = len(active.sequence.prompt) + len(active.sequence.ids) - 1
-        return [sequence for sequence in sequences if sequence.finish is not None]
+        for active in plan.writing:
+            if drafts:  # all but the last token that was written is in the cache
+                active.past = len(active.sequence.prompt) + len(active.sequence.ids) - 1
+            else:
+                active.past += 1
+        return [active for active in ready if active.sequence.finish is not None]
 
     def _note_read(self, plan: _Plan) -> list[_Active]:
         """So much more of prompts is there; returns those that are through."""
@@ -523,7 +523,7 @@ class Decoder:
         """(R, V) logits after the last token and each draft of what is written, and of prompts that are through."""
         ready = plan.writing + plan.reading
         pasts = np.array([active.past for active in ready])
-        texts = np.array([len(active.read) for active in ready])
+        texts = np.array([0] * len(plan.writing) + [len(active.read) for active in plan.reading])
         written = [active.sequence.ids[-1] for active in plan.writing]
         if plan.drafts:
             parts = [[last, *drafted] for last, drafted in zip(written, plan.drafts, strict=True)]

@@ -25,7 +25,8 @@ class Pieces:
         slots: Where the past of each is.
         counts: (B,) int64, its new tokens, at least one.
         pasts: (B,) int64, its tokens that are there.
-        texts: (B,) int64, the length of the text that they are read with: of a part of a prompt, the whole prompt's.
+        texts: (B,) int64, the length of the text that they are read with: of a part of a prompt, the whole prompt's; 0
+            where it ends with them.
     """
 
     slots: Sequence[Slot]
