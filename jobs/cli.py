@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from jobs.errors import JobError, UserError
+from jobs.errors import JobError
 from udfs.errors import GristmillError
 
 app = typer.Typer(
@@ -247,8 +247,12 @@ def bench(
     host: Annotated[
         bool, typer.Option("--host", help="The whole Spark job with a model that does nothing: what the host costs.")
     ] = False,
+    steps: Annotated[
+        bool, typer.Option("--steps", help="Of a job that writes: a decoder's step by its parts, also without a model.")
+    ] = False,
     against: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="With --host: another checkout of gristmill, measured in turn.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Another checkout, in turn: with --host, or of a job that writes."),
     ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to a file too.")] = None,
 ) -> None:
@@ -258,41 +262,22 @@ def bench(
     With --engine: no Spark and no Java; how near the model's time comes to what the device can multiply.
     With --host: CPU seconds a million tokens of the JVM, the workers and the engine's own code.
     """
+    from jobs.bench.kinds import Asked, run_asked
     from jobs.job_file import load_settings
 
-    settings, console = load_settings(conf, set_), Console()
-    if settings.is_hosted():
-        raise UserError(f"bench measures this machine, and a provider runs the model of {conf}")
-    if host or against:
-        from jobs.bench.host import run_host_bench
-
-        run_host_bench(
-            settings, rows=rows, rounds=rounds, texts=texts, against=against, json_path=json_path, console=console
-        )
-        return
-    if engine or shape:
-        from jobs.bench.engine import run_engine_bench
-
-        run_engine_bench(
-            settings, rows=rows, rounds=rounds, texts=texts, shape=shape, json_path=json_path, console=console
-        )
-        return
-    if settings.spec().options.writes:
-        from jobs.bench.writing import run_writing_bench
-
-        run_writing_bench(settings, rows=rows, rounds=rounds, texts=texts, json_path=json_path, console=console)
-        return
-    from jobs.bench.side_by_side import run_bench
-
-    run_bench(
-        settings,
+    asked = Asked(
         rows=rows,
         rounds=rounds,
         texts=texts,
         spark=spark,
+        engine=engine,
+        shape=shape,
+        host=host,
+        steps=steps,
+        against=against,
         json_path=json_path,
-        console=console,
     )
+    run_asked(load_settings(conf, set_), asked, Console())
 
 
 def main(args: list[str] | None = None) -> None:

@@ -11,6 +11,7 @@ from tests.random_writers import END
 from udfs.generation.attention import CACHED, register_cached
 from udfs.generation.cache import Arena
 from udfs.generation.decoding import Decoder
+from udfs.generation.drafting import Drafter
 from udfs.generation.graphs import Call, Graphs
 from udfs.generation.picking import Picker
 from udfs.model.positions import find_turn, settle_positions
@@ -33,19 +34,23 @@ def put_to_write(
     device: str = "cpu",
     record: Callable[[Call], Call] | None = None,
     recorded: bool = False,
+    drafts: bool = True,
+    tokens: int = 4096,
 ) -> Decoder:
     """A decoder of a model.
 
     Args:
         recorded: Its steps are recorded.
         record: By this; None makes CUDA graphs.
+        tokens: Room of the cache.
+        drafts: It makes them wherever there are some, since a row of a tiny model costs nothing.
     """
     register_cached()
     model.set_attn_implementation(CACHED)
     settle_positions(model)
     options = options or make_options()
     picker = Picker(options, ends=frozenset({END}), tokenizer=tokenizer)
-    arena = Arena(4096)
+    arena = Arena(tokens)
     return Decoder(
         model,
         picker,
@@ -56,6 +61,7 @@ def put_to_write(
         step_tokens=step_tokens,
         turn=find_turn(model),
         graphs=Graphs(model, arena, longest=128, device=device, record=record) if recorded else None,
+        drafter=Drafter(read_rows=1e6) if drafts else None,
     )
 
 

@@ -22,11 +22,14 @@ from jobs.bench.corpus import docstrings
 from jobs.bench.texts import take_texts
 from jobs.errors import UserError
 from jobs.settings import Settings
+from udfs.errors import ModelError
 from udfs.executor import usable_cores
 from udfs.generation.loading import find_ends
+from udfs.generation.vllm import VllmDecoder, load_vllm, takes_vllm
 from udfs.local import LocalEngine
 from udfs.model.files import ModelFiles, open_model_of
 from udfs.model.loading import load_transformer
+from udfs.model.precision import plan_device
 from udfs.spec import ScoreSpec
 from udfs.tasks.registry import make_task
 from udfs.tasks.text_generation import make_asker
@@ -73,11 +76,13 @@ def run_writing_bench(
         UserError: There is nothing to write about, or the job draws its answers.
     """
     spec = replace(settings.spec(), dedupe=False, overflow="truncate", chunk_overlap=0)  # a prompt a text
+    if spec.options.engine == "auto":  # ours, where vLLM is installed too
+        spec = replace(spec, options=replace(spec.options, engine="transformers"))
     options: WritingOptions = spec.options
     if options.temperature or options.num_beams > 1 or options.form or options.stop:
         raise UserError("the benchmark compares greedy answers; leave temperature, num_beams, stop, schema and choices")
     files = open_model_of(spec)
-    items = make_task(spec, files).tokenize(_take_prompts(settings, texts, rows)).items
+    items = make_task(spec, files).tokenize(take_prompts(settings, texts, rows)).items
     shuffled = np.random.default_rng(0).permutation(len(items))  # the order in which rows arrive
     items = items.take(shuffled)
     console.print(
@@ -98,7 +103,8 @@ def run_writing_bench(
     return figures
 
 
-def _take_prompts(settings: Settings, texts: str, rows: int) -> list[str]:
+def take_prompts(settings: Settings, texts: str, rows: int) -> list[str]:
+    """What the model of a job that writes is asked of its texts."""
     if texts == "input":
         return take_texts(settings, texts, rows)
     found, ask = docstrings(rows, first_line=texts == "short"), make_asker(settings.spec())
@@ -131,7 +137,29 @@ def _others(spec: ScoreSpec[WritingOptions], files: ModelFiles, items: Items, pr
         ways.append(
             Way("transformers' continuous batching", lambda: _generate_continuously(model, prompts, spec, ends))
         )
+        ways += load_vllm_way(spec, files, prompts)
     return ways
+
+
+def load_vllm_way(spec: ScoreSpec[WritingOptions], files: ModelFiles, prompts: list[np.ndarray]) -> list[Way]:
+    """vLLM, by itself, where it is installed for this device; nothing where it is not or does not load."""
+    plan = plan_device(spec.precision, writes=True)
+    try:
+        if not takes_vllm(replace(spec.options, engine="vllm"), files, plan):
+            return []
+        decoder = load_vllm(spec, files, plan, cores=usable_cores())
+    except ModelError:
+        return []
+    return [Way("vLLM", lambda: _write_by_vllm(decoder, prompts))]
+
+
+def _write_by_vllm(decoder: VllmDecoder, prompts: list[np.ndarray]) -> list[int]:
+    waiting, lengths = list(prompts), [0]
+    while waiting or len(decoder):
+        while waiting and decoder.is_hungry():
+            decoder.add(None, waiting.pop())
+        lengths += [len(sequence.ids) for sequence in decoder.step()]
+    return lengths
 
 
 def _generate(

@@ -14,7 +14,7 @@ from udfs.engine.runner import Runner, Runs, end_process, told_in_short
 from udfs.engine.scheduler import Scheduler
 from udfs.errors import as_exception
 from udfs.generation.decoding import Decoder
-from udfs.generation.picking import Sequence
+from udfs.generation.sequences import Sequence
 from udfs.generation.vllm import EngineBrokenError, VllmDecoder
 from udfs.model.memory import free_memory, is_out_of_memory
 from udfs.wire.faults import FAULTY, REFUSED, TOO_LARGE

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from udfs.generation.step import FixedStep, Group, Piece, Spans, Step
+from udfs.generation.step import FixedStep, Group, Long, Spans, Step
 from udfs.model.attention import attend_by_kernel, kernel_takes, refuse_mask
 
 if TYPE_CHECKING:
@@ -80,10 +80,10 @@ def attend_cached(
     if not isinstance(step, Step):
         raise ValueError("a step that is recorded needs the kernel of a GPU")
     mixed = q.new_empty(q.shape)
-    for number, group in enumerate(step.singles):
+    for number, group in enumerate(step.groups):
         _attend_group(q, mixed, ask, group, step, number)
     for piece in step.longer:
-        _attend_piece(q, mixed, ask, piece, step)
+        _attend_long(q, mixed, ask, piece, step)
     return mixed.unsqueeze(0), None
 
 
@@ -103,39 +103,43 @@ class _Ask:
 
 
 def _attend_group(q: Tensor, mixed: Tensor, ask: _Ask, group: Group, step: Step, number: int) -> None:
-    """One new token each: the heads that share keys stand in for the length of the query, so that none is repeated."""
+    """A few tokens each: heads that share keys stand side by side with the tokens of a query, so that none is repeated.
+
+    q and mixed: (T, heads, D).
+    """
     import torch
 
-    slots, heads = len(group.rows), ask.keys.shape[1]
-    rows, busy, mask = step.once(
+    (slots, width), heads = group.rows.shape, ask.keys.shape[1]
+    shared = q.shape[1] // heads
+    rows, taken, busy, mask = step.once(
         ("group", number, ask.window),
         lambda: (
-            torch.from_numpy(group.rows).to(q.device),
+            torch.from_numpy(group.rows.ravel()).to(q.device),
+            torch.from_numpy(group.rows[group.busy]).to(q.device),
             torch.from_numpy(np.flatnonzero(group.busy)).to(q.device),
-            _mask_lengths(group.lengths, ask.window, like=q),
+            _mask_lengths(group.lengths, ask.window, like=q).repeat(1, 1, shared, 1),
         ),
     )
-    longest = int(group.lengths.max())
+    capacity, longest = group.slab.capacity, int(group.lengths.max())
+    start = group.slab.start + group.first * capacity
     k, v = (
-        part[group.slab.start : group.slab.start + group.slab.tokens]
-        .unflatten(0, (slots, group.slab.capacity))[:, :longest]
-        .transpose(1, 2)
+        part[start : start + slots * capacity].unflatten(0, (slots, capacity))[:, :longest].transpose(1, 2)
         for part in (ask.keys, ask.values)
     )
-    asked = q[rows].unflatten(1, (heads, -1))
-    found = _attend(asked, k, v, mask, ask).flatten(1, 2)
-    mixed[rows[busy]] = found[busy]
+    asked = q[rows].view(slots, width, heads, shared, -1).permute(0, 2, 3, 1, 4).flatten(2, 3)
+    found = _attend(asked, k, v, mask, ask).unflatten(2, (shared, width)).permute(0, 3, 1, 2, 4)
+    mixed[taken] = found.reshape(slots * width, *q.shape[1:])[busy]
 
 
-def _attend_piece(q: Tensor, mixed: Tensor, ask: _Ask, piece: Piece, step: Step) -> None:
-    """Several new tokens of one sequence."""
+def _attend_long(q: Tensor, mixed: Tensor, ask: _Ask, piece: Long, step: Step) -> None:
+    """Many tokens of one sequence."""
     start, stop = piece.first, piece.first + piece.count
     where = slice(piece.slot.start, piece.slot.start + piece.past + piece.count)
     k, v = (part[where].transpose(0, 1) for part in (ask.keys, ask.values))
     shared = q.shape[1] // ask.keys.shape[1]
     if shared > 1:
         k, v = k.repeat_interleave(shared, dim=0), v.repeat_interleave(shared, dim=0)
-    mask = step.once(("piece", start, ask.window), lambda: _mask_causal(piece.count, piece.past, ask.window, like=q))
+    mask = step.once(("long", start, ask.window), lambda: _mask_causal(piece.count, piece.past, ask.window, like=q))
     mixed[start:stop] = _attend(q[start:stop].transpose(0, 1)[None], k[None], v[None], mask, ask)[0].transpose(0, 1)
 
 
@@ -149,12 +153,15 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, ask: _Ask) -> Tensor:
 
 
 def _mask_lengths(lengths: np.ndarray, window: int | None, *, like: Tensor) -> Tensor:
-    """(slots, 1, 1, longest) 0 where a slot's last token sees, -inf elsewhere."""
+    """(S, 1, W, longest) 0 where a token sees, -inf elsewhere.
+
+    lengths: (S, W) of what each sees.
+    """
     places = np.arange(lengths.max())
-    seen = places < lengths[:, None]
+    seen = places < lengths[..., None]
     if window is not None:
-        seen &= places >= lengths[:, None] - window
-    return _additive(seen[:, None, None], like)
+        seen &= places >= lengths[..., None] - window
+    return _additive(seen[:, None], like)
 
 
 def _mask_causal(count: int, past: int, window: int | None, *, like: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-_SLAB_SLOTS = 16
-_SLAB_TOKENS = 8192  # of long sequences a slab holds fewer
+SLAB_SLOTS = 8
+_SLAB_TOKENS = 4096  # of long sequences a slab holds fewer
 _STEP = 64  # capacities are multiples of it
 
 
@@ -28,11 +28,13 @@ class Slab:
         start: Where the first begins, in tokens of the arena.
         capacity: Tokens of a slot.
         taken: (slots,) bool.
+        left: So many are not.
     """
 
     start: int
     capacity: int
     taken: np.ndarray
+    left: int
 
     @property
     def tokens(self) -> int:
@@ -41,15 +43,11 @@ class Slab:
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one sequence."""
+    """A place for one sequence, whose first token goes to `start` of the arena."""
 
     slab: Slab
     index: int
-
-    @property
-    def start(self) -> int:
-        """Its first token's place in the arena."""
-        return self.slab.start + self.index * self.slab.capacity
+    start: int
 
 
 @dataclass
@@ -61,12 +59,16 @@ class Arena:
         kinds: (0, heads, D) of each layer, as its keys and values are; those of others are known once they are used.
         keys, values: (tokens + 1, heads, D) of each layer, the last for what belongs to no sequence; made by `resize`,
             or when it is first used. On a CPU the machine gives memory only for what has been written.
+        slab_slots: Slots of a slab. Products take them at once; a kernel that does not want them has less room unused.
+        used: Tokens of the slots that are taken.
     """
 
     tokens: int
     kinds: dict[int, Tensor] = field(default_factory=dict, repr=False)
     keys: dict[int, Tensor] = field(default_factory=dict, repr=False)
     values: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    slab_slots: int = SLAB_SLOTS
+    used: int = 0
     _slabs: list[Slab] = field(default_factory=list, repr=False)
 
     def layer(self, number: int, like: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,7 +91,7 @@ class Arena:
         """
         import torch
 
-        self.tokens = 0
+        self.tokens = self.used = 0
         for part in (self._slabs, self.keys, self.values):
             part.clear()
         if not tokens:
@@ -110,13 +112,15 @@ class Arena:
     def take(self, tokens: int) -> Slot | None:
         """A slot for a sequence of so many tokens; None while there is no room."""
         capacity = capacity_of(tokens)
-        slab = next((s for s in self._slabs if s.capacity == capacity and not s.taken.all()), None)
+        slab = next((s for s in self._slabs if s.left and s.capacity == capacity), None)
         slab = slab or self._add_slab(capacity)
         if slab is None:
             return None
         index = int(np.argmin(slab.taken))
         slab.taken[index] = True
-        return Slot(slab, index)
+        slab.left -= 1
+        self.used += capacity
+        return Slot(slab, index, slab.start + index * slab.capacity)
 
     def give_back(self, slot: Slot, *, wipe: int = 0) -> None:
         """A sequence is over.
@@ -125,12 +129,20 @@ class Arena:
             slot: Its place.
             wipe: So many of its tokens may be infinite or no numbers, which even a mask lets through.
         """
-        if wipe:
+        self.wipe(slot, 0, wipe)
+        slab = slot.slab
+        slab.taken[slot.index] = False
+        slab.left += 1
+        self.used -= slab.capacity
+        if slab.left == len(slab.taken):
+            self._slabs.remove(slab)
+
+    def wipe(self, slot: Slot, first: int, last: int) -> None:
+        """Zero some tokens of a slot, from `first` on and before `last`, as far as it reaches."""
+        last = min(last, slot.slab.capacity)
+        if first < last:
             for states in (*self.keys.values(), *self.values.values()):
-                states[slot.start : slot.start + min(wipe, slot.slab.capacity)] = 0
-        slot.slab.taken[slot.index] = False
-        if not slot.slab.taken.any():
-            self._slabs.remove(slot.slab)
+                states[slot.start + first : slot.start + last] = 0
 
     def copy(self, source: Slot, target: Slot, tokens: int) -> None:
         """The first tokens of one slot into another."""
@@ -138,12 +150,12 @@ class Arena:
             states[target.start : target.start + tokens] = states[source.start : source.start + tokens]
 
     def _add_slab(self, capacity: int) -> Slab | None:
-        wanted = min(_SLAB_SLOTS, max(1, _SLAB_TOKENS // capacity))
+        wanted = min(self.slab_slots, max(1, _SLAB_TOKENS // capacity))
         start, room = self._largest_gap()
         slots = min(wanted, room // capacity)
         if not slots:
             return None
-        slab = Slab(start, capacity, np.zeros(slots, dtype=bool))
+        slab = Slab(start, capacity, np.zeros(slots, dtype=bool), slots)
         self._slabs.append(slab)
         self._slabs.sort(key=lambda s: s.start)
         return slab

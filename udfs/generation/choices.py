@@ -31,9 +31,10 @@ class _Node:
         return {token: _Node(choices, self._depth + 1, self._ends) for token, choices in parted.items()}
 
     @cached_property
-    def tokens(self) -> list[int]:
+    def tokens(self) -> dict[int, None]:
+        """Those that may come next, in their order."""
         is_whole = any(len(choice) == self._depth for choice in self._choices)
-        return [*self.after, *(self._ends if is_whole else ())]
+        return dict.fromkeys([*self.after, *(self._ends if is_whole else ())])
 
 
 _NOWHERE = _Node([], 0, ())
@@ -47,6 +48,27 @@ class Place:
 
     def accept(self, token: int) -> None:
         self.node = self.node.after.get(token) or _NOWHERE
+
+    def allows(self, token: int) -> bool:
+        """A choice goes on with a token, or ends before it."""
+        return token in self.node.tokens
+
+    def count_allowed(self, tokens: list[int]) -> int:
+        """So many of some tokens may come next, one after the other."""
+        node = self.node
+        for count, token in enumerate(tokens):
+            if token not in node.after:
+                return count
+            node = node.after[token]
+        return len(tokens)
+
+    def forced(self, most: int) -> list[int]:
+        """Tokens that can alone come next, at most so many."""
+        node, found = self.node, list[int]()
+        while len(found) < most and len(node.tokens) == 1 and node.after:
+            found.extend(node.tokens)
+            node = node.after[found[-1]]
+        return found
 
     def is_over(self) -> bool:
         """Nothing may follow."""

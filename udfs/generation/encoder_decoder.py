@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from udfs.generation.picking import Picker, Sequence
+from udfs.generation.picking import Picker
+from udfs.generation.sequences import Sequence
 from udfs.wire.items import Items, pad
 from udfs.wire.written import Written
 

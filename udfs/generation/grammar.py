@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from udfs.errors import SpecError
 from udfs.text.schema_parts import hold_schema
@@ -12,13 +15,34 @@ if TYPE_CHECKING:
 
 
 class Matcher:
-    """Where one answer stands in the grammar."""
+    """Where one answer stands in the grammar.
+
+    Args:
+        matcher: llguidance's.
+
+    Attributes:
+        bits: The mask of the tokens that may come next, where it was made ahead.
+    """
 
     def __init__(self, matcher: Any) -> None:
         self._matcher = matcher
+        self.bits: Tensor | None = None
 
     def accept(self, token: int) -> None:
         self._matcher.consume_token(token)
+        self.bits = None
+
+    def allows(self, token: int) -> bool:
+        """Whether a token may come next; a fraction of what a mask costs."""
+        return bool(self._matcher.validate_tokens([token]) == 1)
+
+    def count_allowed(self, tokens: list[int]) -> int:
+        """So many of some tokens may come next, one after the other."""
+        return int(self._matcher.validate_tokens(tokens))
+
+    def forced(self, most: int) -> list[int]:
+        """Tokens that spell what has to come next, at most so many; others may spell it too."""
+        return list(self._matcher.compute_ff_tokens()[:most])
 
     def is_over(self) -> bool:
         """Nothing may follow."""
@@ -32,7 +56,10 @@ class Matcher:
         """Mark the tokens that may come next."""
         import llguidance.torch
 
-        llguidance.torch.fill_next_token_bitmask(self._matcher, bits, row)
+        if self.bits is None:
+            llguidance.torch.fill_next_token_bitmask(self._matcher, bits, row)
+        else:
+            bits[row] = self.bits
 
 
 class Grammar:
@@ -63,6 +90,16 @@ class Grammar:
         """Of an answer that has not begun."""
         return Matcher(self._first.deep_copy())
 
+    def prepare(self, matchers: list[Matcher]) -> None:
+        """Make the masks of some answers ahead, in threads of the library, as while a GPU runs the model."""
+        import llguidance.torch
+
+        bits = self._allocate(len(matchers))
+        told = [(matcher._matcher, row) for row, matcher in enumerate(matchers)]
+        llguidance.torch.fill_next_token_bitmask_par(_executor(), told, bits)
+        for matcher, row in zip(matchers, bits, strict=True):
+            matcher.bits = row
+
     def mask(self, logits: Tensor, matchers: list[Matcher]) -> Tensor:
         """(B, V) logits with -inf where the grammar lets no token through."""
         bits = self._allocate(len(matchers))
@@ -77,9 +114,16 @@ class Grammar:
         return llguidance.torch.allocate_token_bitmask(rows, self._tokenizer.vocab_size)
 
 
+@functools.cache
+def _executor() -> Any:
+    import llguidance
+
+    return llguidance.LLExecutor()
+
+
 def _unpack(bits: Tensor, vocabulary: int) -> Tensor:
     """(B, W) int32 bit masks to (B, V) bool; tokens beyond the tokenizer's are not allowed."""
     import torch
 
-    allowed = ((bits[:, :, None] >> torch.arange(32)) & 1).bool().flatten(1)[:, :vocabulary]
-    return torch.nn.functional.pad(allowed, (0, vocabulary - allowed.shape[1]), value=False)
+    allowed = np.unpackbits(bits.numpy().view(np.uint8), axis=1, count=vocabulary, bitorder="little")
+    return torch.from_numpy(allowed.view(bool))

@@ -8,19 +8,20 @@ are, and replayed by one launch. Rows that no sequence needs write into the aren
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from udfs.generation.cache import Arena
-from udfs.generation.step import FixedStep, Piece, Spans
+from udfs.generation.step import FixedStep, Pieces, Spans
 from udfs.model.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _ROWS = 32  # rows are rounded up to a multiple of it: few recordings, and that many cost hardly more than one
+_FINE, _COARSE = 8, 4  # up to so many times as many; above, multiples are so many times as large
 _LIKE_UNRECORDED = 0.05  # of the largest logit: in half precision, other numbers of rows have other sums
 
 Call = Callable[[], "Tensor"]
@@ -55,18 +56,18 @@ class Graphs:
         self._record = record or _Recorder()
         self._recordings: dict[int, tuple[Tensor, Call] | None] = {}  # by rows; None where memory did not do
 
-    def run(self, ids: np.ndarray, pieces: Sequence[Piece], unrecorded: Call) -> Tensor:
+    def run(self, ids: np.ndarray, pieces: Pieces, unrecorded: Call) -> Tensor:
         """Write one token of each sequence.
 
         Args:
             ids: (B,) the last token of each.
-            pieces: B of one token.
+            pieces: Of one token each.
             unrecorded: The same step without a graph; it is run where there is none, and a new one is held to it.
 
         Returns:
             (B, V) logits, which the next call may overwrite.
         """
-        rows = -(-len(ids) // _ROWS) * _ROWS
+        rows = _round_up(len(ids))
         numbers = self._numbers(rows, ids, pieces)
         if rows not in self._recordings:
             wanted = unrecorded()
@@ -75,21 +76,19 @@ class Graphs:
         recording = self._recordings[rows]
         return unrecorded() if recording is None else _replay(*recording, numbers)[: len(ids)]
 
-    def _numbers(self, rows: int, ids: np.ndarray, pieces: Sequence[Piece]) -> Tensor:
+    def _numbers(self, rows: int, ids: np.ndarray, pieces: Pieces | None = None) -> Tensor:
         """(4, rows) int64: token, its position, its place in the arena, and where its sequence begins there."""
         import torch
 
         numbers = np.zeros((4, rows), dtype=np.int64)
         numbers[2:] = self._arena.tokens
-        if pieces:
-            begins = np.array([piece.slot.start for piece in pieces])
-            past = np.array([piece.past for piece in pieces])
-            numbers[:, : len(ids)] = ids, past, begins + past, begins
+        if pieces is not None:
+            numbers[:, : len(ids)] = ids, pieces.pasts, pieces.starts + pieces.pasts, pieces.starts
         return torch.from_numpy(numbers)
 
     def _try_to_record(self, rows: int, numbers: Tensor, wanted: Tensor) -> None:
         """Record a step of idle rows and hold it to its like with real ones, which a recording of numbers is not."""
-        fixed = self._numbers(rows, np.zeros(0), ()).to(self._device)
+        fixed = self._numbers(rows, np.zeros(0)).to(self._device)
         try:
             replay = self._record(lambda: self._call(fixed))
             found = _replay(fixed, replay, numbers)[: len(wanted)]
@@ -140,6 +139,11 @@ class Graphs:
         )
         logits: Tensor = output.logits[0]
         return logits
+
+
+def _round_up(rows: int) -> int:
+    size = _ROWS if rows <= _FINE * _ROWS else _COARSE * _ROWS
+    return -(-rows // size) * size
 
 
 def _replay(fixed: Tensor, replay: Call, numbers: Tensor) -> Tensor:

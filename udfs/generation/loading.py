@@ -10,8 +10,9 @@ import numpy as np
 
 from udfs.errors import ModelError, first_line
 from udfs.generation.attention import CACHED, goes_by_kernel, register_cached
-from udfs.generation.cache import Arena
+from udfs.generation.cache import SLAB_SLOTS, Arena
 from udfs.generation.decoding import Decoder
+from udfs.generation.drafting import Drafter
 from udfs.generation.encoder_decoder import EncoderDecoder
 from udfs.generation.ends import add_turn_end
 from udfs.generation.graphs import Graphs
@@ -36,8 +37,11 @@ from udfs.text.reasoning import find_marks
 from udfs.wire.items import Items
 
 # What a CPU's matrix units, or a GPU's, are filled by; sequences of all lanes together.
-_CPU_SEQUENCES, _CUDA_SEQUENCES = 128, 256
+_CPU_SEQUENCES, _CUDA_SEQUENCES = 128, 1024
 _CPU_STEP_TOKENS, _CUDA_STEP_TOKENS = 256, 4096
+# So many rows of a call take as long as to read the weights: what it costs to run a token that may be of no use.
+_CPU_READ_ROWS, _CUDA_READ_ROWS = 12.0, 200.0
+_CPU_PAST, _CUDA_PAST = 3.0, 1.0  # to attend to a byte of keys and values takes as long as to read so many of weights
 
 Writer = list[Decoder] | list[VllmDecoder] | EncoderDecoder | PlainWriter
 
@@ -138,13 +142,16 @@ def _load_decoders(
         model.set_attn_implementation("eager")
         picker = _make_picker(spec.options, files, model, penalty=1.0)  # as above
         return _write_plainly(files, model, picker, spec, name=name, reason=str(error))
-    if plan.precision == "bfloat16":
-        prepack(model)
     on_cuda = plan.device.startswith("cuda")
+    read_rows, past = (_CUDA_READ_ROWS, _CUDA_PAST) if on_cuda else (_CPU_READ_ROWS, _CPU_PAST)
+    past /= _count_bytes(model)
+    prepack(model)
     sequences = max(1, (_CUDA_SEQUENCES if on_cuda else _CPU_SEQUENCES) // lanes)
     longest = resolve_whole_tokens(files, spec)
     step_tokens = spec.max_batch_tokens or (_CUDA_STEP_TOKENS if on_cuda else _CPU_STEP_TOKENS)
-    rooms = [Room(Arena(0, dict(kinds)), sequences * (longest + 64), plan.device, lanes) for _ in range(lanes)]
+    slab_slots = 1 if _can_record(model, plan) else SLAB_SLOTS
+    arenas = [Arena(0, dict(kinds), slab_slots=slab_slots) for _ in range(lanes)]
+    rooms = [Room(arena, sequences * (longest + 64), plan.device, lanes) for arena in arenas]
     for room in rooms:
         room.fill()
     if (least := min(room.arena.tokens for room in rooms)) < longest:
@@ -164,9 +171,14 @@ def _load_decoders(
             graphs=Graphs(model, room.arena, longest=longest, device=plan.device) if _can_record(model, plan) else None,
             turn=find_turn(model),
             room=room,
+            drafter=Drafter(read_rows=read_rows, past_share=past * room.arena.token_bytes),
         )
         for room in rooms
     ]
+
+
+def _count_bytes(model: Any) -> int:
+    return sum(part.numel() * part.element_size() for part in model.parameters())
 
 
 def _class_of_decoders(files: ModelFiles) -> str:

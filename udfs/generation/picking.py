@@ -2,111 +2,47 @@
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from udfs.errors import as_exception
-from udfs.generation.choices import Choices, Place
+from udfs.generation.choices import Choices
+from udfs.generation.drawing import draw, find_best
 from udfs.generation.grammar import Grammar, Matcher
+from udfs.generation.sequences import Sequence, Way, digest
 from udfs.model.files import ModelFiles
 from udfs.tasks.row_options import read_differing
 from udfs.tasks.writing_options import WritingOptions
 from udfs.text.choices import encode_choices
 from udfs.text.codec import load_codec
 from udfs.text.reasoning import find_marks
-from udfs.wire.written import BROKEN, LENGTH, STOP, Logprobs, Written
+from udfs.wire.written import BROKEN, LENGTH, STOP, Written
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_TAIL_TOKENS = 8
 _TAIL_OF_PROMPT = 8  # tokens that may hold a mark of thoughts
-_TOKENS_A_CHARACTER = 4  # at most: one for each of its bytes
-_LIKELY, _CHUNK = 64, 64  # tokens among which nearly all draws end, and those of which one maximum is looked at
 _KEPT_WAYS = 512  # of items with options of their own
 
 
 @dataclass(frozen=True, eq=False)
-class Way:
-    """How an item is answered.
+class _Picked:
+    """A sequence, the row of the logits after its last token, and the tokens that were run after that."""
 
-    Args:
-        options: The job's, with the item's own laid over them.
-        index: Which of its row's answers it is.
-        grammar: Holds it to a schema or choices; None for nothing.
-        marks: Tokens that begin and end thoughts, which no grammar binds; None binds all that is written.
-    """
+    sequence: Sequence
+    row: int
+    drafted: list[int]
 
-    options: WritingOptions
-    index: int = 0
-    grammar: Any = None
-    marks: tuple[int, int] | None = None
-
-    @cached_property
-    def tail(self) -> int:
-        """Tokens that may hold a stop string."""
-        return _TAIL_TOKENS + _TOKENS_A_CHARACTER * max(map(len, self.options.stop), default=0)
-
-    @cached_property
-    def changes_logits(self) -> bool:
-        """By what it says itself, not by the model's own penalty."""
-        options = self.options
-        return bool(options.presence_penalty or options.frequency_penalty or options.logit_bias or options.min_tokens)
-
-    @cached_property
-    def bias(self) -> tuple[np.ndarray, np.ndarray]:
-        """Token ids, and what is added to their logits."""
-        told = self.options.logit_bias or {}
-        return np.array([*map(int, told)], dtype=np.int64), np.array([*told.values()], dtype=np.float32)
-
-
-@dataclass(eq=False)
-class Sequence:
-    """One item, as it is being written.
-
-    Args:
-        owner: Whoever is to be told of its end.
-        prompt: (P,) int32 tokens.
-        way: How it is answered.
-        matcher: Holds it to a schema or choices.
-        thinks: It writes thoughts, which nothing binds; None while it may begin to.
-        draws: Random numbers that belong to its prompt and the seed alone.
-        ids: What has been written.
-        cached_tokens: Of the prompt, those that were copied from another sequence.
-        finish: How it ended; None while it goes on.
-        error: What went wrong with it alone, so that it has no answer.
-        refused: That is its options, which nothing can be written by.
-    """
-
-    owner: Any
-    prompt: np.ndarray
-    way: Way
-    matcher: Matcher | Place | None = None
-    thinks: bool | None = False
-    draws: np.random.Generator | None = None
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[tuple[float, list[int], list[float]]] = field(default_factory=list)
-    cached_tokens: int = 0
-    finish: int | None = None
-    error: Exception | None = None
-    refused: bool = False
-
-    def written(self) -> Written:
-        told = self._told() if self.way.options.logprobs else None
-        return Written(np.array(self.ids, dtype=np.int32), self.finish or STOP, self.cached_tokens, told)
-
-    def _told(self) -> Logprobs:
-        told, width = self.logprobs[: len(self.ids)], self.way.options.top_logprobs
-        return Logprobs(
-            np.array([value for value, _, _ in told], dtype=np.float32),
-            np.array([ids for _, ids, _ in told], dtype=np.int32).reshape(len(told), width),
-            np.array([values for _, _, values in told], dtype=np.float32).reshape(len(told), width),
-        )
+    def goes_on(self, depth: int) -> bool:
+        """So many drafts were right, and the next is."""
+        if depth >= len(self.drafted) or self.sequence.finish is not None:
+            return False
+        return self.sequence.ids[-1] == self.drafted[depth]
 
 
 class Picker:
@@ -157,7 +93,7 @@ class Picker:
             return Sequence(owner, prompt, self._way, error=as_exception(error), refused=True)
         draws = None
         if way.options.temperature:
-            draws = np.random.default_rng(_digest(prompt, way.options.seed, way.index))
+            draws = np.random.default_rng(digest(prompt, way.options.seed, way.index))
         matcher = way.grammar.begin() if way.grammar else None
         return Sequence(owner, prompt, way, matcher, _may_think(way, prompt), draws)
 
@@ -192,30 +128,102 @@ class Picker:
 
         return self._given if self._given is not None else load_tokenizer(self._model_files)
 
-    def pick(self, logits: Tensor, sequences: list[Sequence]) -> None:
-        """Write one more token of each sequence.
+    def pick(self, logits: Tensor, sequences: list[Sequence], drafts: list[list[int]] | None = None) -> bool:
+        """Write one more token of each sequence, and one more after each of its drafts that came out as drafted.
+
+        Each token is picked as it would be without drafts, one after the other, by the same numbers.
 
         Args:
-            logits: (B, V) in the order of the sequences.
-            sequences: Each is told its token, and whether it ends.
+            logits: (R, V) after the last token of each sequence, and after each of its drafts.
+            sequences: Each is told its tokens, and whether it ends.
+            drafts: Of each sequence, the tokens that were run after its last; None for none.
+
+        Returns:
+            Whether logits were no numbers, be it after a draft that was not taken.
         """
-        given, logits = logits, logits.float()
+        import torch
+
+        found, no_number = find_best(logits)
+        best, broken = torch.stack([found, no_number.to(found.dtype)]).tolist()  # waits once
+        row, others, plain, ends = 0, [], self._penalty == 1.0, self._ends
+        for sequence, drafted in zip(sequences, drafts or itertools.repeat([]), strict=False):
+            if not plain or not sequence.way.is_free:
+                others.append(_Picked(sequence, row, drafted))
+            elif drafted or broken[row] or (token := best[row]) in ends:
+                self._take_best(sequence, best, broken, row, drafted)
+            else:
+                sequence.ids.append(token)
+                if len(sequence.ids) >= sequence.way.most:
+                    sequence.finish = LENGTH
+            row += 1 + len(drafted)
+        self._pick_in_rounds(logits, best, broken, others)
+        return any(broken)
+
+    def prepare(self, sequences: list[Sequence]) -> None:
+        """Make the masks of schemas ahead, while a GPU still computes the logits."""
+        held: dict[Grammar, list[Matcher]] = {}
+        for sequence in sequences:
+            if isinstance(sequence.matcher, Matcher):
+                held.setdefault(sequence.way.grammar, []).append(sequence.matcher)
+        for grammar, matchers in held.items():
+            grammar.prepare(matchers)
+
+    def _take_best(self, sequence: Sequence, best: list[int], broken: list[int], row: int, drafted: list[int]) -> None:
+        ids, most = sequence.ids, sequence.way.most
+        for place in range(row, row + len(drafted) + 1):
+            token = best[place]
+            if broken[place]:
+                sequence.finish = BROKEN
+            elif token in self._ends:
+                sequence.finish = STOP
+            else:
+                ids.append(token)
+                if len(ids) >= most:
+                    sequence.finish = LENGTH
+                elif place - row < len(drafted) and token == drafted[place - row]:
+                    continue
+            return
+
+    def _pick_in_rounds(self, logits: Tensor, best: list[int], broken: list[int], waiting: list[_Picked]) -> None:
+        """A token of each, then a second of those whose first is the one that was drafted, and so on."""
+        depth = 0
+        while waiting:
+            rest = []
+            for one in waiting:
+                row = one.row + depth
+                if broken[row]:
+                    one.sequence.finish = BROKEN
+                elif self._may_take(one.sequence, best[row]):
+                    self._append(one.sequence, best[row])
+                else:
+                    rest.append(one)
+            if rest:
+                self._pick_singly(logits, [one.row + depth for one in rest], [one.sequence for one in rest])
+            waiting = [one for one in waiting if one.goes_on(depth)]
+            depth += 1
+
+    def _may_take(self, sequence: Sequence, token: int) -> bool:
+        """The likeliest of all tokens is the one to take, as a grammar lets it through; so no mask is made."""
+        if self._penalty != 1.0 or not sequence.way.is_greedy:
+            return False
+        return sequence.matcher is None or (sequence.thinks is False and sequence.matcher.allows(token))
+
+    def _pick_singly(self, given: Tensor, rows: list[int], sequences: list[Sequence]) -> None:
+        """Write one token of each sequence, by rows of logits that are numbers."""
+        taken = _rows(given, rows)
+        logits = taken.float()
         ours = logits is not given  # and may be changed
-        broken = logits.amax(-1).isnan()
         told = [row for row, sequence in enumerate(sequences) if sequence.way.options.logprobs]
         shares = _rows(logits, told).log_softmax(-1) if told else None
         if changing := self._list_changing(sequences):
             logits = self._change(logits if ours else logits.clone(), sequences, changing)
-        picked = logits.argmax(-1)
+        picked, _ = find_best(logits)
         if drawn := [row for row, sequence in enumerate(sequences) if sequence.draws is not None]:
-            picked[drawn] = _draw(_rows(logits, drawn), [sequences[row] for row in drawn])
+            picked[drawn] = draw(_rows(logits, drawn), [sequences[row] for row in drawn])
         if shares is not None:
             _tell(shares, picked[told], [sequences[row] for row in told])
-        for sequence, token, bad in zip(sequences, picked.tolist(), broken.tolist(), strict=True):
-            if bad:
-                sequence.finish = BROKEN
-            else:
-                self._append(sequence, token)
+        for sequence, token in zip(sequences, picked.tolist(), strict=True):
+            self._append(sequence, token)
 
     def _list_changing(self, sequences: list[Sequence]) -> list[int]:
         """Rows whose logits are changed before a token is picked."""
@@ -308,6 +316,7 @@ class Picker:
 
 
 def _rows(logits: Tensor, rows: list[int]) -> Tensor:
+    """Some rows, ascending; the tensor itself where they are all."""
     return logits if len(rows) == len(logits) else logits[rows]
 
 
@@ -329,86 +338,6 @@ def _is_thought(sequence: Sequence, token: int) -> bool:
     return bool(was or sequence.thinks)
 
 
-def _draw(logits: Tensor, sequences: list[Sequence]) -> Tensor:
-    """One token each, by a number of its sequence's own, each by its own temperature, top_k and top_p.
-
-    Tokens are put in order among the likeliest alone, and among all of them where the draw may end beyond these: to
-    sort a whole vocabulary takes longer than a step of a small model.
-
-    Source: transformers, `TemperatureLogitsWarper`, `TopKLogitsWarper`, `TopPLogitsWarper`, in that order.
-    """
-    import torch
-
-    options, device = [sequence.way.options for sequence in sequences], logits.device
-    weights = logits / torch.tensor([[o.temperature] for o in options], device=device)
-    weights = weights.sub_(weights.amax(-1, keepdim=True)).exp_()
-    whole = weights.sum(-1, keepdim=True)
-    drawn = torch.tensor([[s.draws.random() if s.draws else 0.0] for s in sequences], device=device)
-    top_k = torch.tensor([[o.top_k or logits.shape[-1]] for o in options], device=device)
-    top_p = torch.tensor([[o.top_p] for o in options], device=device)
-    shares, tokens = _find_likeliest(weights)
-    shares = shares / whole
-    within, covers = top_k <= shares.shape[-1], shares.sum(-1, keepdim=True)
-    settled = (within | ((top_p < 1.0) & (covers >= top_p)) | ((top_p >= 1.0) & (drawn < covers)))[:, 0]
-    picked = _take(shares, tokens, drawn, top_k, top_p, whole=torch.where(within, torch.nan, 1.0))
-    if not settled.all():
-        rest = ~settled
-        shares, tokens = (weights[rest] / whole[rest]).sort(-1, descending=True)
-        picked[rest] = _take(shares, tokens, drawn[rest], top_k[rest], top_p[rest])
-    return picked
-
-
-def _find_likeliest(weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest weights of each row, descending, and whose they are.
-
-    They are in the chunks with the largest maxima, which are found several times as fast.
-    """
-    import torch
-
-    rows, size = weights.shape
-    chunks = size // _CHUNK
-    if chunks <= _LIKELY:
-        largest, places = weights.topk(min(_LIKELY, size), -1)
-        return largest, places
-    body = weights[:, : chunks * _CHUNK].unflatten(-1, (chunks, _CHUNK))
-    which = body.amax(-1).topk(_LIKELY, -1).indices
-    held = body.gather(1, which[:, :, None].expand(-1, -1, _CHUNK)).flatten(1)
-    where = (which[:, :, None] * _CHUNK + torch.arange(_CHUNK, device=weights.device)).flatten(1)
-    if size > chunks * _CHUNK:
-        held = torch.cat([held, weights[:, chunks * _CHUNK :]], -1)
-        rest = torch.arange(chunks * _CHUNK, size, device=weights.device).expand(rows, -1)
-        where = torch.cat([where, rest], -1)
-    largest, places = held.topk(_LIKELY, -1)
-    return largest, where.gather(1, places)
-
-
-def _take(
-    shares: Tensor, tokens: Tensor, drawn: Tensor, top_k: Tensor, top_p: Tensor, whole: Tensor | None = None
-) -> Tensor:
-    """(B,) tokens, by numbers that are drawn.
-
-    Args:
-        shares: (B, K) of the likeliest tokens, descending.
-        tokens: (B, K) which those are.
-        drawn: (B, 1) from 0 to 1.
-        top_k, top_p: (B, 1).
-        whole: (B, 1) what all tokens together have, where K of them are not all; nan takes the sum of those kept.
-    """
-    import torch
-
-    places = torch.arange(shares.shape[-1], device=shares.device)
-    shares = shares.masked_fill(places >= top_k, 0.0)
-    sums = shares.cumsum(-1)
-    total = sums[:, -1:] if whole is None else torch.where(whole.isnan(), sums[:, -1:], whole)
-    kept = ((sums - shares) < top_p * total) | (top_p >= 1.0)
-    shares = shares.masked_fill(~kept, 0.0)
-    sums = shares.cumsum(-1)
-    total = torch.where(top_p < 1.0, sums[:, -1:], total)
-    found = torch.searchsorted(sums, (drawn * total).to(sums.dtype), right=True)
-    last = (shares > 0).sum(-1, keepdim=True) - 1
-    return tokens.gather(1, torch.minimum(found, last).clamp_min(0))[:, 0]
-
-
 def _tell(shares: Tensor, picked: Tensor, sequences: list[Sequence]) -> None:
     """Keep how likely each token was, by logarithms, and which were the likeliest."""
     values = shares.gather(1, picked[:, None])[:, 0].tolist()
@@ -417,15 +346,3 @@ def _tell(shares: Tensor, picked: Tensor, sequences: list[Sequence]) -> None:
     for sequence, value, top, which in zip(sequences, values, tops.tolist(), ids.tolist(), strict=True):
         asked = sequence.way.options.top_logprobs
         sequence.logprobs.append((value, which[:asked], top[:asked]))
-
-
-def prompt_seed(prompt: np.ndarray, seed: int, index: int = 0) -> int:
-    """A seed of 63 bits that belongs to a prompt, the seed that was asked for and the number of the answer alone."""
-    return _digest(prompt, seed, index) >> 65
-
-
-def _digest(prompt: np.ndarray, seed: int, index: int = 0) -> int:
-    """128 bits."""
-    key = f"{seed}/{index}" if index else str(seed)
-    told = hashlib.blake2b(prompt.astype(np.int32).tobytes(), key=key.encode()[:64])
-    return int.from_bytes(told.digest()[:16], "little")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from udfs.generation.encoder_decoder import begin_or_raise, find_start, split_forced
-from udfs.generation.picking import Picker, Sequence
+from udfs.generation.picking import Picker
+from udfs.generation.sequences import Sequence
 from udfs.wire.items import Items
 from udfs.wire.written import Written
 

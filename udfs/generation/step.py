@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,36 +14,73 @@ from udfs.generation.cache import Arena, Slab, Slot
 if TYPE_CHECKING:
     from torch import Tensor
 
+MOST_TOGETHER = 16  # new tokens of a sequence that attends in one product with others of its slab
+
 
 @dataclass(frozen=True)
-class Piece:
-    """New tokens of one sequence: tokens `first` to `first + count` of the row, after `past` tokens in its slot.
+class Pieces:
+    """New tokens of B sequences, one sequence after the other in the row.
 
-    `text` is the length of the text that they are read with: the whole prompt's where this is a part of it.
+    Args:
+        slots: Where the past of each is.
+        counts: (B,) int64, its new tokens, at least one.
+        pasts: (B,) int64, its tokens that are there.
+        texts: (B,) int64, the length of the text that they are read with: of a part of a prompt, the whole prompt's; 0
+            where it ends with them.
     """
+
+    slots: Sequence[Slot]
+    counts: np.ndarray
+    pasts: np.ndarray
+    texts: np.ndarray
+
+    @functools.cached_property
+    def ends(self) -> np.ndarray:
+        """(B,) where the tokens of each end in the row."""
+        return np.cumsum(self.counts)
+
+    @functools.cached_property
+    def starts(self) -> np.ndarray:
+        """(B,) where the slot of each begins in the arena."""
+        return np.array([slot.start for slot in self.slots], dtype=np.int64)
+
+    def each(self, values: np.ndarray) -> np.ndarray:
+        """(T,) what is told of each sequence, told of each token."""
+        return np.repeat(values, self.counts)
+
+    @functools.cached_property
+    def positions(self) -> np.ndarray:
+        """(T,) int64, where each new token stands in its sequence."""
+        return np.arange(int(self.ends[-1])) + self.each(self.pasts - self.ends + self.counts)
+
+
+@dataclass(frozen=True)
+class Group:
+    """A few new tokens each of some sequences of a slab.
+
+    Args:
+        slab: Whose slots.
+        first: The first of the S slots that are looked at.
+        rows: (S, W) int64 tokens of the row; where there is none, any.
+        busy: (S, W) bool, where there is one.
+        lengths: (S, W) tokens that each sees, itself the last.
+    """
+
+    slab: Slab
+    first: int
+    rows: np.ndarray
+    busy: np.ndarray
+    lengths: np.ndarray
+
+
+@dataclass(frozen=True)
+class Long:
+    """Many new tokens of one sequence: `first` to `first + count` of the row, after `past` in its slot."""
 
     slot: Slot
     first: int
     count: int
     past: int
-    text: int = 0
-
-
-@dataclass(frozen=True)
-class Group:
-    """One new token each of some sequences of a slab.
-
-    Args:
-        slab: Whose slots.
-        rows: (slots,) int64 tokens of the row; an idle slot has any.
-        busy: (slots,) bool.
-        lengths: (slots,) tokens of each with the new one; 1 for an idle slot.
-    """
-
-    slab: Slab
-    rows: np.ndarray
-    busy: np.ndarray
-    lengths: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -96,70 +133,67 @@ class Step:
     """
 
     arena: Arena
-    pieces: Sequence[Piece]
+    pieces: Pieces
     device: str
     _made: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     @functools.cached_property
     def places(self) -> Tensor:
         """(T,) int64, where the new tokens go in the arena."""
-        import torch
-
-        spans = [np.arange(p.count) + p.slot.start + p.past for p in self.pieces]
-        return torch.from_numpy(np.concatenate(spans)).to(self.device)
-
-    @functools.cached_property
-    def positions(self) -> np.ndarray:
-        """(T,) int64, where each new token stands in its sequence."""
-        return np.concatenate([np.arange(p.count) + p.past for p in self.pieces])
+        return self._send(self.pieces.positions + self.pieces.each(self.pieces.starts))
 
     @functools.cached_property
     def text_lengths(self) -> Tensor:
-        """(1, T) int64, the length of each token's text."""
-        import torch
-
-        lengths = [np.full(p.count, max(p.text, p.past + p.count)) for p in self.pieces]
-        return torch.from_numpy(np.concatenate(lengths)[None]).to(self.device)
+        """(1, T) int64, the length of each token's text, which ends with it where nothing is known to follow."""
+        return self._send(np.maximum(self.pieces.each(self.pieces.texts), self.pieces.positions + 1)[None])
 
     @functools.cached_property
-    def singles(self) -> list[Group]:
-        """Pieces of one token, slab by slab."""
-        by_slab: dict[int, list[Piece]] = {}
-        for piece in self.pieces:
-            if piece.count == 1:
-                by_slab.setdefault(id(piece.slot.slab), []).append(piece)
-        return [_make_group(pieces) for pieces in by_slab.values()]
+    def groups(self) -> list[Group]:
+        """Sequences with few new tokens, slab by slab."""
+        by_slab: dict[int, list[int]] = {}
+        for number, (slot, count) in enumerate(zip(self.pieces.slots, self.pieces.counts.tolist(), strict=True)):
+            if count <= MOST_TOGETHER:
+                by_slab.setdefault(id(slot.slab), []).append(number)
+        return [_make_group(self.pieces, np.array(numbers)) for numbers in by_slab.values()]
 
     @functools.cached_property
-    def longer(self) -> list[Piece]:
-        """Pieces of several tokens."""
-        return [piece for piece in self.pieces if piece.count > 1]
+    def longer(self) -> list[Long]:
+        """Sequences with many new tokens."""
+        p = self.pieces
+        return [
+            Long(p.slots[i], int(p.ends[i] - p.counts[i]), int(p.counts[i]), int(p.pasts[i]))
+            for i in np.flatnonzero(p.counts > MOST_TOGETHER).tolist()
+        ]
 
     @functools.cached_property
     def spans(self) -> Spans:
-        """All pieces, whatever their lengths."""
-        import torch
+        """All sequences, however many new tokens they have."""
+        pieces = self.pieces
+        news, starts = np.pad(pieces.ends, (1, 0)), np.pad(pieces.starts, (0, 1))
+        lengths = pieces.pasts + pieces.counts
+        sent = [self._send(part.astype(np.int32)) for part in (news, starts, lengths)]
+        return Spans(sent[0], sent[1], sent[2], int(pieces.counts.max()), int(lengths.max()))
 
-        counts = np.array([p.count for p in self.pieces])
-        lengths = np.array([p.past + p.count for p in self.pieces])
-        starts = np.array([*(p.slot.start for p in self.pieces), 0])
-        news = np.concatenate([[0], np.cumsum(counts)])
-        sent = [torch.from_numpy(part.astype(np.int32)).to(self.device) for part in (news, starts, lengths)]
-        return Spans(sent[0], sent[1], sent[2], int(counts.max()), int(lengths.max()))
-
-    def once(self, key: Any, make: Any) -> Any:
+    def once(self, key: Any, make: Callable[[], Any]) -> Any:
         """What all layers need alike is made by the first."""
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
 
+    def _send(self, array: np.ndarray) -> Tensor:
+        import torch
 
-def _make_group(pieces: list[Piece]) -> Group:
-    slab = pieces[0].slot.slab
-    slots = len(slab.taken)
-    where = np.array([p.slot.index for p in pieces])
-    rows, busy = np.full(slots, pieces[0].first), np.zeros(slots, dtype=bool)
-    lengths = np.ones(slots, dtype=np.int64)
-    rows[where], busy[where] = [p.first for p in pieces], True
-    lengths[where] = [p.past + 1 for p in pieces]
-    return Group(slab, rows, busy, lengths)
+        return torch.from_numpy(array).to(self.device)
+
+
+def _make_group(pieces: Pieces, numbers: np.ndarray) -> Group:
+    slots = [pieces.slots[number] for number in numbers.tolist()]
+    where, counts = np.array([slot.index for slot in slots]), pieces.counts[numbers]
+    first, width = int(where.min()), int(counts.max())
+    shape = int(where.max()) - first + 1, width
+    steps = np.minimum(np.arange(width), counts[:, None] - 1)
+    rows, lengths, busy = np.zeros(shape, np.int64), np.ones(shape, np.int64), np.zeros(shape, bool)
+    rows[where - first] = (pieces.ends[numbers] - counts)[:, None] + steps
+    lengths[where - first] = pieces.pasts[numbers][:, None] + steps + 1
+    busy[where - first] = np.arange(width) < counts[:, None]
+    return Group(slots[0].slab, first, rows, busy, lengths)

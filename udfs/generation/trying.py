@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from udfs.generation.picking import Picker, Sequence
+from udfs.generation.picking import Picker
+from udfs.generation.sequences import Sequence
 from udfs.model.files import ModelFiles
 from udfs.tasks.writing_options import WritingOptions
 from udfs.text.codec import load_codec
@@ -36,12 +37,13 @@ class Watch(Picker):
         self.seen: dict[int, list[np.ndarray]] = {}
         self._forced = [token for token in range(3, 3 + STEPS + len(ends)) if token not in ends]
 
-    def pick(self, logits: Any, sequences: list[Sequence]) -> None:
+    def pick(self, logits: Any, sequences: list[Sequence], drafts: list[list[int]] | None = None) -> bool:
         for row, sequence in zip(logits.float().cpu().numpy(), sequences, strict=True):
             self.seen.setdefault(len(sequence.prompt), []).append(row)
             sequence.ids.append(self._forced[len(sequence.ids)])
             if len(sequence.ids) >= STEPS:
                 sequence.finish = LENGTH
+        return False
 
 
 def watch(write: Callable[[Watch], Any], *, ends: frozenset[int]) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 from udfs.errors import ModelError
 from udfs.executor import available_memory
 from udfs.generation.ends import find_ends
-from udfs.generation.picking import Sequence, Way, prompt_seed
+from udfs.generation.sequences import Sequence, Way, prompt_seed
 from udfs.model.files import ModelFiles
 from udfs.model.precision import DevicePlan
 from udfs.spec import ScoreSpec

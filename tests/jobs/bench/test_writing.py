@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from jobs.bench.writing import load_vllm_way
 from tests.conftest import ROOT
+from tests.pretend_vllm import pretend
 from tests.processes import without_spark
-from tests.random_writers import save_writer
+from tests.random_writers import END, make_prompts, save_writer
+from udfs.model.files import open_model
+from udfs.tasks.registry import make_spec
 
 
 @pytest.mark.long
@@ -28,3 +33,13 @@ def test_a_job_that_writes_is_measured_without_spark_and_without_java(tmp_path: 
     assert done.returncode == 0, done.stderr
     names = [figure["name"] for figure in json.loads(told.read_text())["figures"]]
     assert names[:2] == ["gristmill", "model.generate, one at a time"]
+
+
+def test_vllm_writes_all_prompts_too_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompts = save_writer(tmp_path), make_prompts(5)
+    spec = make_spec("text-generation", model, max_new_tokens=4, max_tokens=90)
+    assert load_vllm_way(spec, open_model(model), prompts) == []
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    pretend(monkeypatch, lambda prompt: [7, 8, END])
+    (way,) = load_vllm_way(spec, open_model(model), prompts)
+    assert sum(way.run()) == 2 * len(prompts)

@@ -13,7 +13,8 @@ from tests.decoders import make_options
 from tests.writers import CHARACTERS, make_decoder
 from udfs.errors import SpecError
 from udfs.generation.choices import Choices
-from udfs.generation.picking import Picker, Sequence
+from udfs.generation.picking import Picker
+from udfs.generation.sequences import Sequence
 from udfs.model.files import open_model
 from udfs.text.choices import encode_choices
 from udfs.text.codec import Codec, load_codec

@@ -33,6 +33,15 @@ def llama() -> tuple[Any, list[np.ndarray], list[list[int]]]:
     return model, prompts, [write_alone(model, prompt, max_new_tokens=NEW) for prompt in prompts]
 
 
+LONG = 150
+
+
+@pytest.fixture(scope="module")
+def long_answers() -> tuple[Any, list[np.ndarray], list[list[int]]]:
+    model, prompts = make_writer("Llama", eos_token_id=None), make_prompts(9, seed=4)
+    return model, prompts, [write_alone(model, prompt, max_new_tokens=LONG) for prompt in prompts]
+
+
 @settings(max_examples=8, deadline=None)
 @given(st.data())
 def test_no_mix_of_arrivals_and_cancellations_changes_an_answer(llama: Any, data: st.DataObject) -> None:
@@ -69,6 +78,22 @@ def test_prompts_that_begin_alike_are_computed_once(llama: Any, step_tokens: int
     assert [sequence.ids for sequence in found] == alone
     shared = [sequence.cached_tokens >= 20 for sequence in found]
     assert shared.count(False) == 1  # those of one step wait for the first
+
+
+def test_what_has_ended_is_of_use_as_long_as_there_is_room(llama: Any) -> None:
+    model, prompts, alone = llama
+    decoder = put_to_write(model, at_once=1, step_tokens=1000, tokens=256)  # of two at once
+    cached = []
+    for number, prompt in enumerate(prompts):
+        (found,) = write_all(decoder, [prompt])
+        assert found.ids == alone[number]
+        cached.append(found.cached_tokens)
+    assert cached[0] == 0
+    assert all(count >= 20 for count in cached[1:])
+    decoder.add(0, prompts[0])
+    decoder.drop(decoder.sequences)
+    decoder._release(len(decoder._kept))
+    assert decoder._arena.take(256) is not None
 
 
 def test_prompts_wait_once_for_one_that_ends_with_its_first_token(llama: Any) -> None:
@@ -136,6 +161,57 @@ def test_an_answer_that_is_no_number_fails_alone_and_leaves_nothing_behind(llama
     assert [s.ids for s in (found[0], *found[2:]) if 7 not in (*s.prompt[-1:], *s.ids)] == [
         ids for prompt, ids in zip(prompts, alone, strict=True) if 7 not in (*prompt[-1:], *ids)
     ]
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.data())
+def test_answers_that_outgrow_a_full_cache_are_read_again_once_and_stay_the_same(
+    long_answers: Any, data: st.DataObject
+) -> None:
+    model, prompts, alone = long_answers
+    decoder = put_to_write(
+        model,
+        options=make_options(max_new_tokens=LONG),
+        at_once=data.draw(st.integers(2, 6)),
+        step_tokens=data.draw(st.integers(6, 200)),
+        tokens=data.draw(st.sampled_from([320, 448, 640, 1024])),
+        drafts=data.draw(st.booleans()),
+    )
+    evicted, evict = list[int](), decoder._evict
+
+    def note(active: Any) -> None:
+        evicted.append(active.sequence.owner)
+        evict(active)
+
+    decoder._evict = note  # type: ignore[method-assign]
+    over = dict[int, list[int]]()
+    waiting = data.draw(st.permutations(range(len(prompts))))
+    cancelled = set[int]()
+    while waiting or len(decoder):
+        while waiting and decoder.is_hungry() and decoder.add(waiting[0], prompts[waiting[0]]):
+            waiting = waiting[1:]
+        if len(decoder) > 1 and data.draw(st.integers(0, 30)) == 0:
+            victim = data.draw(st.sampled_from(decoder.sequences))
+            cancelled.add(victim.owner)
+            decoder.drop([victim])
+        over |= {sequence.owner: sequence.ids for sequence in decoder.step()}
+    assert over.keys() | cancelled == set(range(len(prompts)))
+    assert all(ids == alone[number] for number, ids in over.items())
+    assert len(set(evicted)) == len(evicted)
+
+
+def test_more_answers_fit_than_if_each_had_room_for_the_longest(long_answers: Any) -> None:
+    model, prompts, alone = long_answers
+    asked = make_options(max_new_tokens=LONG)
+    decoder = put_to_write(model, options=asked, at_once=9, step_tokens=900, tokens=640)
+    decoder._arena.slab_slots, began = 1, 0
+    while decoder.is_hungry() and decoder.add(began, prompts[began]):
+        began += 1
+    assert began > 640 // (LONG + 64)
+    over = dict[int, list[int]]()
+    while len(decoder):
+        over |= {sequence.owner: sequence.ids for sequence in decoder.step()}
+    assert over == {number: alone[number] for number in range(began)}
 
 
 @settings(max_examples=50, deadline=None)

@@ -14,7 +14,8 @@ from transformers import AutoTokenizer
 from tests.decoders import make_options
 from tests.writers import CHARACTERS, make_decoder
 from udfs.errors import SpecError
-from udfs.generation.picking import Picker, Sequence
+from udfs.generation.picking import Picker
+from udfs.generation.sequences import Sequence
 from udfs.text.schemas import parse_answer
 from udfs.wire.written import STOP
 
@@ -66,8 +67,11 @@ SCHEMAS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: " ".join(schema))
-def test_whatever_a_model_wants_its_answer_matches_the_schema(schema: dict[str, Any], tmp_path: Path) -> None:
+def test_whatever_a_model_wants_its_answer_matches_the_schema(
+    schema: dict[str, Any], ahead: bool, tmp_path: Path
+) -> None:
     tokenizer, text = AutoTokenizer.from_pretrained(make_decoder(tmp_path)), json.dumps(schema)
     end = CHARACTERS - 1
     options = make_options(json_schema=text, max_new_tokens=200)
@@ -76,6 +80,8 @@ def test_whatever_a_model_wants_its_answer_matches_the_schema(schema: dict[str, 
     while left := [sequence for sequence in sequences if sequence.finish is None]:
         logits = torch.rand(len(left), CHARACTERS, generator=rng)
         logits[:, tokenizer.convert_tokens_to_ids(["}", '"', ","])] += 0.5
+        if ahead:
+            picker.prepare(left)
         picker.pick(logits, left)
     for sequence in sequences:
         if sequence.finish == STOP:

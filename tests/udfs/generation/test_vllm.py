@@ -28,7 +28,7 @@ from udfs.engine.writing import WritingRunner
 from udfs.errors import ModelError, SpecError
 from udfs.generation.decoding import Decoder
 from udfs.generation.loading import load_writer
-from udfs.generation.picking import prompt_seed
+from udfs.generation.sequences import prompt_seed
 from udfs.generation.vllm import Sampling, VllmDecoder, load_vllm, takes_vllm
 from udfs.local import LocalEngine
 from udfs.model.files import open_model
