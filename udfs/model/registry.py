@@ -82,15 +82,14 @@ def find_registered(name: str) -> tuple[str, str]:
         version = _look_up(name, **asked.groupdict())
         if asked["alias"]:
             print(f"gristmill: model {name!r} is version {version.version}", file=sys.stderr)
-        folder = _home() / _below(version.uri) / version.key
-        if folder.is_dir():
-            return version.uri, version.key
-        parts = read_parts(name, _fetch(name, version, "MLmodel", folder.parent, read=True))
+        parts = read_parts(name, _read_mlmodel(name, version))
         for warning in parts.warnings:
             print(f"gristmill: model {name!r} {warning}", file=sys.stderr)
         if parts.hub_id is not None:
             return parts.hub_id, str(parts.commit)
-        _make_copy(name, version, parts, folder)
+        folder = _home() / _below(version.uri) / version.key
+        if not folder.is_dir():
+            _make_copy(name, version, parts, folder)
     return version.uri, version.key
 
 
@@ -178,25 +177,26 @@ def _make_copy(name: str, version: _Version, parts: Parts, folder: Path) -> None
         with FileLock(f"{folder}.lock"), tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as staged:
             if folder.is_dir():  # another process was faster
                 return
-            made = Path(_fetch(name, version, parts.model, Path(staged)))
+            made = _fetch(name, version, parts.model, staged)
             if parts.tokenizer is not None:
-                shutil.copytree(_fetch(name, version, parts.tokenizer, Path(staged)), made, dirs_exist_ok=True)
+                shutil.copytree(_fetch(name, version, parts.tokenizer, staged), made, dirs_exist_ok=True)
             parts.complete(made)
             made.rename(folder)
     except OSError as error:
         raise ModelError(f"model {name!r} cannot be kept in {folder.parent}: {error}; HF_HOME names another") from error
 
 
-def _fetch(name: str, version: _Version, part: str, target: Path, *, read: bool = False) -> str:
-    """A file or directory of a version's artifacts: its path below `target`, or what the file holds."""
+def _read_mlmodel(name: str, version: _Version) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        return _fetch(name, version, "MLmodel", folder).read_text(encoding="utf-8", errors="replace")
+
+
+def _fetch(name: str, version: _Version, part: str, target: str) -> Path:
+    """A file or directory of a version's artifacts, below `target`."""
     import mlflow
 
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            found = mlflow.artifacts.download_artifacts(
-                artifact_uri=f"{version.uri}/{part}", dst_path=folder if read else str(target)
-            )
-            return Path(found).read_text(encoding="utf-8") if read else found
+        return Path(mlflow.artifacts.download_artifacts(artifact_uri=f"{version.uri}/{part}", dst_path=target))
     except Exception as error:  # noqa: BLE001 - of whichever store its artifacts lie in, and its client
         told = _without_secrets(first_line(error))
         raise ModelError(f"model {name!r}: {part} of version {version.version} cannot be fetched: {told}") from None
