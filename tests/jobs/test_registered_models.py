@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 
 import pyarrow.dataset as ds
 import pytest
+from huggingface_hub import constants
 
 from jobs.batch_files.command import make_settings
 from jobs.errors import OutputError
@@ -24,12 +26,13 @@ from jobs.telling.inspection import inspect_model
 from tests.conftest import LIGHT_JVM, ROOT
 from tests.models import make_encoder
 from tests.random_writers import save_writer
-from tests.registries import Registry, open_registry
+from tests.registries import Registry, open_registry, use_home
 from tests.request_lines import openai_line
 from udfs.model.files import open_model
 
 pytest.importorskip("mlflow")
 WriteJob = Callable[..., Path]
+_HOME = Path(constants.HF_HOME)
 
 
 @pytest.fixture
@@ -39,19 +42,28 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
 
 
 def test_an_alias_that_moves_between_runs_is_refused_with_the_way_to_go_on(
-    spark: Any, registry: Registry, write_job: WriteJob, tmp_path: Path
+    spark: Any,
+    registry: Registry,
+    write_job: WriteJob,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
-    registry.add_sentences("embedder", make_encoder(tmp_path / "one"), alias="champion")
-    job = write_job(score={"model": "models:/embedder@champion"})
+    use_home(_HOME, monkeypatch)  # as the session's workers have it, which began before
+    request.addfinalizer(lambda: shutil.rmtree(_HOME / "gristmill/models--moving-in-a-test", ignore_errors=True))
+    registry.add_sentences("moving-in-a-test", make_encoder(tmp_path / "one"), alias="champion")
+    job = write_job(score={"model": "models:/moving-in-a-test@champion"})
     report = score(load_settings(job))
-    assert (report.model, report.succeeded) == ("models:/embedder/1", 2)
-    registry.add_sentences("embedder", make_encoder(tmp_path / "two", hidden_act="relu"), alias="champion")
-    told = r"by models:/embedder/1, and this is models:/embedder/2: --set score.model=models:/embedder/1 goes on"
+    assert (report.model, report.succeeded) == ("models:/moving-in-a-test/1", 2)
+    registry.add_sentences("moving-in-a-test", make_encoder(tmp_path / "two", hidden_act="relu"), alias="champion")
+    told = (
+        r"by models:/moving.*/1, and this is models:/moving.*/2: --set score.model=models:/moving-in-a-test/1 goes on"
+    )
     for work in (score, retry):
         with pytest.raises(OutputError, match=told):
             work(load_settings(job))
-    assert score(load_settings(job, ["score.model=models:/embedder/1"])).status == "completed"
-    assert score(load_settings(job), overwrite=True).model == "models:/embedder/2"
+    assert score(load_settings(job, ["score.model=models:/moving-in-a-test/1"])).status == "completed"
+    assert score(load_settings(job), overwrite=True).model == "models:/moving-in-a-test/2"
 
 
 def test_an_alias_is_looked_up_once_a_run_and_anew_in_the_next(
