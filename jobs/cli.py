@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,11 @@ SparkLog = Annotated[
     typer.Option(metavar="LEVEL", help="Show Spark's log on the terminal, from this level on: error, warn, info."),
 ]
 
+Result = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write run id, status, exit code, counts and the report's path there, as JSON."),
+]
+
 
 @app.command()
 def score(
@@ -46,6 +52,7 @@ def score(
     ] = False,
     show: Annotated[int, typer.Option(metavar="ROWS", min=0, help="Print the first rows of the answers.")] = 0,
     spark_log: SparkLog = None,
+    result: Result = None,
 ) -> None:
     """Score what is new in a table; the same command goes on where a run before it ended."""
     from jobs.job import check_report
@@ -54,37 +61,40 @@ def score(
     from jobs.run import score as run
     from jobs.spark.interrupts import run_interruptibly
     from jobs.telling import report
+    from jobs.telling.result import ResultFile
 
-    console = Console(file=sys.stderr)
-    settings = load_settings(conf, set_)
-    if cancel:
-        run_cancel(settings, console=console)
-        return
-    if dry_run:
-        from jobs.hiding import hiding
-        from jobs.telling.dry_run import show_plan
+    console, told = Console(file=sys.stderr), ResultFile(result)
+    with told.until_the_end():
+        settings = told.begin(load_settings(conf, set_))
+        if cancel:
+            run_cancel(settings, console=console)
+            return
+        if dry_run:
+            from jobs.hiding import hiding
+            from jobs.telling.dry_run import show_plan
 
-        with hiding(settings):
-            show_plan(settings, console, overwrite=overwrite, spark_log=spark_log)
-        return
-    done = run_interruptibly(
-        lambda stop: run(
-            settings,
-            overwrite=overwrite,
-            accept_failures=accept_failures,
-            spark_log=spark_log,
-            console=console,
-            stop=stop,
+            with hiding(settings):
+                show_plan(settings, console, overwrite=overwrite, spark_log=spark_log)
+            return
+        done = run_interruptibly(
+            lambda stop: run(
+                settings,
+                overwrite=overwrite,
+                accept_failures=accept_failures,
+                spark_log=spark_log,
+                console=console,
+                stop=stop,
+                result=told,
+            )
         )
-    )
-    if show:
-        from jobs.batch_files.lines import run_of
-        from jobs.telling.show import answer_table
+        if show:
+            from jobs.batch_files.lines import run_of
+            from jobs.telling.show import answer_table
 
-        Console().print(answer_table(run_of(settings), show), "")
-    console.print(report.summary_table(done))
-    console.print(f"written to {settings.output.path}", style="dim", soft_wrap=True)
-    check_report(done, settings)
+            Console().print(answer_table(run_of(settings), show), "")
+        console.print(report.summary_table(done))
+        console.print(f"written to {settings.output.path}", style="dim", soft_wrap=True)
+        check_report(done, settings)
 
 
 @app.command("run-batch")
@@ -106,6 +116,7 @@ def run_batch(
     overwrite: Annotated[bool, typer.Option(help="Start afresh, whatever there is.")] = False,
     retry: Annotated[bool, typer.Option(help="Run again what expired or failed through no fault of its own.")] = False,
     spark_log: SparkLog = None,
+    result: Result = None,
 ) -> None:
     """Run a file of OpenAI's Batch API or Anthropic's Message Batches on models of your own.
 
@@ -117,20 +128,21 @@ def run_batch(
     from jobs.run import score as run
     from jobs.spark.interrupts import run_interruptibly
     from jobs.telling import report
+    from jobs.telling.result import ResultFile
 
-    console = Console(file=sys.stderr)
-    settings = make_settings(
-        requests, results, models=model or [], errors=errors, dialect=dialect, deadline=deadline, overrides=set_
-    )
-    if retry:
-        done = run_interruptibly(lambda stop: run_again(settings, spark_log=spark_log, console=console, stop=stop))
-    else:
-        done = run_interruptibly(
-            lambda stop: run(settings, overwrite=overwrite, spark_log=spark_log, console=console, stop=stop)
+    console, told = Console(file=sys.stderr), ResultFile(result, command="retry" if retry else "score")
+    with told.until_the_end():
+        settings = told.begin(
+            make_settings(
+                requests, results, models=model or [], errors=errors, dialect=dialect, deadline=deadline, overrides=set_
+            )
         )
-    console.print(report.summary_table(done))
-    console.print(f"written to {results}", style="dim", soft_wrap=True)
-    check_report(done, settings)
+        again = partial(run_again, settings, spark_log=spark_log, console=console, result=told)
+        anew = partial(run, settings, overwrite=overwrite, spark_log=spark_log, console=console, result=told)
+        done = run_interruptibly(lambda stop: (again if retry else anew)(stop=stop))
+        console.print(report.summary_table(done))
+        console.print(f"written to {results}", style="dim", soft_wrap=True)
+        check_report(done, settings)
 
 
 @app.command()
@@ -140,6 +152,7 @@ def retry(
     only: Annotated[str | None, typer.Option(metavar="CODES", help="Of these alone: expired,out_of_memory")] = None,
     again: Annotated[bool, typer.Option(help="Those too that a retry has failed on before.")] = False,
     spark_log: SparkLog = None,
+    result: Result = None,
 ) -> None:
     """Score failed rows again; those that succeed now are appended."""
     from jobs.increments.retrying import check_codes
@@ -148,14 +161,15 @@ def retry(
     from jobs.run import retry as run
     from jobs.spark.interrupts import run_interruptibly
     from jobs.telling import report
+    from jobs.telling.result import ResultFile
 
-    console = Console(file=sys.stderr)
-    settings, codes = load_settings(conf, set_), check_codes(only)
-    done = run_interruptibly(
-        lambda stop: run(settings, only=codes, again=again, spark_log=spark_log, console=console, stop=stop)
-    )
-    console.print(report.summary_table(done))
-    check_report(done, settings)
+    console, told = Console(file=sys.stderr), ResultFile(result, command="retry")
+    with told.until_the_end():
+        settings, codes = told.begin(load_settings(conf, set_)), check_codes(only)
+        run_again = partial(run, settings, only=codes, again=again, spark_log=spark_log, console=console, result=told)
+        done = run_interruptibly(lambda stop: run_again(stop=stop))
+        console.print(report.summary_table(done))
+        check_report(done, settings)
 
 
 @app.command("report")
@@ -188,7 +202,7 @@ def doctor(
 
 @app.command()
 def inspect(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A hub id, a directory, or package:NAME/SUBDIR.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="As score.model names it.")],
     revision: Annotated[str | None, typer.Option(metavar="COMMIT", help="Of a hub id.")] = None,
     base_model: Annotated[str | None, typer.Option(metavar="MODEL", help="Of a LoRA adapter.")] = None,
     base_revision: Annotated[str | None, typer.Option(metavar="COMMIT", help="Of its base.")] = None,
@@ -206,7 +220,7 @@ def inspect(
 
 @app.command("import")
 def import_(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A hub id, or a directory.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A hub id, a directory, or models:/NAME/VERSION.")],
     target: Annotated[Path, typer.Argument(metavar="DIR", help="Where it goes; a new directory.")],
     revision: Annotated[str | None, typer.Option(metavar="COMMIT", help="Of a hub id.")] = None,
 ) -> None:
@@ -281,7 +295,7 @@ def bench(
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run a command and exit, with the codes of `jobs.errors`: 0 done, 1 unexpected, 2 bad configuration or input."""
+    """Run a command, and exit where it has not gone well, with the codes of `jobs.errors`."""
     from jobs.spark.session import LOG_FILE
 
     code: int | None = None
@@ -292,7 +306,8 @@ def main(args: list[str] | None = None) -> None:
             LOG_FILE.unlink(missing_ok=True)
         elif LOG_FILE.exists():
             _complain(f"Spark's log is in {LOG_FILE}")
-    sys.exit(code)
+    if code:  # a task of Databricks takes any SystemExit for a failure
+        sys.exit(code)
 
 
 def _run(args: list[str] | None) -> int:

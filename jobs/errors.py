@@ -23,7 +23,7 @@ import re
 import signal
 from urllib.parse import unquote
 
-from udfs.errors import ProviderError, error_from_text, find_in_text
+from udfs.errors import GristmillError, ProviderError, error_from_text, find_in_text
 
 
 def _spark_errors() -> tuple[type[Exception], ...]:
@@ -122,6 +122,20 @@ class Interrupted(JobError):
     def __init__(self, message: str, *, by: int = signal.SIGINT) -> None:
         super().__init__(message)
         self.exit_code = 128 + by
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The exit code of a command that ends by an error, or by `sys.exit`."""
+    match error:
+        case JobError():
+            return error.exit_code
+        case GristmillError() | PermissionError():
+            return 2
+        case SystemExit():
+            return error.code if isinstance(error.code, int) else int(error.code is not None)
+        case KeyboardInterrupt():
+            return 128 + signal.SIGINT
+    return 1
 
 
 _MARK = "[gristmill job] "

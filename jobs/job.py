@@ -21,12 +21,15 @@ from jobs.input.files import name_some, tell_malformed
 from jobs.output.committed import Increment, add_up
 from jobs.output.directory import Output
 from jobs.preflight import check_client, check_model, show_warning, tell_ignored_settings
+from jobs.serving import list_specs
 from jobs.settings import Settings
 from jobs.spark.engines import start_beside_spark, start_engines
 from jobs.spark.interrupts import Stop
 from jobs.spark.loss import telling_of_loss
 from jobs.spark.session import is_local, keep_noise, many_files, open_session, spark_conf
 from jobs.telling.report import Command, RunReport, Status, make_report
+from jobs.telling.result import ResultFile
+from udfs.model.sending import send_models
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -44,6 +47,7 @@ class Start:
         output: Where to; it is not this driver's yet.
         console: Where progress and warnings are shown.
         stop: Ends the run from outside.
+        result: Told how it goes.
         warnings: For the report; they have been shown.
     """
 
@@ -53,6 +57,7 @@ class Start:
     output: Output
     console: Console
     stop: Stop
+    result: ResultFile
     warnings: tuple[str, ...] = ()
 
     def report_nothing(self, warnings: Sequence[str]) -> RunReport:
@@ -68,7 +73,7 @@ class Start:
             command=self.command,
             warnings=[*self.warnings, *warnings],
         )
-        self.output.write_report(self.run.run_id, report.as_dict())
+        self.result.keep(report, self.output.write_report(self.run.run_id, report.as_dict()))
         return report
 
 
@@ -83,7 +88,7 @@ class Job:
 
     def __init__(self, start: Start, spark: SparkSession, run: Run) -> None:
         self.settings, self.spark, self.run, self.output = start.settings, spark, run, start.output
-        self.console, self.stop = start.console, start.stop
+        self.console, self.stop, self.result = start.console, start.stop, start.result
         self._command, self._warnings = start.command, [*start.warnings]
 
     def carry_out(self, work: Callable[[], None], *, left: Callable[[], dict[str, int]] = dict) -> RunReport:
@@ -98,11 +103,12 @@ class Job:
         """
         status, error = self._do(work)
         report = self._report(status, error, {} if isinstance(error, SparkGone) else left())
+        self.result.keep(report, None)
         if error is None or isinstance(error, DeadlineReached | TooManyFailed):
-            self.output.write_report(self.run.run_id, report.as_dict())
+            self.result.keep(report, self.output.write_report(self.run.run_id, report.as_dict()))
             return report
         with contextlib.suppress(JobError):  # a full disk has no room for a report either
-            self.output.write_report(self.run.run_id, report.as_dict())
+            self.result.keep(report, self.output.write_report(self.run.run_id, report.as_dict()))
         raise error
 
     def begin(self, schema: StructType | None = None, *, overwrite: bool = False) -> None:
@@ -180,17 +186,24 @@ class Job:
 
 
 def start_run(
-    command: Command, settings: Settings, *, console: Console | None = None, stop: Stop | None = None
+    command: Command,
+    settings: Settings,
+    *,
+    console: Console | None = None,
+    stop: Stop | None = None,
+    result: ResultFile | None = None,
 ) -> Start:
     """A run that begins now: its model is looked at, and what is wrong with the settings is said.
 
     Raises:
         UserError, ModelError, SpecError: The model or the output cannot be had.
     """
-    console, stop = console or Console(file=sys.stderr), stop or Stop()
+    console, stop, result = console or Console(file=sys.stderr), stop or Stop(), result or ResultFile()
     started_at = datetime.now(UTC)
     run_id = f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
     run = Run(run_id, started_at, deadline_at(settings.limits.deadline, started_at))
+    result.run(run_id)
+    console.print(f"run {run_id}", style="dim", highlight=False)
     settings = check_model(settings)
     endpoint = settings.endpoint()
     if endpoint is not None and (endpoint.in_batches or is_local(settings.spark)):  # else executors have both
@@ -198,7 +211,7 @@ def start_run(
     warnings = tell_ignored_settings(settings)
     for warning in warnings:  # at once, since Spark takes its time
         show_warning(console, warning)
-    return Start(command, settings, run, Output(settings), console, stop, tuple(warnings))
+    return Start(command, settings, run, Output(settings), console, stop, result, tuple(warnings))
 
 
 @contextlib.contextmanager
@@ -218,6 +231,8 @@ def open_job(start: Start, *, overwrite: bool = False, spark_log: str | None = N
         stack.enter_context(spark_conf(spark, many_files(spark)))
         claim = stack.enter_context(output.lock(on_lost=stop.cancel))
         output.check(spark, overwrite=overwrite)
+        for spec in list_specs(settings):
+            send_models(spark, spec)
         start_engines(spark, settings)
         yield Job(start, spark, replace(start.run, claim=claim))
 

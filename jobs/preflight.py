@@ -17,10 +17,11 @@ from udfs.generation.own_settings import read_obeyed, tell_ignored
 from udfs.hosted.clients import check_installed
 from udfs.hosted.endpoint import Endpoint
 from udfs.hosted.tasks import make_hosted, tell_form
-from udfs.model.files import ModelFiles, open_model_of, pin
+from udfs.model.files import ModelFiles, open_model, open_model_of, pin
 from udfs.model.inputs import check_takes_text
 from udfs.model.limits import check_answer_fits
 from udfs.model.own_code import check_code_not_needed
+from udfs.model.registry import IN_REGISTRY
 from udfs.spec import ScoreSpec
 from udfs.tasks.registry import make_task
 from udfs.tasks.text_classification import (
@@ -42,12 +43,15 @@ def check_model(settings: Settings) -> Settings:
     """Look at the model before Spark starts: there, safe, of the task's kind, with room for chunks and pairs.
 
     Returns:
-        The settings, with the commit that this machine has of a hub's model: all of the run takes that one.
+        The settings, with the commit that this machine has of a hub's model, and the version that an alias of a
+        registry means now: all of the run takes these.
 
     Raises:
         ModelError, SpecError: It is not.
     """
+    open_model.cache_clear()  # an earlier run of this process may have had another version
     if settings.models:
+        settings = settings.model_copy(update={"models": {n: _pin_version(m) for n, m in settings.models.items()}})
         for served in serve(settings).specs():
             if served.options.writes:
                 check_answer_fits(open_model_of(served), served.options.max_new_tokens)
@@ -69,8 +73,13 @@ def check_model(settings: Settings) -> Settings:
         find_ends(files)
         check_choices(task.codec, spec.options.form.choices, max_new_tokens=spec.options.max_new_tokens)
     held = pin(spec)
-    pinned = settings.score.model_copy(update={"revision": held.revision, "base_revision": held.base_revision})
-    return settings.model_copy(update={"score": pinned})
+    pinned = {name: getattr(held, name) for name in ("model", "revision", "base_model", "base_revision")}
+    return settings.model_copy(update={"score": settings.score.model_copy(update=pinned)})
+
+
+def _pin_version(model: str) -> str:
+    """A registry's model by its version, others as they are."""
+    return open_model(model).place if model.startswith(IN_REGISTRY) else model
 
 
 def check_client(endpoint: Endpoint) -> None:

@@ -31,6 +31,7 @@ from jobs.settings import BATCH_FORMATS, Settings
 from jobs.spark.interrupts import Stop
 from jobs.telling.progress import ProgressBar
 from jobs.telling.report import RunReport
+from jobs.telling.result import ResultFile
 from jobs.unchanged import LastLook
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def score(
     spark_log: str | None = None,
     console: Console | None = None,
     stop: Stop | None = None,
+    result: ResultFile | None = None,
 ) -> RunReport:
     """Score what is new in a table and write the answers.
 
@@ -55,6 +57,7 @@ def score(
         spark_log: Level of Spark's log on the terminal; None keeps it in a file.
         console: Where progress and warnings are shown.
         stop: Ends the run from outside.
+        result: Told how the run goes.
 
     Returns:
         The run's report, which is kept with the output too. Its status is `failed` where more rows failed than
@@ -69,7 +72,7 @@ def score(
     """
     asked, settings = settings, lay_out(settings, overwrite=overwrite)
     with hiding(settings):
-        start = start_run("score", settings, console=console, stop=stop)
+        start = start_run("score", settings, console=console, stop=stop, result=result)
         look = LastLook(start.settings, start.output)
         if not (overwrite or accept_failures) and has_results(asked) and (told := look.find_warnings()) is not None:
             return start.report_nothing(told)
@@ -113,6 +116,7 @@ def retry(
     spark_log: str | None = None,
     console: Console | None = None,
     stop: Stop | None = None,
+    result: ResultFile | None = None,
 ) -> RunReport:
     """Score failed rows again and append those that succeed.
 
@@ -120,7 +124,7 @@ def retry(
         settings: The job, as it was scored.
         only: Error codes; none for all.
         again: Rows too that a retry has failed on before.
-        spark_log, console, stop: As `score`.
+        spark_log, console, stop, result: As `score`.
 
     Raises:
         The same errors as `score`.
@@ -130,7 +134,7 @@ def retry(
         raise OutputError(f"output.path {settings.output.path} holds no results yet; `gristmill score` comes first")
     with (
         hiding(settings),
-        open_job(start_run("retry", settings, console=console, stop=stop), spark_log=spark_log) as job,
+        open_job(start_run("retry", settings, console=console, stop=stop, result=result), spark_log=spark_log) as job,
     ):
         job.begin()
         publish_retries(job.spark, settings, job.run)

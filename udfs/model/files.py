@@ -12,7 +12,6 @@ import hashlib
 import importlib.util
 import os
 import platform
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -25,12 +24,13 @@ from udfs.model.architectures import check_architecture
 from udfs.model.configs import check_config
 from udfs.model.json_files import load_json, load_object
 from udfs.model.modules import STATIC, TRANSFORMER, WITH_WEIGHTS, read_modules
+from udfs.model.places import HUB_ID, resolve_name
+from udfs.model.registry import IN_REGISTRY, find_copy
 from udfs.model.weights import INDEX, WEIGHTS, check_named_weights, check_weights, refuse_foreign, refuse_other_weights
 
 if TYPE_CHECKING:
     from udfs.spec import ScoreSpec
 
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 KEPT = {".jinja", ".json", ".model", ".safetensors", ".spm", ".txt"}  # files that decide an answer
 # transformers writes down where these were when the model was saved, and looks for them beside the others.
 _FILES_NOT_READ = {"special_tokens_map_file", "tokenizer_file"}
@@ -50,7 +50,8 @@ class ModelFiles:
         transformer: Where its config.json and weights lie: `root`, or what modules.json says.
         modules: sentence-transformers' modules after the transformer, as (class name, directory).
         config: The transformer's config.json; {} of a static model.
-        commit: Of a hub's model.
+        place: As every node finds this very model: `name` without a scheme or an alias.
+        commit: Of a hub's model; of a registered one the key of its version.
         is_static: There is no transformer: a table has a vector for each token.
         adapter: It is a LoRA adapter, and changes `base`.
         base: The model that an adapter changes.
@@ -61,6 +62,7 @@ class ModelFiles:
     transformer: Path
     modules: tuple[tuple[str, Path], ...] = ()
     config: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    place: str = ""
     commit: str | None = None
     is_static: bool = False
     adapter: Adapter | None = None
@@ -81,6 +83,11 @@ class ModelFiles:
         """Where the tokenizer's files lie: an adapter may have its own."""
         named = (folder for folder in self.folders if list(folder.glob("tokenizer*")))
         return next(named, self.weights)
+
+    @property
+    def is_of_hub(self) -> bool:
+        """It was fetched from the hub, without weights of other kinds."""
+        return self.commit is not None and not self.place.startswith(IN_REGISTRY)
 
     @property
     def names_code(self) -> bool:
@@ -118,7 +125,8 @@ def open_model(
     """Find a model, fetch it if it is a hub id, and check every file of it.
 
     Args:
-        name: A hub id, a directory, or `package:NAME/SUBDIR`.
+        name: A hub id, a directory, `package:NAME/SUBDIR`, or of a registry `models:/NAME/VERSION` or
+            `models:/NAME@ALIAS`.
         revision: Of a hub id.
         base_model: Of a LoRA adapter, the model that it changes, in the place of the one that it names.
         base_revision: Of a base that is a hub id.
@@ -127,18 +135,19 @@ def open_model(
         ModelError: It is not there, or has no weights.
         UnsafeModelError: It asks for remote code, has pickled weights alone, or links out of its directory.
     """
-    root, boundary = find_model(name, revision)
+    place, commit = resolve_name(name, revision)
+    root, boundary = find_model(place, commit)
     check_links(name, root, boundary)
     (first, transformer), *modules = list_modules(name, root)
     check_named_files(name, root, transformer)
     commit = None if root == boundary else root.name
-    found = ModelFiles(name, root, transformer, tuple(modules), commit=commit, is_static=first == STATIC)
+    found = ModelFiles(name, root, transformer, tuple(modules), place=place, commit=commit, is_static=first == STATIC)
     if (transformer / ADAPTER).is_file():
         return _open_adapter(found, revision, base_model, base_revision)
     if base_model or base_revision:
         raise ModelError(f"base_model is for LoRA adapters, and model {name!r} is none: it has no {ADAPTER}")
     if found.is_static:
-        check_weights(name, transformer, revision=revision, on_hub=commit is not None)
+        check_weights(name, transformer, revision=revision, on_hub=found.is_of_hub)
         return found
     if not (transformer / "config.json").is_file():
         refuse_foreign(name, transformer)
@@ -146,7 +155,7 @@ def open_model(
     config = load_object(transformer / "config.json")
     check_architecture(name, config)
     check_config(name, config)
-    check_weights(name, transformer, revision=revision, on_hub=commit is not None)
+    check_weights(name, transformer, revision=revision, on_hub=found.is_of_hub)
     check_named_weights(name, config)
     return replace(found, config=config)
 
@@ -157,10 +166,13 @@ def open_model_of(spec: ScoreSpec) -> ModelFiles:
 
 
 def pin(spec: ScoreSpec) -> ScoreSpec:
-    """With the commit that this machine has of a hub's model: every node takes that, whatever the hub has by then."""
+    """With the commit or version that this machine has: all nodes take that, whatever hub and registry have by then."""
     files = open_model_of(spec)
-    spec = replace(spec, revision=files.commit) if files.commit else spec
-    return replace(spec, base_revision=files.base.commit) if files.base and files.base.commit else spec
+    spec = replace(spec, model=files.place, revision=files.commit or spec.revision)
+    if (base := files.base) is None:
+        return spec
+    named = spec.base_model if base.place == base.name else base.place
+    return replace(spec, base_model=named, base_revision=base.commit or spec.base_revision)
 
 
 def _open_adapter(
@@ -180,7 +192,7 @@ def _open_adapter(
             "away, or name a directory of the adapter alone"
         )
     if not (folder / ADAPTER_WEIGHTS).is_file():
-        refuse_other_weights(name, folder, revision=revision, on_hub=files.commit is not None)
+        refuse_other_weights(name, folder, revision=revision, on_hub=files.is_of_hub)
     adapter = read_adapter(name, folder)
     if (wanted := base_model or adapter.base) is None:
         raise ModelError(f"model {name!r} is a LoRA adapter that names no model; say it as `base_model`")
@@ -211,7 +223,7 @@ def _find_base(files: ModelFiles, told: str) -> str:
     that is a directory itself. What others have published may name models of the hub alone.
     """
     if files.name.startswith("package:") or files.commit or told.startswith("package:"):
-        if not _HUB_ID.fullmatch(told) or told.startswith(".") or Path(told).is_dir():
+        if not HUB_ID.fullmatch(told) or told.startswith(".") or Path(told).is_dir():
             raise UnsafeModelError(
                 f"model {files.name!r} is an adapter of {told!r}, which is no hub id; say which model as `base_model`"
             )
@@ -227,19 +239,24 @@ def find_model(name: str, revision: str | None = None, *, pickled: bool = False)
     it must be there already.
 
     Args:
-        name: A hub id, a directory, or `package:NAME/SUBDIR`.
-        revision: Of a hub id.
+        name: A hub id, a directory, `package:NAME/SUBDIR`, or a resolved name of a registry.
+        revision: Of a hub id; of a registered model its key.
         pickled: Fetch pickled weights too, where the hub has no others; nothing but `gristmill import` asks for them.
     """
     if name.startswith("package:"):
         root = _find_in_package(name)
         return root, root
+    if name.startswith(IN_REGISTRY):
+        root = find_copy(name, str(revision))
+        return root, root.parent
     if Path(name).expanduser().is_dir():
         root = Path(name).expanduser().resolve()
         return root, root
     if Path(name).suffix == ".gguf":
         raise ModelError(f"model {name!r} is a file for llama.cpp (GGUF); take the model that it was made of")
-    if name.startswith(("/", ".", "~")) or not _HUB_ID.fullmatch(name):
+    if name.startswith(("/Volumes/", "/dbfs/")) and not Path(f"/{name.split('/')[1]}").is_dir():
+        raise ModelError(f"model {name!r} lies on Databricks, and this machine ({platform.node()}) sees none of it")
+    if name.startswith(("/", ".", "~")) or not HUB_ID.fullmatch(name):
         raise ModelError(f"model {name!r} is not a directory on this machine ({platform.node()})")
     found = _fetch_from_hub(name, revision)
     if pickled and _lacks_weights(name, found[0]):

@@ -31,6 +31,7 @@ from udfs.model.architectures import check_architecture
 from udfs.model.files import KEPT, RECORD, check_links, find_model, hash_file, list_modules, open_model, walk_files
 from udfs.model.json_files import load_object
 from udfs.model.modules import STATIC
+from udfs.model.places import resolve_name
 from udfs.model.quiet import quiet_transformers
 from udfs.model.unpickling import bound
 from udfs.model.weights import INDEX, WEIGHTS, find_pickled, is_beside, list_shards, refuse_foreign
@@ -84,7 +85,7 @@ def import_model(name: str, target: Path, *, revision: str | None = None, bounds
     Nothing is at the target until all of it is there.
 
     Args:
-        name: A hub id, a directory, or `package:NAME/SUBDIR`.
+        name: As `open_model` takes it.
         target: A directory that is not there yet, or empty.
         revision: Commit of a hub id.
         bounds: What the unpickling process may take; None goes by the size of its files.
@@ -98,7 +99,7 @@ def import_model(name: str, target: Path, *, revision: str | None = None, bounds
     target = target.expanduser().resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ModelError(f"{target} is there already; import into a new directory")
-    root, boundary = find_model(name, revision, pickled=True)
+    root, boundary = find_model(*resolve_name(name, revision), pickled=True)
     check_links(name, root, boundary)
     if target.is_relative_to(root):
         raise ModelError(f"{target} lies in the model's own directory; import into another one")
