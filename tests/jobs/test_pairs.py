@@ -18,6 +18,7 @@ from jobs.run import retry, score
 from jobs.settings import Settings
 from jobs.telling.dry_run import show_plan
 from tests.cross_encoders import make_cross_encoder
+from tests.models import write_json
 from udfs.errors import ModelError
 
 WriteJob = Callable[..., Path]
@@ -112,6 +113,45 @@ def test_any_model_s_separator_is_warned_of(
     asked = {"model": path, "text": f"{{{{ title }}}}{sign}{{{{ passage }}}}", "text_pair": None}
     (told,) = tell_ignored_settings(check_model(write_settings(asked)))
     assert told.startswith(f"score.text has {sign!r} in it")
+
+
+def _join_by(path: Path, processor: dict[str, Any]) -> None:
+    held = json.loads((path / "tokenizer.json").read_text())
+    number = held["model"]["vocab"]["[SEP]"]
+    held["model"]["vocab"] = {("</s>" if n == number else token): n for token, n in held["model"]["vocab"].items()}
+    write_json(path / "tokenizer.json", {**held, "post_processor": processor})
+
+
+@pytest.mark.parametrize(
+    "processor",
+    [
+        {"type": "RobertaProcessing", "sep": ["</s>", 3], "cls": ["[CLS]", 2]}
+        | {"trim_offsets": True, "add_prefix_space": False},
+        {"type": "BertProcessing", "sep": ["</s>", 3], "cls": ["[CLS]", 2]},
+        {
+            "type": "TemplateProcessing",
+            "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [
+                {"Sequence": {"id": "A", "type_id": 0}},
+                {"SpecialToken": {"id": "</s>", "type_id": 0}},
+                {"Sequence": {"id": "B", "type_id": 0}},
+            ],
+            "special_tokens": {"</s>": {"id": "</s>", "ids": [3], "tokens": ["</s>"]}},
+        },
+    ],
+    ids=lambda processor: processor["type"],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_separator_that_the_tokenizer_alone_names_is_warned_of(
+    write_settings: Callable[..., Settings], tmp_path: Path, processor: dict[str, Any], nested: bool
+) -> None:
+    path = Path(
+        make_cross_encoder(tmp_path / "other", kind="Roberta", join="two separators", tokenizer={"sep_token": None})
+    )
+    _join_by(path, {"type": "Sequence", "processors": [processor]} if nested else processor)
+    asked = {"model": str(path), "text": "{{ title }}</s></s>{{ passage }}", "text_pair": None}
+    (line,) = tell_ignored_settings(check_model(write_settings(asked)))
+    assert line.startswith("score.text has '</s>' in it")
 
 
 @pytest.mark.parametrize(

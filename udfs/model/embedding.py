@@ -10,7 +10,7 @@ from typing import Any
 
 from udfs.errors import ModelError
 from udfs.model.files import ModelFiles
-from udfs.model.limits import read_sentence_config
+from udfs.model.sentence_settings import check_settings, read_sentence_config
 from udfs.model.tensors import read_shapes
 from udfs.model.weights import check_weights
 
@@ -148,7 +148,8 @@ def read_embedding(files: ModelFiles) -> Embedding:
 
 
 def _check_transformer(files: ModelFiles) -> None:
-    """Refuse a transformer whose states are not those of its last layer."""
+    """Refuse a transformer whose states are not those of its last layer, or that is set otherwise than here."""
+    check_settings(files)
     told = read_sentence_config(files)
     asked = told.get("transformer_task") or "feature-extraction"
     of_text = (told.get("modality_config") or {}).get("text") or {}

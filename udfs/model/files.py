@@ -150,7 +150,7 @@ def open_model(
         check_weights(name, transformer, revision=revision, on_hub=found.is_of_hub)
         return found
     if not (transformer / "config.json").is_file():
-        refuse_foreign(name, transformer)
+        refuse_foreign(name, transformer, on_hub=commit is not None)
         raise ModelError(f"model {name!r} has no config.json in {transformer}; it is not a transformers model")
     config = load_object(transformer / "config.json")
     check_architecture(name, config)

@@ -6,6 +6,7 @@ from typing import Any
 
 from udfs.errors import ModelError
 from udfs.model.files import ModelFiles
+from udfs.model.sentence_settings import find_longest
 
 # Position tables of these begin at padding_idx + 1, so that they hold that many tokens fewer.
 _OFFSET_POSITIONS = {
@@ -25,7 +26,6 @@ _OFFSET_POSITIONS = {
     "xlm-roberta-xl",
     "xmod",
 }
-_SENTENCE_CONFIGS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 NO_LIMIT = 1_000_000  # transformers writes about 1e30 for "none"
 
 
@@ -45,8 +45,7 @@ def resolve_max_tokens(files: ModelFiles, asked: int | None) -> int:
         if asked > limit:
             raise ModelError(f"max_tokens is {asked}, but model {files.name!r} reads at most {limit} tokens")
         return asked
-    sentence = read_sentence_config(files).get("max_seq_length")
-    told = sentence or files.read_json("tokenizer_config.json").get("model_max_length") or limit
+    told = find_longest(files) or files.read_json("tokenizer_config.json").get("model_max_length") or limit
     if not isinstance(told, int | float) or not told >= 1:
         raise ModelError(f"model {files.name!r}: its files say that it reads {told!r:.100} tokens; give max_tokens")
     return int(min(told, limit)) if min(told, limit) < NO_LIMIT else 512
@@ -63,12 +62,6 @@ def check_answer_fits(files: ModelFiles, max_new_tokens: int) -> None:
         raise ModelError(
             f"max_new_tokens is {max_new_tokens}, but model {files.name!r} writes at most {int(positions) - 1} tokens"
         )
-
-
-def read_sentence_config(files: ModelFiles) -> dict[str, Any]:
-    """What sentence-transformers keeps about the transformer; older models name the file after its kind."""
-    found = (files.read_json(f"sentence_{kind}_config.json") for kind in _SENTENCE_CONFIGS)
-    return next((config for config in found if config), {})
 
 
 def position_limit(files: ModelFiles) -> int:

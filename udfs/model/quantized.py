@@ -5,7 +5,7 @@ from __future__ import annotations
 from udfs.errors import ModelError
 from udfs.model.files import ModelFiles
 
-_UNNAMED = "by an unnamed method"
+_UNNAMED, _MLX = "by an unnamed method", "for MLX"
 # AutoGPTQ's and AutoAWQ's files beside a config.json that does not tell.
 _OLD_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 
@@ -31,7 +31,7 @@ def check_not_quantized(files: ModelFiles, *, may_vllm: bool = False) -> None:
             f"adapter {files.name!r} changes {files.base.name!r}, which is quantized ({method}); say as `base_model` "
             "the model that it was made of"
         )
-    elif may_vllm:
+    elif may_vllm and method != _MLX:
         told += ", or have it written with by vLLM: `score.engine: vllm`, on nodes that have it"
     raise ModelError(told)
 
@@ -39,6 +39,8 @@ def check_not_quantized(files: ModelFiles, *, may_vllm: bool = False) -> None:
 def find_quantization(files: ModelFiles) -> str | None:
     """How a model's weights are quantized, as its files name it; None if they are not."""
     config = files.config
+    if isinstance(told := config.get("quantization"), dict) and "bits" in told:
+        return _MLX
     nested = [part for part in config.values() if isinstance(part, dict)]
     for part in (config, *nested):
         for key in ("quantization_config", "compression_config"):

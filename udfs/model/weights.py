@@ -13,13 +13,15 @@ from udfs.model.tensors import check_whole
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLED = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
-# A trainer leaves these beside the weights.
-_NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states")
+# A trainer leaves these beside the weights; OpenVINO's are no pickles.
+_NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "rng_state", "random_states", "openvino_")
+_GGUF = "weights for llama.cpp (GGUF); take the model that they were made of, in safetensors"
 _FOREIGN = {
-    ".gguf": "weights for llama.cpp (GGUF); take the model that they were made of, in safetensors",
+    ".gguf": _GGUF,
     ".h5": "TensorFlow's weights; load it with an older transformers (`from_tf=True`), which saves safetensors",
     ".msgpack": "Flax's weights; load it with an older transformers (`from_flax=True`), which saves safetensors",
     ".onnx": "ONNX's weights; take the model that they were made of, in safetensors",
+    ".xml": "OpenVINO's weights; take the model that they were made of, in safetensors",
     ".ot": "weights for rust-bert; take the model that they were made of, in safetensors",
 }
 
@@ -80,7 +82,7 @@ def refuse_other_weights(name: str, folder: Path, *, revision: str | None = None
             f"model {name!r} has pickled weights alone, and loading a pickle can run code; "
             f"{_advise_import(name, revision)}"
         )
-    refuse_foreign(name, folder)
+    refuse_foreign(name, folder, on_hub=on_hub)
     told = f"model {name!r} has no weights (*.safetensors) in {folder}"
     if on_hub:
         told = (
@@ -89,12 +91,16 @@ def refuse_other_weights(name: str, folder: Path, *, revision: str | None = None
     raise ModelError(told)
 
 
-def refuse_foreign(name: str, folder: Path) -> None:
+def refuse_foreign(name: str, folder: Path, *, on_hub: bool = False) -> None:
     """Refuse a model that has weights of a library that gristmill does not read, and none of its own.
+
+    Those of a hub's model are not fetched: by custom its name tells of GGUF.
 
     Raises:
         ModelError: Whose they are, and what to do.
     """
+    if on_hub and "gguf" in name.lower():
+        raise ModelError(f"model {name!r} has {_GGUF}")
     suffixes = {path.suffix for path in folder.iterdir()}
     if told := next((told for suffix, told in _FOREIGN.items() if suffix in suffixes), None):
         raise ModelError(f"model {name!r} has {told}")

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from udfs.errors import ModelError
 from udfs.model.files import ModelFiles, open_model_of
-from udfs.model.limits import read_sentence_config
+from udfs.model.sentence_settings import check_settings, read_sentence_config
 from udfs.model.tensors import read_shapes
 from udfs.spec import ScoreSpec, list_problems, option
 from udfs.tasks.activations import Activation, choose_activation, read_cross_encoder
@@ -83,6 +83,7 @@ class TextClassification:
         self._pairs = reads_pairs(spec)
         if self._pairs:
             check_modules(files)
+            check_settings(files)
         asked = spec.options.activation
         self._activate = choose_activation(files, labels=len(self.labels), pairs=self._pairs, asked=asked)
 

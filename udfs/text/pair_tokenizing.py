@@ -14,7 +14,7 @@ from udfs.model.limits import resolve_max_tokens
 from udfs.model.token_types import reads_types
 from udfs.spec import Overflow
 from udfs.text.splitting import Splitter
-from udfs.text.tokenizing import Tokenized, join_ids, load_backend
+from udfs.text.tokenizing import Tokenized, join_ids, load_backend, make_lowercase
 from udfs.wire.items import Items
 
 Truncation = Literal["longest_first", "only_first", "only_second"]
@@ -60,11 +60,13 @@ class PairTokenizer:
     ) -> None:
         self.max_tokens = resolve_max_tokens(files, max_tokens)
         self._overflow, self._side, self._chunk_overlap = overflow, _SIDES.get(truncation), chunk_overlap
-        self._before, self._lowercase, self._with_types = before, lowercase, reads_types(files)
+        self._before, self._with_types = before, reads_types(files)
         self._keeps_end = files.read_json("tokenizer_config.json").get("truncation_side") == "left"
         self._backend = load_backend(files)
         self._backend.no_padding()
         self._backend.no_truncation()
+        if lowercase:
+            make_lowercase(self._backend)
         self._shape = _find_shape(self._backend, files)
         self._room = self.max_tokens - self._shape.specials
         self._taken = len(self._encode([before])[0])
@@ -86,8 +88,6 @@ class PairTokenizer:
             One unit a pair. It has no item where nothing is left of it: no token at all, too long under `fail`, or
             too long beside the text that is not to be cut.
         """
-        if self._lowercase:
-            texts, text_pairs = ([text.lower() for text in part] for part in (texts, text_pairs))
         firsts, seconds = self._encode([self._before + text for text in texts]), self._encode(text_pairs)
         ids = list(zip(firsts, seconds, strict=True))
         kept = [[pair] if self._shape.specials + sum(map(len, pair)) else [] for pair in ids]

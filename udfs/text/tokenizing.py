@@ -142,14 +142,15 @@ class Tokenizer:
     ) -> None:
         self.max_tokens = resolve_max_tokens(files, max_tokens)
         self._overflow, self._chunk_overlap, self._files = overflow, chunk_overlap, files
-        self._before, self._lowercase, self._with_spans = before.lower() if lowercase else before, lowercase, with_spans
+        self._before, self._with_spans = before, with_spans
         self._splitters: dict[tuple[str, ...], Splitter] = {}
         self._direction = files.read_json("tokenizer_config.json").get("truncation_side") or "right"
         self._backend, file = _load(files)
         self._backend.no_padding()
         self._backend.no_truncation()
+        changed = lowercase and make_lowercase(self._backend)
         self._around = _find_around(self._backend)
-        self._encoder = Encoder(self._backend, None if with_spans else file)
+        self._encoder = Encoder(self._backend, None if with_spans or changed else file)
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] = ()) -> Tokenized:
         """Tokenize texts, each alone or once with each of some second texts; only the first is ever cut.
@@ -158,8 +159,6 @@ class Tokenizer:
             One unit a text, or one for each of its pairs, text by text. It has no item where nothing is left of it: no
             token at all, or too long under `fail`.
         """
-        if self._lowercase:
-            texts = [text.lower() for text in texts]
         splitter = self._splitter(pairs) if self._overflow == "chunk" else None
         if self._around is not None and not pairs and not self._with_spans:
             return self._tokenize_alone(self._around, texts, splitter)
@@ -349,6 +348,22 @@ def find_tokenizer_file(files: ModelFiles) -> Path | None:
 def load_backend(files: ModelFiles) -> Any:
     """The model's fast tokenizer, as its own settings leave it."""
     return _load(files)[0]
+
+
+def make_lowercase(backend: Any) -> bool:
+    """Have a tokenizer lower-case texts first, but for the special tokens that they spell; whether that changed it.
+
+    Source: sentence-transformers, `do_lower_case` of its `Transformer`.
+    """
+    from tokenizers.normalizers import BertNormalizer, Lowercase, Normalizer
+    from tokenizers.normalizers import Sequence as Normalizers
+
+    before = backend.normalizer
+    parts: list[Normalizer] = list(before) if isinstance(before, Normalizers) else [before] if before else []
+    if any(isinstance(part, Lowercase) or (isinstance(part, BertNormalizer) and part.lowercase) for part in parts):
+        return False
+    backend.normalizer = Normalizers([Lowercase(), *parts])
+    return True
 
 
 def _load(files: ModelFiles) -> tuple[Any, Path | None]:

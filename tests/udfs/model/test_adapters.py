@@ -392,3 +392,13 @@ def test_quantized_models_are_refused_with_what_to_do(tmp_path: Path, where: str
     make_task(make_spec(**asked, engine="vllm"), open_model_of(make_spec(**asked)))
     with pytest.raises(ModelError, match="take the model it was made of"):
         make_task(make_spec(task="feature-extraction", model=str(path)), open_model(str(path)))
+
+
+@pytest.mark.parametrize("more", [{}, {"quantization_config": {"bits": 4, "group_size": 64}}], ids=["alone", "both"])
+def test_weights_for_mlx_are_refused_and_not_sent_to_vllm(tmp_path: Path, more: dict[str, Any]) -> None:
+    path = Path(save_writer(tmp_path / "model"))
+    config = json.loads((path / "config.json").read_text())
+    write_json(path / "config.json", {**config, "quantization": {"bits": 4, "group_size": 64}, **more})
+    spec = make_spec(task="text-generation", model=str(path))
+    with pytest.raises(ModelError, match=r"quantized \(for MLX\).*take the model it was made of$"):
+        make_task(spec, open_model_of(spec))

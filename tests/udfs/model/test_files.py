@@ -149,6 +149,26 @@ def test_weights_of_others_are_told_with_the_way_out(model: Path, leave: str, to
         open_model(str(model))
 
 
+def test_weights_of_openvino_are_no_pickles(model: Path) -> None:
+    (model / "model.safetensors").rename(model / "openvino_model.bin")
+    (model / "openvino_model.xml").write_text("<net/>")
+    with pytest.raises(ModelError, match="OpenVINO's weights; take the model that they were made of"):
+        open_model(str(model))
+
+
+@pytest.mark.parametrize("held", [{}, {"config.json": '{"model_type": "llama"}'}], ids=["nothing", "config.json"])
+def test_a_gguf_model_of_the_hub_is_told_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: dict[str, str]
+) -> None:
+    root = tmp_path / "models--org--tiny-GGUF/snapshots/c0ffee"
+    root.mkdir(parents=True)
+    for name, text in held.items():
+        (root / name).write_text(text)
+    monkeypatch.setattr("udfs.model.files.find_model", lambda *_, **__: (root, root.parents[1]))
+    with pytest.raises(ModelError, match=r"llama.cpp \(GGUF\); take the model that they were made of"):
+        open_model("org/tiny-GGUF")
+
+
 def test_a_directory_of_gguf_files_alone_is_told(tmp_path: Path) -> None:
     (tmp_path / "model-q4.gguf").write_bytes(b"GGUF")
     for name in (str(tmp_path), str(tmp_path / "model-q4.gguf")):

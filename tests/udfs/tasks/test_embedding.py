@@ -17,7 +17,7 @@ from sentence_transformers.util import quantize_embeddings
 from tests.conftest import MINILM
 from tests.embedders import WIDTH, embed, encode, make_dense, make_embedder, make_static, vectors
 from tests.engine_rows import undisturbed_rows
-from tests.models import make_encoder, write_json
+from tests.models import VOCABULARY, make_encoder, write_json
 from udfs.errors import ModelError, SpecError, UnsafeModelError
 from udfs.executor import executor_of
 from udfs.model.files import find_model, open_model
@@ -296,6 +296,82 @@ def test_what_gristmill_cannot_do_as_sentence_transformers_does_is_refused(
     spoil(model)
     with pytest.raises((ModelError, UnsafeModelError), match=told):
         make_task(make_spec("feature-extraction", str(model)), open_model(str(model))).tokenize(["tea"])
+
+
+def _set(model: Path, file: str, **told: Any) -> None:
+    held = json.loads((model / file).read_text()) if (model / file).is_file() else {}
+    write_json(model / file, held | told)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"config_args": {"num_hidden_layers": 1}},
+        {"config_kwargs": {"hidden_act": "relu"}},
+        {"model_args": {"variant": "fp16"}},
+        {"tokenizer_args": {"do_lower_case": False}},
+        {"processing_kwargs": {"text": {"add_special_tokens": False}}},
+        {"processing_kwargs": {"common": {"max_length": 5}}},
+    ],
+    ids=lambda told: next(iter(told)),
+)
+def test_settings_that_change_a_vector_and_are_not_followed_are_refused(tmp_path: Path, told: dict[str, Any]) -> None:
+    model = Path(make_encoder(tmp_path))
+    _set(model, "sentence_bert_config.json", **told)
+    key, nested = next(iter(told.items()))
+    with pytest.raises(ModelError, match=f"{key}.{next(iter(nested))}"):
+        make_task(make_spec("feature-extraction", str(model)), open_model(str(model)))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"processing_kwargs": {"text": {"max_length": 5, "truncation": True}}},
+        {"tokenizer_args": {"model_max_length": 6, "padding_side": "left"}},
+        {"model_args": {"attn_implementation": "eager"}, "config_args": {"trust_remote_code": True}},
+    ],
+    ids=["called with", "loaded with", "harmless"],
+)
+def test_settings_that_are_followed_equal_sentence_transformers(tmp_path: Path, told: dict[str, Any]) -> None:
+    model = Path(make_encoder(tmp_path))
+    _set(model, "sentence_bert_config.json", **told)
+    np.testing.assert_allclose(vectors(str(model), TEXTS), encode(str(model), TEXTS), atol=5e-5)
+
+
+def test_a_model_that_takes_chats_alone_is_refused(tmp_path: Path) -> None:
+    model = Path(make_encoder(tmp_path))
+    way = {"method": "forward", "method_output_name": "last_hidden_state"}
+    _set(model, "sentence_bert_config.json", modality_config={"message": way}, module_output_name="token_embeddings")
+    with pytest.raises(ModelError, match="takes message and no plain texts"):
+        make_task(make_spec("feature-extraction", str(model)), open_model(str(model)))
+
+
+@pytest.mark.parametrize("told", [["text"], {"text": "forward"}], ids=["list", "text"])
+def test_settings_that_are_none_are_told(tmp_path: Path, told: Any) -> None:
+    model = Path(make_encoder(tmp_path))
+    _set(model, "sentence_bert_config.json", modality_config=told)
+    with pytest.raises(ModelError, match="modality_config of its sentence-transformers settings is no object"):
+        make_task(make_spec("feature-extraction", str(model)), open_model(str(model)))
+
+
+@pytest.mark.parametrize("asked", [{}, {"prompt": "A [SEP] RED"}], ids=["texts", "prompt"])
+@pytest.mark.parametrize("lowercases", [True, False], ids=["as its tokenizer does", "its tokenizer does not"])
+def test_texts_are_lower_cased_but_for_the_special_tokens_that_they_spell(
+    tmp_path: Path, asked: dict[str, str], lowercases: bool
+) -> None:
+    model = Path(make_encoder(tmp_path))
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    tokenizer["normalizer"]["lowercase"] = lowercases
+    tokenizer["added_tokens"] = [
+        {"id": VOCABULARY[token], "content": token, "special": True, "normalized": False}
+        | {"single_word": False, "lstrip": False, "rstrip": False}
+        for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+    ]
+    write_json(model / "tokenizer.json", tokenizer)
+    _set(model, "tokenizer_config.json", do_lower_case=lowercases)
+    _set(model, "sentence_bert_config.json", do_lower_case=True)
+    texts = ["A GOOD Red Kettle", "[SEP] a Dog [SEP] the CAT", "Tea"]
+    np.testing.assert_allclose(vectors(str(model), texts, **asked), encode(str(model), texts, **asked), atol=5e-5)
 
 
 def test_modules_whose_widths_do_not_fit_together_are_refused(tmp_path: Path) -> None:
