@@ -30,8 +30,12 @@ _TWO_SIDES = {"d_model": 32, "bos_token_id": 2, "eos_token_id": 3, "decoder_star
     for side in ("encoder", "decoder")
     for name, value in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 64))
 }
+_T5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
+_T5 |= {"eos_token_id": 3, "decoder_start_token_id": 0}
 _OTHER_WIDTHS: dict[str, dict[str, Any]] = {
     "Bart": _TWO_SIDES,
+    "M2M100": _TWO_SIDES,
+    "Marian": _TWO_SIDES,
     "MBart": _TWO_SIDES,
     "Gemma2": _SHARED_HEADS,
     "Gemma3Text": _SHARED_HEADS,
@@ -45,8 +49,8 @@ _OTHER_WIDTHS: dict[str, dict[str, Any]] = {
     "Phi3": {"num_key_value_heads": 4},
     "Phimoe": {"num_key_value_heads": 4, "num_local_experts": 2},
     "Qwen2": {"num_key_value_heads": 4},
-    "T5": {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4}
-    | {"eos_token_id": 3, "decoder_start_token_id": 0},
+    "LongT5": _T5,
+    "T5": _T5,
 }
 _PACKS = [
     *("Albert", "Bert", "Camembert", "Data2VecText", "DistilBert", "Electra", "Ernie", "Gte", "JinaEmbeddingsV3"),

@@ -120,6 +120,13 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+# Of these sentence-transformers takes the encoder alone.
+_BY_ENCODER = {
+    *("blenderbot", "blenderbot-small", "longt5", "m2m_100", "marian", "pegasus", "pegasus_x", "prophetnet"),
+    *("switch_transformers", "t5gemma", "t5gemma2"),
+}
+
+
 def _ask_transformers(zone: Zone, folder: Path, tokenized: list[np.ndarray], task: Any) -> list[Any]:
     """Answers of transformers to each text alone."""
     import torch
@@ -128,9 +135,12 @@ def _ask_transformers(zone: Zone, folder: Path, tokenized: list[np.ndarray], tas
     name = zone.auto_class
     config = transformers.AutoConfig.from_pretrained(folder)
     encoders = transformers.models.auto.modeling_auto.MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
-    if name == "AutoModel" and config.is_encoder_decoder and config.model_type in encoders:
+    alone = config.model_type in encoders and config.model_type not in _BY_ENCODER
+    if name == "AutoModel" and config.is_encoder_decoder and alone:
         name = "AutoModelForTextEncoding"
     model = getattr(transformers, name).from_pretrained(folder, dtype=torch.float32).eval()
+    if zone.task == "feature-extraction" and config.model_type in _BY_ENCODER:
+        model = model.get_encoder()
     answers: dict[bytes, Any] = {}
     with torch.inference_mode():
         for ids in {ids.tobytes(): ids for ids in tokenized}.values():

@@ -28,6 +28,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# The encoder alone embeds, as in sentence-transformers, and its states need no decoder: by a class of transformers that
+# has no other part, or as a part of the whole model.
+_ENCODERS = {"longt5": "LongT5EncoderModel", "switch_transformers": "SwitchTransformersEncoderModel"}
+_ENCODE_APART = frozenset(
+    (
+        *("blenderbot", "blenderbot-small", "m2m_100", "marian", "pegasus", "pegasus_x"),
+        *("prophetnet", "t5gemma", "t5gemma2"),
+    )
+)
+
+
 @dataclass(frozen=True)
 class Forward:
     """A loaded model with its task's last step.
@@ -73,8 +84,10 @@ def _embed(task: Embeds, files: ModelFiles, device: str, precision: str, make_ba
     finish = make_steps(task, device=device)
     if files.is_static:
         return _look_up(load_table(files, device=device, precision=precision), finish)
-    kind = "AutoModelForTextEncoding" if _has_encoder_alone(files) else "AutoModel"
+    kind = _name_class(files)
     model = load_transformer(kind, files, device=device, precision=precision, packed=make_batch.packed)
+    if kind == "AutoModel" and files.config.get("model_type") in _ENCODE_APART:
+        model = model.get_encoder()
 
     def forward(batch: Batch) -> Tensor:
         return finish(model(**batch.inputs()).last_hidden_state, batch)
@@ -95,13 +108,16 @@ def _look_up(table: Tensor, finish: Callable[[Tensor, Batch], Tensor]) -> Forwar
     return Forward(None, forward)
 
 
-def _has_encoder_alone(files: ModelFiles) -> bool:
+def _name_class(files: ModelFiles) -> str:
     """Of T5 and its kin the encoder embeds, alone; of others, as BART, the whole model, as in sentence-transformers."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
 
+    kind = str(files.config.get("model_type"))
+    if kind in _ENCODERS or kind in _ENCODE_APART:
+        return _ENCODERS.get(kind, "AutoModel")
     if files.config.get("is_encoder_decoder"):
-        return files.config.get("model_type") in MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES
-    return "T5EncoderModel" in (files.config.get("architectures") or [])
+        return "AutoModelForTextEncoding" if kind in MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES else "AutoModel"
+    return "AutoModelForTextEncoding" if "T5EncoderModel" in (files.config.get("architectures") or []) else "AutoModel"
 
 
 def _compare(

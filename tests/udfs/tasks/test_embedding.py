@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers.models import LayerNorm, Normalize, Pooling
 from sentence_transformers.util import quantize_embeddings
+from transformers import AutoModel
 
 from tests.conftest import MINILM
 from tests.embedders import WIDTH, embed, encode, make_dense, make_embedder, make_static, vectors
@@ -22,6 +23,7 @@ from udfs.errors import ModelError, SpecError, UnsafeModelError
 from udfs.executor import executor_of
 from udfs.model.files import find_model, open_model
 from udfs.tasks.registry import make_spec, make_task
+from udfs.text.tokenizing import Tokenizer
 from udfs.wire.home import EngineId, find_home
 
 TEXTS = [
@@ -388,6 +390,19 @@ def test_a_causal_model_without_modules_has_its_last_token_as_sentence_transform
     config = json.loads((model / "config.json").read_text())
     write_json(model / "config.json", config | {"architectures": ["RobertaForCausalLM"]})
     np.testing.assert_allclose(vectors(str(model), TEXTS), encode(str(model), TEXTS), atol=5e-5)
+
+
+@pytest.mark.parametrize("kind", ["LongT5", "Marian", pytest.param("M2M100", marks=pytest.mark.long)])
+def test_the_encoder_of_a_model_that_writes_embeds_alone(tmp_path: Path, kind: str) -> None:
+    model = make_encoder(tmp_path, kind=kind)
+    encoder = AutoModel.from_pretrained(model).eval().get_encoder()
+    tokenizer = Tokenizer(open_model(model), max_tokens=None, overflow="truncate")
+    rows = []
+    for text in TEXTS:
+        ids = torch.from_numpy(tokenizer([text]).items.ids[None].astype(np.int64))
+        states = encoder(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0].detach().numpy()
+        rows.append(states.mean(0) / np.linalg.norm(states.mean(0)))
+    np.testing.assert_allclose(vectors(model, TEXTS), np.array(rows), atol=5e-5)
 
 
 REAL = ["The cat sits outside.", "A man is playing guitar", "I love pasta, and wine.", "Movies: how awesome!", "ok"]
