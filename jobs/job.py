@@ -18,6 +18,7 @@ from jobs.errors import DeadlineReached, Interrupted, JobError, SparkGone, TooMa
 from jobs.increments.scoring import Run
 from jobs.input.checkpoint import path_of
 from jobs.input.files import name_some, tell_malformed
+from jobs.layout import partition_types
 from jobs.output.committed import Increment, add_up
 from jobs.output.directory import Output
 from jobs.preflight import check_client, check_model, show_warning, tell_ignored_settings
@@ -32,8 +33,7 @@ from jobs.telling.result import ResultFile
 from udfs.model.sending import send_models
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-    from pyspark.sql.types import StructType
+    from pyspark.sql import DataFrame, SparkSession
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,17 @@ class Job:
             self.result.keep(report, self.output.write_report(self.run.run_id, report.as_dict()))
         raise error
 
-    def begin(self, schema: StructType | None = None, *, overwrite: bool = False) -> None:
-        """Make the output this job's; see `Output.begin`."""
-        self.output.begin(schema, overwrite=overwrite)
+    def begin(self, frame: DataFrame | None = None, *, keep: bool = False, overwrite: bool = False) -> None:
+        """Make the output this job's; see `Output.begin`.
+
+        Args:
+            frame: The input, where more of it is to be scored.
+            keep: Later runs read it by its schema of today.
+            overwrite: Start afresh.
+        """
+        partitions = partition_types(frame.schema, self.settings) if frame is not None else None
+        schema = frame.schema if frame is not None and keep else None
+        self.output.begin(schema, partitions=partitions, overwrite=overwrite)
         self.run = replace(self.run, home=self.output.home)
 
     def increments(self) -> list[Increment]:

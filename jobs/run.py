@@ -89,7 +89,7 @@ def _score(job: Job, asked: Settings, look: LastLook, *, overwrite: bool, accept
         output.check_input(frame, kind)
     if overwrite:
         check_none_flies(output)
-    job.begin(frame.schema if kind == "files" else None, overwrite=overwrite)
+    job.begin(frame, keep=kind == "files", overwrite=overwrite)
     publish_retries(job.spark, settings, job.run)
     forget_committed(output)
     if accept_failures:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, PositiveInt, create_model, model_validator
 
 from jobs.deadlines import Deadline, parse_deadline
+from jobs.output_settings import OutputSettings
 from jobs.paths import canonical, lies_in
 from udfs.errors import SpecError
 from udfs.hosted.endpoint import BATCHES, HOSTED, LENGTHS, Endpoint, HostedEngine, Price
@@ -97,22 +98,6 @@ class InputSettings(_Section):
     def reader(self) -> str:
         """What Spark reads the files by; lines of requests are laid out as Parquet first."""
         return "parquet" if self.format in BATCH_FORMATS else self.format
-
-
-class OutputSettings(_Section):
-    """Where the answers go: always Parquet, and what of the input is kept beside them."""
-
-    path: str = Field(description="A directory; another job's results are refused.")
-    format: Literal["parquet", "openai-batch", "anthropic-batch"] = Field(
-        "parquet",
-        description="`openai-batch` and `anthropic-batch` make `path` a results file of that service, of a job with "
-        "`models`; the rows that it is made of are in `PATH.gristmill/rows`.",
-    )
-    errors: str | None = Field(
-        None, description="Of `openai-batch`: the file of the requests that failed; without it, PATH.errors."
-    )
-    columns: list[str] | None = Field(None, description="Input columns to keep; without it all, `[]` for none.")
-    name: str = Field("prediction", description="The result column.")
 
 
 class Message(_Section):

@@ -88,7 +88,7 @@ def score_frame(
         deadline: In seconds since 1970; rows that are not scored by then fail as `expired`.
         keep: Columns to keep besides those that the settings name.
     """
-    name, kept = settings.output.name, kept_columns(frame, settings)
+    name, kept = settings.output.result, kept_columns(frame, settings)
     scored = spread_rows(frame, settings, plan).select(
         *(column(c) for c in (*kept, *keep)),
         _make_answerer(frame.sparkSession, settings, deadline)(text_of(frame, settings)).alias(name),
@@ -100,7 +100,7 @@ def with_outcome(scored: DataFrame, settings: Settings) -> DataFrame:
     """Rows with the outcome that their result column tells."""
     from pyspark.sql import functions as F
 
-    outcome = F.when(column(settings.output.name)["error"].isNull(), "succeeded").otherwise("failed")
+    outcome = F.when(column(settings.output.result)["error"].isNull(), "succeeded").otherwise("failed")
     return scored.withColumn("outcome", outcome)
 
 

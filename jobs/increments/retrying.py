@@ -145,7 +145,7 @@ def find_failed(
     """
     from pyspark.sql import functions as F
 
-    name = settings.output.name
+    name = settings.output.result
     rows = output.read_marked(spark, marks, outcome="failed")
     located = rows.select(
         *(column(c) for c in rows.columns if c not in (name, "outcome", "increment")),
@@ -247,7 +247,7 @@ def _retry(found: Found, settings: Settings, run: Run, listener: Listener, choic
     output.commit(
         draft,
         number,
-        counts=count_outcomes(rows, settings.output.name),
+        counts=count_outcomes(rows, settings.output.result),
         run_id=run.run_id,
         began=began,
         name=output.kept_name(number),

@@ -297,10 +297,14 @@ def check_failed(counts: Committed, settings: Settings) -> None:
     """
     limit, failed = settings.limits.max_error_rate, counts.failed - counts.failed_by_code.get("expired", 0)
     if failed > limit * counts.rows:
+        error = (
+            f"{settings.output.prefix}error_code"
+            if settings.output.layout == "flat"
+            else f"{settings.output.name}.error"
+        )
         raise TooManyFailed(
             f"{failed} of {counts.rows} rows failed ({failed / counts.rows:.1%}), more than limits.max_error_rate "
-            f"allows ({limit:.1%}). All rows are in {settings.output.path}; look at `{settings.output.name}.error` "
-            "where outcome = 'failed'"
+            f"allows ({limit:.1%}). All rows are in {settings.output.path}; look at `{error}` where outcome = 'failed'"
         )
 
 

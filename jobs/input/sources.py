@@ -27,6 +27,7 @@ from jobs.input.records import (
     unite,
     with_raw,
 )
+from jobs.layout import added_columns, tell_taken
 from jobs.paths import GLOB
 from jobs.settings import InputSettings, Settings
 from jobs.spark.session import spark_conf
@@ -44,6 +45,7 @@ _NO_HEADERS: Headers = {}
 _UNWRITABLE = re.compile(
     r'(?:^|"(?:type|elementType|keyType|valueType)":)"(interval|time\(\d+\))"|"fields":\[\]'
 )  # by Parquet
+_OF_DIRECTORIES = {"string", "tinyint", "smallint", "int", "bigint", "boolean", "date"}
 _NANOS = {"spark.sql.legacy.parquet.nanosAsLong": "true"}
 _LOOKED_INTO = 200  # headers of CSV files, before the first run
 _STREAMING = ("delta",)
@@ -236,6 +238,7 @@ def check_columns(columns: list[str], settings: Settings, *, tells_case: bool = 
         **{f"score.{name}": columns for name, columns in settings.columns_by_setting().items()},
         "input.key": settings.input.key,
         "output.columns": settings.output.columns or [],
+        "output.partition_by": [name for name in settings.output.partition_by if name not in _exploded(settings)],
     }
     if (exploded := settings.exploded()) and fold(exploded[0]) in lowered:
         raise InputError(f"score.variants adds a column {exploded[0]!r}, but the input has one; name it otherwise")
@@ -246,12 +249,13 @@ def check_columns(columns: list[str], settings: Settings, *, tells_case: bool = 
                 f"{setting} names {', '.join(absent)}, but the input's columns are: {', '.join(columns) or 'none'}"
             )
     kept = lowered if settings.output.columns is None else list(map(fold, settings.output.columns))
-    taken = [name for name in (settings.output.name, "outcome", "increment") if fold(name) in kept]
-    if taken:
-        raise InputError(
-            f"the output adds a column {taken[0]!r}, but the input has one too; set output.name, or leave the input's "
-            "out of output.columns"
-        )
+    if taken := [name for name in added_columns(settings) if fold(name) in kept]:
+        raise InputError(tell_taken(taken[0], settings))
+
+
+def _exploded(settings: Settings) -> tuple[str, ...]:
+    """The column that the job adds to those of the input, if it does."""
+    return (exploded[0],) if (exploded := settings.exploded()) else ()
 
 
 def _folding(tells_case: bool) -> Callable[[str], str]:
@@ -272,6 +276,14 @@ def check_types(frame: DataFrame, settings: Settings) -> None:
             raise InputError(
                 f"the input's column {field.name!r} is of type {field.dataType.simpleString()}, which Parquet does "
                 "not hold; cast it in a `query`, or leave it out of output.columns"
+            )
+    by = {name.lower() for name in settings.output.partition_by}
+    for field in frame.schema.fields:
+        kind = field.dataType.simpleString()
+        if field.name.lower() in by and kind not in _OF_DIRECTORIES:
+            raise InputError(
+                f"output.partition_by names {field.name}, which is of type {kind}; a directory's name can be of a "
+                "string, a whole number, a boolean or a date, so cast it in a `query`"
             )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from jobs import folder as files
@@ -13,6 +14,7 @@ from jobs.errors import BusyError, JobError, OutputError
 from jobs.input.checkpoint import Checkpoint
 from jobs.input.files import ReadFile
 from jobs.input.sources import Kind, find_kind
+from jobs.layout import Flat, flat_columns, put_together, take_apart, with_types
 from jobs.output.adopting import read_committed
 from jobs.output.checks import check_ours, check_whole
 from jobs.output.committed import Committed, Increment, count_outcomes, name_of
@@ -20,6 +22,7 @@ from jobs.output.fingerprint import describe, differences, make_key, tell_versio
 from jobs.output.job_note import HOME, RUNS, find_job, write_job
 from jobs.output.lock import Claim, hold_lock
 from jobs.output.marks import Mark
+from jobs.output.partitions import tell_guessed
 from jobs.output.parts import write_parts
 from jobs.output.placing import clean_draft, keep_apart, put_in_place
 from jobs.output.state import WRITING, JobState, sealed
@@ -135,11 +138,18 @@ class Output:
         """There is a job's output here."""
         return find_job(self.folder) is not None
 
-    def begin(self, schema: StructType | None = None, *, overwrite: bool = False) -> None:
+    def begin(
+        self,
+        schema: StructType | None = None,
+        *,
+        partitions: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> None:
         """Make the directory this job's. With `overwrite`, what is there goes as the first increment is committed.
 
         Args:
             schema: The input's; later runs read files by it.
+            partitions: Types of the columns that are directories, as Spark's JSON has them.
             overwrite: Start afresh.
 
         Raises:
@@ -147,6 +157,7 @@ class Output:
         """
         key = make_key()
         about = {"job": describe(self._settings, key), "schema": schema.jsonValue() if schema else None, "key": key}
+        about |= {"partitions": dict(partitions)} if partitions else {}
         try:
             self._state.begin(about, overwrite=overwrite)
         except OSError as error:
@@ -277,7 +288,7 @@ class Output:
                     counts = write_parts(self.folder, draft, by_workers)
             else:
                 self.write_rows(scored, draft)
-                counts = count_outcomes(self.read(scored.sparkSession, draft), self._settings.output.name)
+                counts = count_outcomes(self.read(scored.sparkSession, draft), self._settings.output.result)
             if rows is not None and counts.rows != rows:
                 raise JobError(
                     f"increment {number} was read as {rows:,} rows and written as {counts.rows:,}, and is not "
@@ -287,6 +298,9 @@ class Output:
             with contextlib.suppress(OSError):  # whoever reads `OUT/**/*.parquet` would take them for results
                 self.folder.delete(draft)
             raise
+        if kinds := self._job_file().get("partitions"):
+            paths = [file.name for file in self.folder.walk(draft)]
+            about = {**about, "told": (*about.get("told", ()), *tell_guessed(paths, kinds))}
         if read is not None:
             self.folder.write_json(self._files_of(number), [astuple(file) for file in read], indent=None)
         return self.commit(draft, number, counts=counts, run_id=run_id, **about)
@@ -298,15 +312,17 @@ class Output:
     def write_rows(self, scored: DataFrame, name: str) -> None:
         """Write rows by Spark's committer, replacing what is there."""
         with spark_conf(scored.sparkSession, _WRITE_CONF):
-            scored.write.mode("overwrite").partitionBy("outcome").parquet(self.folder / name)
+            scored = take_apart(scored, self._settings.output.result, self._flat) if self._flat else scored
+            by = ("outcome", *self._settings.output.partition_by)
+            scored.write.mode("overwrite").partitionBy(*by).parquet(self.folder / name)
             if not any(entry.startswith("outcome=") for entry in self.folder.entries(name)):
-                empty = scored.drop("outcome").limit(0).coalesce(1)  # so that the schema of no rows can be read
+                empty = scored.drop(*by).limit(0).coalesce(1)  # so that the schema of no rows can be read
                 # Where rows are there, and the store has not told of them, one more file takes nothing away.
                 empty.write.mode("append").parquet(self.folder / f"{name}/outcome=succeeded")
 
     def read(self, spark: SparkSession, name: str) -> DataFrame:
         """Rows of a directory that is not committed."""
-        return spark.read.parquet(self.folder / name)
+        return self._load(spark, [self.folder / name])
 
     def read_marked(self, spark: SparkSession, marks: Sequence[Mark], *, outcome: str = "") -> DataFrame:
         """Rows of what is committed: of the files that the marks name.
@@ -318,7 +334,19 @@ class Output:
         """
         wanted = [path for mark in marks for path in mark.paths if f"/outcome={outcome}" in path]
         parent = self.folder / marks[0].place.rpartition("/")[0] if "/" in marks[0].place else self.path
-        return spark.read.options(basePath=parent).parquet(*(self.folder / path for path in wanted))
+        return self._load(spark, [self.folder / path for path in wanted], basePath=parent)
+
+    def _load(self, spark: SparkSession, paths: list[str], **options: str) -> DataFrame:
+        """Rows with the struct of their answers, and with the types that directories' names do not tell."""
+        reader = spark.read.options(**options)
+        frame = reader.parquet(*paths)
+        if kinds := self._job_file().get("partitions"):
+            frame = reader.schema(with_types(frame.schema, kinds)).parquet(*paths)
+        return put_together(frame, self._settings.output.result, self._flat) if self._flat else frame
+
+    @cached_property
+    def _flat(self) -> Flat | None:
+        return flat_columns(self._settings)
 
     def read_files(self) -> dict[str, ReadFile]:
         """The input's files in committed increments, by their URIs, as they were when they were read.

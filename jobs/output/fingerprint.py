@@ -28,10 +28,17 @@ def describe(settings: Settings, key: str) -> dict[str, Any]:
     source["path"] = _one_spelling(source["path"])
     source["query"] = _seal_query(source["query"], key)
     source["options"] = _seal_options({n: value for n, value in source["options"].items() if decides_rows(n)}, key)
-    layout = {"output.columns": settings.output.columns, "output.name": settings.output.name}
+    layout = {"output.columns": settings.output.columns, "output.name": settings.output.name, **_as_it_lies(settings)}
     if exploded := settings.exploded():
         layout["score.variants"] = list(exploded[1])
     return {**fingerprint(settings), **{f"input.{key}": value for key, value in source.items()}, **layout}
+
+
+def _as_it_lies(settings: Settings) -> dict[str, Any]:
+    """How an output is laid out, as far as it is not as those of an earlier gristmill all are."""
+    output = settings.output
+    told = {"output.layout": output.layout, "output.prefix": output.prefix, "output.partition_by": output.partition_by}
+    return {name: value for name, value in told.items() if value not in ("struct", "", [])}
 
 
 def _seal_query(query: str | None, key: str) -> str | None:

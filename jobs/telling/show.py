@@ -26,7 +26,7 @@ def answer_table(settings: Settings, rows: int) -> Table:
     output = Output(settings)
     marks = output.marks()
     found = output.read_marked(_find_session(settings), marks).limit(rows).collect() if marks else []
-    name = settings.output.name
+    name = settings.output.result
     table = Table(box=None, pad_edge=False, header_style="dim")
     kept = [c for c in (found[0].asDict() if found else {}) if c not in (name, "outcome", "increment")]
     answers = [c for c in (found[0][name].asDict() if found else {}) if c not in _COMMON]
