@@ -121,7 +121,7 @@ class Job:
         """
         partitions = partition_types(frame.schema, self.settings) if frame is not None else None
         schema = frame.schema if frame is not None and keep else None
-        self.output.begin(schema, partitions=partitions, overwrite=overwrite)
+        self.output.begin(schema, spark=self.spark, partitions=partitions, overwrite=overwrite)
         self.run = replace(self.run, home=self.output.home)
 
     def increments(self) -> list[Increment]:
@@ -141,7 +141,7 @@ class Job:
             with telling_of_loss():
                 work()
             self.stop.check("interrupted")
-            self.output.settle_last()
+            self.output.settle_last(self.spark)
         except DeadlineReached as error:
             return "expired", error
         except JobError as error:
@@ -261,7 +261,7 @@ def check_report(report: RunReport, settings: Settings) -> None:
     if report.status == "expired":
         why = _why_expired(report, settings)
         left = [f"{value:,} {name.replace('_', ' ')}" for name, value in report.left.items()]
-        advice = f"`gristmill retry CONF --only expired` scores the rows that expired in {settings.output.path}"
+        advice = f"`gristmill retry CONF --only expired` scores the rows that expired in {settings.output.place}"
         raise DeadlineReached(
             f"{why}; {'left: ' if left else 'what is left is not counted'}{', '.join(left)}. "
             "The same command goes on from there" + (f"; {advice}" if report.left.get("expired_rows") else "")

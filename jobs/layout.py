@@ -34,12 +34,18 @@ def flat_columns(settings: Settings) -> Flat | None:
     """
     if settings.output.layout != "flat":
         return None
-    made = result_of_requests() if settings.models else answer_type(settings.spec())
+    made = _result_type(settings)
     found: dict[str, tuple[str, ...]] = {field.name: (field.name,) for field in made if field.name not in _COMMON}
     found |= {f"error_{name}": ("error", name) for name in ("code", "message")}
     found |= {name: ("usage", name) for name in USAGE}
     found |= {name: (name,) for name in ("truncated", "engine")}
     return {f"{settings.output.prefix}{name}": path for name, path in found.items()}
+
+
+def answer_columns(settings: Settings) -> dict[str, pa.DataType]:
+    """The columns of the answers, with their types."""
+    made, flat = _result_type(settings), flat_columns(settings)
+    return {settings.output.name: made} if flat is None else {name: _type_of(made, at) for name, at in flat.items()}
 
 
 def added_columns(settings: Settings) -> list[str]:
@@ -124,7 +130,11 @@ def with_types(schema: StructType, kinds: Mapping[str, Any]) -> StructType:
     return StructType.fromJson({"fields": fields})
 
 
-def type_of(result: pa.DataType, path: tuple[str, ...]) -> pa.DataType:
+def _result_type(settings: Settings) -> pa.StructType:
+    return result_of_requests() if settings.models else answer_type(settings.spec())
+
+
+def _type_of(result: pa.DataType, path: tuple[str, ...]) -> pa.DataType:
     """The type of what is somewhere in a struct."""
     for name in path:
         result = result.field(name).type

@@ -89,6 +89,7 @@ def _score(job: Job, asked: Settings, look: LastLook, *, overwrite: bool, accept
         output.check_input(frame, kind)
     if overwrite:
         check_none_flies(output)
+    output.prepare(frame, overwrite=overwrite)
     job.begin(frame, keep=kind == "files", overwrite=overwrite)
     publish_retries(job.spark, settings, job.run)
     forget_committed(output)
@@ -103,7 +104,7 @@ def _score(job: Job, asked: Settings, look: LastLook, *, overwrite: bool, accept
             job.warn(warning)
     report = job.carry_out(lambda: _score_new(job, kind, frame, unscored), left=unscored.as_counts)
     _write_lines(job, asked)
-    if unscored.input_files and report.status == "completed" and not report.left:
+    if unscored.input_files and not settings.output.is_table and report.status == "completed" and not report.left:
         look.keep(unscored.input_files, unscored.warnings())
     return report
 

@@ -23,9 +23,9 @@ from jobs.hosted.provider import (
     Usage,
 )
 from jobs.hosted.services import open_provider
-from jobs.increments.plan import Plan, hashed, kept_columns, spread_rows, text_of, with_outcome
+from jobs.increments.plan import Plan, hashed, spread_rows, text_of, with_outcome
 from jobs.input.kinds import column
-from jobs.input.sources import OWN
+from jobs.input.sources import OWN, kept_columns
 from jobs.keys import find_key
 from jobs.output.committed import add_up
 from jobs.output.directory import Output

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from jobs.increments.plan import Plan, kept_columns, spec_for, spread_rows, text_of
+from jobs.increments.plan import Plan, spec_for, spread_rows, text_of
 from jobs.input.kinds import column
 from jobs.input.reading import Readable
-from jobs.layout import Flat, flat_columns, type_of
+from jobs.input.sources import kept_columns
+from jobs.layout import answer_columns, flat_columns
 from jobs.settings import Settings
-from udfs.factory import answer_type, make_writer
-from udfs.spec import ScoreSpec
+from udfs.factory import make_writer
 from udfs.worker.parts import TEXT, Target
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def make_parts(
     if (
         settings.models
         or settings.is_hosted_in_batches()
-        or settings.output.partition_by
+        or (settings.output.partition_by and not settings.output.is_table)
         or read.counts.malformed
         or not plan.rows
         or codec is None
@@ -60,7 +60,7 @@ def make_parts(
     def write(folder: str) -> DataFrame:
         spec = spec_for(spark, settings, deadline=deadline)
         flat = flat_columns(settings)
-        notes = {_ROW_NOTE: _with_result(types, settings, spec, flat).json(), _VERSION_NOTE: spark.version}
+        notes = {_ROW_NOTE: _with_answers(types, settings).json(), _VERSION_NOTE: spark.version}
         result, apart = settings.output.result, None if flat is None else tuple(flat.items())
         target = Target(folder, tuple(kept), result, codec, notes, int96=timestamps == _INT96, flat=apart)
         function, told = make_writer(spec, target)
@@ -71,18 +71,13 @@ def make_parts(
     return write
 
 
-def _with_result(types: StructType, settings: Settings, spec: ScoreSpec[Any], flat: Flat | None) -> StructType:
+def _with_answers(types: StructType, settings: Settings) -> StructType:
     """The columns of the files that workers write."""
     from pyspark.sql.pandas.types import from_arrow_type
     from pyspark.sql.types import StructField, StructType
 
-    result = answer_type(spec)
-    made = (
-        {settings.output.result: result}
-        if flat is None
-        else {name: type_of(result, path) for name, path in flat.items()}
-    )
-    return StructType([*types.fields, *(StructField(name, from_arrow_type(kind)) for name, kind in made.items())])
+    made = [StructField(name, from_arrow_type(kind)) for name, kind in answer_columns(settings).items()]
+    return StructType([*types.fields, *made])
 
 
 def _conf(spark: SparkSession, name: str, default: str) -> str:

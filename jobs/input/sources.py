@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jobs.errors import SPARK_ERRORS, InputError, unreadable_input
 from jobs.folder import Folder
 from jobs.input.checkpoint import path_of
+from jobs.input.following import CHANGE, ORDER, as_changes
 from jobs.input.json_lines import read_joined
 from jobs.input.kinds import check_text_types, column, tells_case
 from jobs.input.records import (
@@ -191,23 +192,37 @@ def read_stream(spark: SparkSession, settings: Settings, schema: StructType, inc
     source = settings.input
     options = _file_options(source) if source.is_files() else source.options
     reader = spark.readStream.options(**{"maxBytesPerTrigger": increment_bytes, **options})
+    if source.changes == "follow":
+        reader = reader.option("readChangeFeed", "true")
     if source.table:
-        return select_needed(reader.table(source.table), settings)
+        return select_needed(as_changes(reader.table(source.table)), settings)
     reader = reader.format(source.reader())
     if not source.is_files():
-        return select_needed(reader.load(source.path), settings)
+        return select_needed(as_changes(reader.load(source.path)), settings)
     return reader.schema(schema).option("maxFileAge", _FOREVER).load(_as_directory(str(source.path)))
 
 
 def select_needed(frame: DataFrame, settings: Settings, *more: Column) -> DataFrame:
     """The columns that are kept, and those that the text is made of; each row once a variant, if so asked."""
-    own, raw = [name for name in frame.columns if name not in _WHERE], raw_column(settings.input)
+    own, raw = [name for name in frame.columns if not name.startswith(OWN)], raw_column(settings.input)
+    changes = [column(name) for name in (CHANGE, ORDER) if name in frame.columns]
     kept = own if settings.output.columns is None else settings.output.columns
     fold = _folding(tells_case(frame.sparkSession))
     folded = set(map(fold, kept))
     beside = [*settings.input_columns(), *([raw] if raw and raw in own else [])]
     names = [*kept, *(name for name in beside if fold(name) not in folded)]
-    return explode_variants(frame.select(*map(column, names), *more), settings)
+    return explode_variants(frame.select(*map(column, names), *changes, *more), settings)
+
+
+def kept_columns(frame: DataFrame, settings: Settings) -> list[str]:
+    """Columns of the input that are in the output: those that the settings name, or all but our own.
+
+    A record that does not fit is kept in any case.
+    """
+    named, raw = settings.output_columns(), raw_column(settings.input)
+    if named is None:
+        return [name for name in frame.columns if not name.startswith(OWN)]
+    return [*named, raw] if raw and raw in frame.columns and raw not in named else named
 
 
 def explode_variants(frame: DataFrame, settings: Settings) -> DataFrame:

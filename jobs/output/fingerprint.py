@@ -37,8 +37,16 @@ def describe(settings: Settings, key: str) -> dict[str, Any]:
 def _as_it_lies(settings: Settings) -> dict[str, Any]:
     """How an output is laid out, as far as it is not as those of an earlier gristmill all are."""
     output = settings.output
-    told = {"output.layout": output.layout, "output.prefix": output.prefix, "output.partition_by": output.partition_by}
-    return {name: value for name, value in told.items() if value not in ("struct", "", [])}
+    told: dict[str, Any] = {
+        "output.layout": output.layout,
+        "output.prefix": output.prefix,
+        "output.partition_by": output.partition_by,
+    }
+    told |= {"input.changes": settings.input.changes}
+    if output.is_table:
+        told |= {"output.table": output.table or _one_spelling(output.path), "output.mode": output.mode}
+        told |= {"output.format": "" if output.table else output.format}
+    return {name: value for name, value in told.items() if value not in ("struct", "stop", "", [])}
 
 
 def _seal_query(query: str | None, key: str) -> str | None:

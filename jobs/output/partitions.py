@@ -7,9 +7,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
+_ESCAPED = re.compile(r"""[\x00-\x1f\x7f"#%'*/:=?\\{\[\]^]""")  # as Spark does
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 # What Spark takes for a number, a date or a time; where all values of a column look so, it makes such a column of it.
 _GUESSED = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|\d{4}-\d{1,2}-\d{1,2}([ T].*)?|NaN|[+-]?Infinity")
+
+
+def null_place(columns: Iterable[str]) -> str:
+    """The directories of rows in which some columns are null, below those of other columns."""
+    return "".join(f"/{_ESCAPED.sub(lambda found: f'%{ord(found[0]):02X}', name)}={_NULL}" for name in columns)
 
 
 def tell_guessed(paths: Iterable[str], kinds: Mapping[str, Any]) -> list[str]:

@@ -18,14 +18,13 @@ from jobs.input.kinds import column
 from jobs.input.reading import read_whole
 from jobs.input.records import raw_column
 from jobs.input.sources import explode_variants, find_kind, read_input
-from jobs.layout import flat_columns, type_of
+from jobs.layout import answer_columns
 from jobs.output.directory import Output
 from jobs.preflight import check_model, name_ends, show_warning, tell_ignored_settings
 from jobs.serving import serve
 from jobs.settings import Settings
 from jobs.spark.loss import telling_of_loss
 from jobs.spark.session import keep_noise, open_session
-from udfs.factory import answer_type
 from udfs.model.files import open_model_of
 
 if TYPE_CHECKING:
@@ -92,7 +91,7 @@ def _show(settings: Settings, spark: SparkSession, output: Output, console: Cons
     console.print(
         f"[bold]plan[/]     {plan.rows:,} rows in {plan.partitions} tasks, windows of "
         f"{settings.batching.window_rows:,} rows, {escape(settings.score.task)} by {escape(settings.score.model)}, "
-        f"to {escape(output.path)}",
+        f"to {escape(settings.output.place)}",
         soft_wrap=True,
     )
 
@@ -101,9 +100,8 @@ def _tell_answers(settings: Settings) -> str:
     """The columns of the answers, with their types."""
     from pyspark.sql.pandas.types import from_arrow_type
 
-    made, flat = answer_type(settings.spec()), flat_columns(settings)
-    columns = {settings.output.name: made} if flat is None else {name: type_of(made, at) for name, at in flat.items()}
-    return ", ".join(f"{name} {from_arrow_type(kind).simpleString()}" for name, kind in columns.items())
+    columns = answer_columns(settings).items()
+    return ", ".join(f"{name} {from_arrow_type(kind).simpleString()}" for name, kind in columns)
 
 
 def _make_table(samples: list[Sample], settings: Settings) -> Table:

@@ -162,6 +162,20 @@ def _spelt(value: Any) -> str | None:
     return None if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+@pytest.mark.long
+def test_an_increment_without_rows_lies_as_deep_as_the_others_so_that_all_can_be_read(
+    spark: Any, make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    for number, rows in enumerate(['{"id": 1, "text": "a", "a=b": "x"}\n', ""]):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / f"in/{number}.jsonl").write_text(rows)
+    output = {"columns": ["id", "a=b"], "partition_by": ["a=b"]}
+    settings = make_settings(input={"path": str(tmp_path / "in"), "increment_bytes": 1}, output=output)
+    assert [score(settings).rows, score(settings).rows] == [1, 0]
+    assert len(list((tmp_path / "out").glob("increment=*"))) == 2
+    assert [row["a=b"] for row in spark.read.parquet(settings.output.path).collect()] == ["x"]
+
+
 @pytest.mark.parametrize(
     ("values", "is_told"),
     [
