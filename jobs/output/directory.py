@@ -81,11 +81,12 @@ class Output:
     def __init__(self, settings: Settings, claim: Claim | None = None, home: str | None = None) -> None:
         self._settings = settings
         self.path = settings.output.state_path
+        self._called = f"{'output.state' if settings.output.is_table else 'output.path'} {self.path}"
         self.folder = files.Folder(self.path)
         self._columns: StructType | None = None  # of the table
         self._state = JobState(self.folder, claim or Claim(), home, in_table=settings.output.is_table)
         if self.folder.is_file():
-            raise OutputError(f"output.path {self.path} is a file; name a directory")
+            raise OutputError(f"{self._called} is a file; name a directory")
 
     @property
     def home(self) -> str:
@@ -108,7 +109,7 @@ class Output:
             try:
                 self._state.claim = stack.enter_context(hold_lock(self.folder, _LOCK, on_lost))
             except OSError as error:
-                raise OutputError(f"cannot write to output.path {self.path}: {error}") from error
+                raise OutputError(f"cannot write to {self._called}: {error}") from error
             stack.callback(self._tidy)
             yield self._state.claim
 
@@ -129,7 +130,7 @@ class Output:
         wanted = describe(self._settings, held["key"])
         if differs := differences(held.get("job", {}), wanted):
             raise OutputError(
-                f"output.path {self.path} holds another job's results (it differs in {', '.join(differs)}); "
+                f"{self._called} holds another job's results (it differs in {', '.join(differs)}); "
                 f"{tell_versions(held.get('job', {}), wanted)}name another directory, or start afresh with --overwrite"
             )
         self.check_whole(find_kind(spark, self._settings.input))
@@ -201,7 +202,7 @@ class Output:
         try:
             self._state.begin(about, lambda mark: self._put(mark, spark), overwrite=overwrite)
         except OSError as error:
-            raise OutputError(f"cannot write to output.path {self.path}: {error}") from error
+            raise OutputError(f"cannot write to {self._called}: {error}") from error
 
     def settle_last(self, spark: SparkSession | None = None) -> None:
         """The job has ended, and is whose output this is: also where there was nothing to commit.
@@ -215,7 +216,7 @@ class Output:
             if self._job_file().get("afresh") and not self.marks():
                 self._empty_table(spark)
         except OSError as error:
-            raise JobError(f"output.path {self.path} cannot be taken over from the job before: {error}") from error
+            raise JobError(f"{self._called} cannot be taken over from the job before: {error}") from error
 
     def _empty_table(self, spark: SparkSession | None) -> None:
         """Take the old job's rows out of a table to which a new one has nothing to add."""
@@ -268,9 +269,7 @@ class Output:
                 committed, and no reader could read both.
         """
         if kind == "once" and self.marks():
-            raise OutputError(
-                f"output.path {self.path} already holds this job's results; score them again with --overwrite"
-            )
+            raise OutputError(f"{self._called} already holds this job's results; score them again with --overwrite")
         if (table := self._open_table(frame.sparkSession)) is not None:
             check_columns(table, columns_of(frame, self._settings))
         elif kind in ("table", "iceberg"):
@@ -483,7 +482,7 @@ class Output:
         name = name or self._state.place_of(made.number)
         marks = self._state.kept_marks() if kept else self._state.marks()
         if marks.is_there(name):
-            raise JobError(f"{name} of output.path {self.path} is committed already, and nothing replaces it")
+            raise JobError(f"{name} of {self._called} is committed already, and nothing replaces it")
         rows = clean_draft(self.folder, draft)
         if kept:
             rows = keep_apart(self.folder, draft, rows)
@@ -492,7 +491,7 @@ class Output:
         mark = marks.write(Mark(name, made, rows, draft), self._state.claim.owner)
         self._state.claim.check()
         if not marks.counts(name, self._state.claim.owner):
-            raise BusyError(f"{name} of output.path {self.path} was committed by another driver too, whose rows count")
+            raise BusyError(f"{name} of {self._called} was committed by another driver too, whose rows count")
         self._state.take_over()
         if kept:
             put_in_place(self.folder, mark, self._state.claim.check)
@@ -530,7 +529,7 @@ class Output:
         except SPARK_ERRORS as error:
             raise JobError(
                 f"increment {made.number} is scored and kept, and cannot be written to {self._settings.output.place}: "
-                f"{explain(error)}. The same command tries again"
+                f"{explain(error)}; the same command tries again"
             ) from error
         self._state.claim.check()
         failed = {name: size for name, size in mark.files.items() if name.startswith("outcome=failed/")}
@@ -598,7 +597,7 @@ class Output:
         ]
         if changed:
             raise OutputError(
-                f"the input's types have changed since output.path {self.path} was begun ({', '.join(changed)}): no "
+                f"the input's types have changed since {self._called} was begun ({', '.join(changed)}): no "
                 "reader could read both; name another directory, or start afresh with --overwrite"
             )
 

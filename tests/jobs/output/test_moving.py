@@ -6,6 +6,7 @@ Those of Delta and Iceberg are in `test_tables.py`.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,7 @@ def settings(write_job: WriteJob, tmp_path: Path) -> Settings:
 
 def _write(path: Path, *rows: tuple[int, str | None]) -> None:
     path.write_text("".join(json.dumps({"id": i, "text": text}) + "\n" for i, text in rows))
+    os.utime(path, (int(path.stem), int(path.stem)))  # increments are in the files' order
 
 
 @pytest.mark.long
