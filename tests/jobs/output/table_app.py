@@ -47,17 +47,15 @@ class Tables(App):
             return int(history.where("operation IN ('WRITE', 'MERGE')").count())
         return int(self.spark.table(f"{self.answers}.snapshots").count())
 
-    def _job(self, **source: Any) -> Settings:
-        job = json.loads(_as_json(super()._job(**source), self.folder))
+    def _job(self, *, changes: str = "stop", **source: Any) -> Settings:
+        super()._job(**source)
+        job = json.loads((self.folder / "job.yaml").read_text())
+        job["input"]["changes"] = changes
         job["output"] = {"columns": self.columns, **self.output}
         job["score"] |= {"max_tokens": 64}
         path = self.folder / "table_job.yaml"
         path.write_text(json.dumps(job))
         return load_settings(path)
-
-
-def _as_json(_: Settings, folder: Path) -> str:
-    return (folder / "job.yaml").read_text()
 
 
 def merged(app: Tables) -> None:
