@@ -105,6 +105,11 @@ class OutputSettings(BaseModel):
         return self.table or self.path
 
     @property
+    def called(self) -> str:
+        """It, with the key that names it."""
+        return f"output.table {self.table}" if self.table else f"output.path {self.path}"
+
+    @property
     def state_path(self) -> str:
         """The directory of a job's state; of Parquet it is that of the answers."""
         return self.state or (f"{self.path.rstrip('/')}.gristmill" if self.is_table else self.path)

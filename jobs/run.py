@@ -132,7 +132,7 @@ def retry(
     """
     asked, settings = settings, lay_out(settings)
     if not Output(settings).is_begun():
-        raise OutputError(f"output.path {settings.output.path} holds no results yet; `gristmill score` comes first")
+        raise OutputError(f"{settings.output.called} holds no results yet; `gristmill score` comes first")
     with (
         hiding(settings),
         open_job(start_run("retry", settings, console=console, stop=stop, result=result), spark_log=spark_log) as job,
@@ -159,7 +159,7 @@ def cancel(settings: Settings, *, console: Console | None = None) -> None:
     if not settings.is_hosted_in_batches():
         raise SettingsError("--cancel is for score.engine openai-batch and anthropic-batch")
     if not output.is_begun():
-        raise OutputError(f"output.path {settings.output.path} holds no results yet; nothing is in flight")
+        raise OutputError(f"{settings.output.called} holds no results yet; nothing is in flight")
     with hiding(settings), output.lock():
         told = cancel_batches(output, settings)
     for line in told or ["nothing is in flight"]:

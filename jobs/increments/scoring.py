@@ -424,7 +424,7 @@ def score_spans(
     before = [increment for increment in run.output(settings).increments() if not increment.is_retry]
     if before and before[-1].input_span is None:
         raise OutputError(
-            f"output.path {settings.output.path} was written by a gristmill that read Iceberg as a stream; start "
+            f"{settings.output.called} was written by a gristmill that read Iceberg as a stream; start "
             "afresh with --overwrite"
         )
     work = ScoreIncrement(settings, run, kind="iceberg", before=before, listener=listener, stop=stop)
@@ -440,7 +440,7 @@ def score_spans(
         with _told(number):
             work.commit(select_needed(read_span(spark, source, span), settings), number, span=span, size=held)
         if len(work.done) == number:
-            raise BusyError(f"increment {number} of output.path {settings.output.path} was committed by another driver")
+            raise BusyError(f"increment {number} of {settings.output.called} was committed by another driver")
 
 
 def _size_of(settings: Settings, chosen: int) -> int:

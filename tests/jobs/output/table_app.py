@@ -171,7 +171,11 @@ def paths(app: Tables) -> None:
 
 if __name__ == "__main__":
     made = Tables(sys.argv[2], Path(sys.argv[3]))
-    globals()[sys.argv[1]](made)
+    try:
+        globals()[sys.argv[1]](made)
+    except Exception:
+        print(made.told, file=sys.stderr)
+        raise
     print(json.dumps({"told": made.told}))
     sys.stdout.flush()
     made.spark.stop()
