@@ -93,7 +93,7 @@ def score(
 
             Console().print(answer_table(run_of(settings), show), "")
         console.print(report.summary_table(done))
-        console.print(f"written to {settings.output.path}", style="dim", soft_wrap=True)
+        console.print(f"written to {settings.output.place}", style="dim", soft_wrap=True)
         check_report(done, settings)
 
 

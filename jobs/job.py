@@ -18,6 +18,7 @@ from jobs.errors import DeadlineReached, Interrupted, JobError, SparkGone, TooMa
 from jobs.increments.scoring import Run
 from jobs.input.checkpoint import path_of
 from jobs.input.files import name_some, tell_malformed
+from jobs.layout import partition_types
 from jobs.output.committed import Increment, add_up
 from jobs.output.directory import Output
 from jobs.preflight import check_client, check_model, show_warning, tell_ignored_settings
@@ -32,8 +33,7 @@ from jobs.telling.result import ResultFile
 from udfs.model.sending import send_models
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-    from pyspark.sql.types import StructType
+    from pyspark.sql import DataFrame, SparkSession
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,17 @@ class Job:
             self.result.keep(report, self.output.write_report(self.run.run_id, report.as_dict()))
         raise error
 
-    def begin(self, schema: StructType | None = None, *, overwrite: bool = False) -> None:
-        """Make the output this job's; see `Output.begin`."""
-        self.output.begin(schema, overwrite=overwrite)
+    def begin(self, frame: DataFrame | None = None, *, keep: bool = False, overwrite: bool = False) -> None:
+        """Make the output this job's; see `Output.begin`.
+
+        Args:
+            frame: The input, where more of it is to be scored.
+            keep: Later runs read it by its schema of today.
+            overwrite: Start afresh.
+        """
+        partitions = partition_types(frame.schema, self.settings) if frame is not None else None
+        schema = frame.schema if frame is not None and keep else None
+        self.output.begin(schema, spark=self.spark, partitions=partitions, overwrite=overwrite)
         self.run = replace(self.run, home=self.output.home)
 
     def increments(self) -> list[Increment]:
@@ -133,7 +141,7 @@ class Job:
             with telling_of_loss():
                 work()
             self.stop.check("interrupted")
-            self.output.settle_last()
+            self.output.settle_last(self.spark)
         except DeadlineReached as error:
             return "expired", error
         except JobError as error:
@@ -253,7 +261,7 @@ def check_report(report: RunReport, settings: Settings) -> None:
     if report.status == "expired":
         why = _why_expired(report, settings)
         left = [f"{value:,} {name.replace('_', ' ')}" for name, value in report.left.items()]
-        advice = f"`gristmill retry CONF --only expired` scores the rows that expired in {settings.output.path}"
+        advice = f"`gristmill retry CONF --only expired` scores the rows that expired in {settings.output.place}"
         raise DeadlineReached(
             f"{why}; {'left: ' if left else 'what is left is not counted'}{', '.join(left)}. "
             "The same command goes on from there" + (f"; {advice}" if report.left.get("expired_rows") else "")

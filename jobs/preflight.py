@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from jobs.keys import find_key
+from jobs.layout import check_layout
 from jobs.serving import serve
 from jobs.settings import Settings
 from udfs.generation.ends import find_ends
@@ -48,8 +49,10 @@ def check_model(settings: Settings) -> Settings:
 
     Raises:
         ModelError, SpecError: It is not.
+        SettingsError: The output's columns would hide some that are kept.
     """
     open_model.cache_clear()  # an earlier run of this process may have had another version
+    check_layout(settings)
     if settings.models:
         settings = settings.model_copy(update={"models": {n: _pin_version(m) for n, m in settings.models.items()}})
         for served in serve(settings).specs():

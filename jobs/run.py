@@ -89,7 +89,8 @@ def _score(job: Job, asked: Settings, look: LastLook, *, overwrite: bool, accept
         output.check_input(frame, kind)
     if overwrite:
         check_none_flies(output)
-    job.begin(frame.schema if kind == "files" else None, overwrite=overwrite)
+    output.prepare(frame, overwrite=overwrite)
+    job.begin(frame, keep=kind == "files", overwrite=overwrite)
     publish_retries(job.spark, settings, job.run)
     forget_committed(output)
     if accept_failures:
@@ -103,7 +104,7 @@ def _score(job: Job, asked: Settings, look: LastLook, *, overwrite: bool, accept
             job.warn(warning)
     report = job.carry_out(lambda: _score_new(job, kind, frame, unscored), left=unscored.as_counts)
     _write_lines(job, asked)
-    if unscored.input_files and report.status == "completed" and not report.left:
+    if unscored.input_files and not settings.output.is_table and report.status == "completed" and not report.left:
         look.keep(unscored.input_files, unscored.warnings())
     return report
 
@@ -131,7 +132,7 @@ def retry(
     """
     asked, settings = settings, lay_out(settings)
     if not Output(settings).is_begun():
-        raise OutputError(f"output.path {settings.output.path} holds no results yet; `gristmill score` comes first")
+        raise OutputError(f"{settings.output.called} holds no results yet; `gristmill score` comes first")
     with (
         hiding(settings),
         open_job(start_run("retry", settings, console=console, stop=stop, result=result), spark_log=spark_log) as job,
@@ -158,7 +159,7 @@ def cancel(settings: Settings, *, console: Console | None = None) -> None:
     if not settings.is_hosted_in_batches():
         raise SettingsError("--cancel is for score.engine openai-batch and anthropic-batch")
     if not output.is_begun():
-        raise OutputError(f"output.path {settings.output.path} holds no results yet; nothing is in flight")
+        raise OutputError(f"{settings.output.called} holds no results yet; nothing is in flight")
     with hiding(settings), output.lock():
         told = cancel_batches(output, settings)
     for line in told or ["nothing is in flight"]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, PositiveInt, create_model, model_validator
 
 from jobs.deadlines import Deadline, parse_deadline
+from jobs.output_settings import TABLES, OutputSettings
 from jobs.paths import canonical, lies_in
 from udfs.errors import SpecError
 from udfs.hosted.endpoint import BATCHES, HOSTED, LENGTHS, Endpoint, HostedEngine, Price
@@ -32,6 +33,7 @@ FILE_FORMATS = frozenset({"parquet", "json", "csv", "text", "orc", "avro", "xml"
 BATCH_FORMATS = frozenset({"openai-batch", "anthropic-batch"})
 # Of requests, by their dialect: the columns of a table of them.
 _REQUEST_COLUMNS = {"openai-batch": ("body", "custom_id", "url"), "anthropic-batch": ("custom_id", "params")}
+_OF_SOME_ROWS = ("skipchange", "ignoredeletes", "starting", "ending", "streaming-skip", "readchange")  # options
 _LAID_OUT = ("problem", "request")  # of lines that are laid out as a table, see `jobs.batch_files.lines`
 _ASKED_BY_REQUESTS = (
     "task",
@@ -72,7 +74,15 @@ class InputSettings(_Section):
     dedupe_files: bool = Field(
         False, description="Leave files out that have the rows of one that was read before: moved, copied, linked to."
     )
-    key: list[str] = Field([], description="Columns that identify a row; checked to be there; a retry may need them.")
+    key: list[str] = Field(
+        [],
+        description="Columns that identify a row; checked to be there; a retry may need them, a merged table does.",
+    )
+    changes: Literal["stop", "follow"] = Field(
+        "stop",
+        description="Of a table of Delta or Iceberg whose rows were changed or deleted: `follow` scores changed rows "
+        "again and deletes what is gone, for output.mode `merge`; `stop` ends the job with exit 2.",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> InputSettings:
@@ -97,22 +107,6 @@ class InputSettings(_Section):
     def reader(self) -> str:
         """What Spark reads the files by; lines of requests are laid out as Parquet first."""
         return "parquet" if self.format in BATCH_FORMATS else self.format
-
-
-class OutputSettings(_Section):
-    """Where the answers go: always Parquet, and what of the input is kept beside them."""
-
-    path: str = Field(description="A directory; another job's results are refused.")
-    format: Literal["parquet", "openai-batch", "anthropic-batch"] = Field(
-        "parquet",
-        description="`openai-batch` and `anthropic-batch` make `path` a results file of that service, of a job with "
-        "`models`; the rows that it is made of are in `PATH.gristmill/rows`.",
-    )
-    errors: str | None = Field(
-        None, description="Of `openai-batch`: the file of the requests that failed; without it, PATH.errors."
-    )
-    columns: list[str] | None = Field(None, description="Input columns to keep; without it all, `[]` for none.")
-    name: str = Field("prediction", description="The result column.")
 
 
 class Message(_Section):
@@ -450,13 +444,37 @@ class Settings(_Section):
 
     @model_validator(mode="after")
     def _output_is_apart(self) -> Settings:
-        source, target = self.input.path, self.output.path
-        if source and lies_in(target, source):
-            raise ValueError(f"output.path {target} lies in input.path: answers would be read as input")
-        if source and lies_in(source, target):
-            raise ValueError(f"input.path {source} lies in output.path: an output holds answers alone")
-        if self.output.format in BATCH_FORMATS and (problem := self._find_problem_of_results()):
+        source, output = self.input.path or "", self.output
+        targets = {"output.path": output.path, "output.state": output.state or ""}
+        for name, target in targets.items():
+            if source and target and lies_in(target, source):
+                raise ValueError(f"{name} {target} lies in input.path: answers would be read as input")
+            if source and target and lies_in(source, target):
+                raise ValueError(f"input.path {source} lies in {name}: an output holds answers alone")
+        if source and output.is_table and output.path and canonical(source) == canonical(output.path):
+            raise ValueError(f"output.path {output.path} is input.path: answers would be read as input")
+        if output.table and (self.input.table or "").lower() == output.table.lower():
+            raise ValueError(f"output.table {output.table} is input.table: answers would be read as input")
+        if output.format in BATCH_FORMATS and (problem := self._find_problem_of_results()):
             raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _merge_fits(self) -> Settings:
+        output, source, key = self.output, self.input, self.key()
+        if output.mode == "merge":
+            if not key:
+                raise ValueError("output.mode merge needs input.key, by which rows are replaced")
+            kept = None if (columns := self.output_columns()) is None else {name.lower() for name in columns}
+            if kept is not None and (absent := [name for name in key if name.lower() not in kept]):
+                raise ValueError(f"output.mode merge needs {absent[0]} of input.key in output.columns")
+        if source.changes == "follow":
+            if output.mode != "merge":
+                raise ValueError("input.changes follow needs output.mode merge: rows are replaced, and deleted")
+            if source.query or (source.path and source.format.lower() not in TABLES):
+                raise ValueError("input.changes follow is for tables of Delta and Iceberg, whose logs tell of changes")
+            if some := [name for name in source.options if name.lower().startswith(_OF_SOME_ROWS)]:
+                raise ValueError(f"input.changes follow takes all of a table, and input.options.{some[0]} some of it")
         return self
 
     def _find_problem_of_results(self) -> str | None:

@@ -6,6 +6,7 @@ switch for it. Each fault strikes once: it leaves a marker file.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -41,6 +42,10 @@ STEPS = {
     "during Spark's write": ("jobs.output.directory", "Output", "write_rows"),
     "after the write": ("jobs.output.directory", "Output", "commit"),
     "before it is put in its place": ("jobs.folder", "Folder", "rename"),
+    "before it is in the table": ("jobs.output.directory", "Output", "_move"),
+    "during the transaction": ("jobs.output.tables", "Table", "put"),
+    "in the table, not noted": ("jobs.output.marks", "Marks", "keep"),
+    "its failed rows are kept": ("jobs.folder", "Folder", "rename"),
     "after the commit": ("jobs.increments.scoring", "ScoreIncrement", "_go_on"),
     "before the report": ("jobs.output.directory", "Output", "write_report"),
     "retry is kept, not shown": ("jobs.increments.retrying", None, "_publish"),
@@ -116,7 +121,7 @@ def change_driver(
         step: One of STEPS or BATCH_STEPS.
         marker: A file; a driver that finds it lives.
         times: It dies when it comes there for the so-manieth time.
-        way: `kill java` kills its Java alone, and `hang` has the step never end.
+        way: `kill java` kills its Java alone, `hang` has the step never end, and `fail` is a disk that is full.
     """
     if deadline_in_s is not None:
         _set_deadline(deadline_in_s)
@@ -130,7 +135,11 @@ def change_driver(
     def deadly(*args: Any, **kwargs: Any) -> Any:
         came[0] += 1
         if came[0] == times:
-            if step.startswith("during"):
+            if step == "during the transaction":
+                place = Path(args[0].place)
+                before = set(place.rglob("*.parquet"))
+                _kill_when(lambda: set(place.rglob("*.parquet")) - before, marker)
+            elif step.startswith("during"):
                 begun = "_temporary/*/*" if "Spark" in step else "*.parts/*"
                 _kill_when(lambda: any(Path(args[0].path, "_gristmill/writing").rglob(begun)), marker)
             elif _first_time(marker):
@@ -141,6 +150,8 @@ def change_driver(
 
 
 def _strike(way: str) -> None:
+    if way == "fail":
+        raise OSError(errno.ENOSPC, "No space left on device")
     if way == "hang":
         threading.Event().wait()
     if way == "kill":

@@ -23,9 +23,9 @@ from jobs.hosted.provider import (
     Usage,
 )
 from jobs.hosted.services import open_provider
-from jobs.increments.plan import Plan, hashed, kept_columns, spread_rows, text_of, with_outcome
+from jobs.increments.plan import Plan, hashed, spread_rows, text_of, with_outcome
 from jobs.input.kinds import column
-from jobs.input.sources import OWN
+from jobs.input.sources import OWN, kept_columns
 from jobs.keys import find_key
 from jobs.output.committed import add_up
 from jobs.output.directory import Output
@@ -179,7 +179,7 @@ def join_replies(
     both = rows.unionByName(answered.replies, allowMissingColumns=True)
     spread = both.repartition(tasks, _BUCKET).sortWithinPartitions(column(_REPLY).isNull())
     told = F.struct(text_of(spread, settings).alias(TEXT), column(_REPLY).alias(REPLY))
-    answer = make_answer_udf(settings.spec())(told).alias(settings.output.name)
+    answer = make_answer_udf(settings.spec())(told).alias(settings.output.result)
     kept = [column(name) for name in (*kept_columns(frame, settings), *keep)]
     answers = spread.select(*kept, column(_REPLY), answer).where(column(_REPLY).isNull()).drop(_REPLY)
     return with_outcome(answers, settings)

@@ -73,7 +73,7 @@ def _with_score(settings: Settings, **values: object) -> Settings:
 def _embed_some(frame: DataFrame, settings: Settings, rows: int, deadline: float | None) -> np.ndarray:
     """(N, D) float32 vectors of some rows, drawn from all of them."""
     drawn = frame.sample(min(1.0, _SPARE * _SAMPLE / rows), seed=_SEED).limit(_SAMPLE) if rows > _SAMPLE else frame
-    floats, name = _with_score(settings, quantization="float32"), settings.output.name
+    floats, name = _with_score(settings, quantization="float32"), settings.output.result
     count = min(rows, _SAMPLE)
     plan = Plan(count, plan_partitions(count, count_slots(frame.sparkSession), settings))
     scored = score_frame(drawn, floats, plan, deadline=deadline).where("outcome = 'succeeded'")

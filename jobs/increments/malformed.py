@@ -28,7 +28,7 @@ def add_malformed(scored: DataFrame, read: Readable, settings: Settings) -> Data
     raw = raw_column(settings.input)
     if raw is None or not read.counts.malformed:
         return scored
-    name = settings.output.name
+    name = settings.output.result
     failed = read.frame.where(column(raw).isNotNull()).withColumns(
         {name: _failure(scored.schema[name].dataType), "outcome": F.lit("failed")}
     )

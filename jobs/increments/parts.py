@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from jobs.increments.plan import Plan, kept_columns, spec_for, spread_rows, text_of
+from jobs.increments.plan import Plan, spec_for, spread_rows, text_of
 from jobs.input.kinds import column
 from jobs.input.reading import Readable
+from jobs.input.sources import kept_columns
+from jobs.layout import answer_columns, flat_columns
 from jobs.settings import Settings
-from udfs.factory import answer_type, make_writer
-from udfs.spec import ScoreSpec
+from udfs.factory import make_writer
 from udfs.worker.parts import TEXT, Target
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ def make_parts(
         deadline: In seconds since 1970; rows that are not scored by then fail as `expired`.
 
     Returns:
-        None where Spark has to write: rows that are not scored are among them, or columns or a session's settings of
-        Parquet that pyarrow writes otherwise.
+        None where Spark has to write: rows that are not scored are among them, columns that are directories, or columns
+        or a session's settings of Parquet that pyarrow writes otherwise.
     """
     frame, spark = read.frame, read.frame.sparkSession
     kept = kept_columns(frame, settings)
@@ -45,6 +46,7 @@ def make_parts(
     if (
         settings.models
         or settings.is_hosted_in_batches()
+        or (settings.output.partition_by and not settings.output.is_table)
         or read.counts.malformed
         or not plan.rows
         or codec is None
@@ -57,8 +59,10 @@ def make_parts(
 
     def write(folder: str) -> DataFrame:
         spec = spec_for(spark, settings, deadline=deadline)
-        notes = {_ROW_NOTE: _with_result(types, settings, spec).json(), _VERSION_NOTE: spark.version}
-        target = Target(folder, tuple(kept), settings.output.name, codec, notes, int96=timestamps == _INT96)
+        flat = flat_columns(settings)
+        notes = {_ROW_NOTE: _with_answers(types, settings).json(), _VERSION_NOTE: spark.version}
+        result, apart = settings.output.result, None if flat is None else tuple(flat.items())
+        target = Target(folder, tuple(kept), result, codec, notes, int96=timestamps == _INT96, flat=apart)
         function, told = make_writer(spec, target)
         rows = spread_rows(frame, settings, plan)
         sent = [column(name).alias(f"c{number}") for number, name in enumerate(kept)]  # mapInArrow parses names
@@ -67,11 +71,13 @@ def make_parts(
     return write
 
 
-def _with_result(types: StructType, settings: Settings, spec: ScoreSpec[Any]) -> StructType:
+def _with_answers(types: StructType, settings: Settings) -> StructType:
+    """The columns of the files that workers write."""
     from pyspark.sql.pandas.types import from_arrow_type
     from pyspark.sql.types import StructField, StructType
 
-    return StructType([*types.fields, StructField(settings.output.name, from_arrow_type(answer_type(spec)))])
+    made = [StructField(name, from_arrow_type(kind)) for name, kind in answer_columns(settings).items()]
+    return StructType([*types.fields, *made])
 
 
 def _conf(spark: SparkSession, name: str, default: str) -> str:

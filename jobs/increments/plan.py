@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.input.kinds import as_sent, can_hash, column, spelt
 from jobs.input.reading import count_rows
-from jobs.input.records import raw_column
-from jobs.input.sources import OWN
+from jobs.input.sources import kept_columns
 from jobs.serving import serve
 from jobs.settings import Settings
 from jobs.spark.session import count_slots
@@ -88,7 +87,7 @@ def score_frame(
         deadline: In seconds since 1970; rows that are not scored by then fail as `expired`.
         keep: Columns to keep besides those that the settings name.
     """
-    name, kept = settings.output.name, kept_columns(frame, settings)
+    name, kept = settings.output.result, kept_columns(frame, settings)
     scored = spread_rows(frame, settings, plan).select(
         *(column(c) for c in (*kept, *keep)),
         _make_answerer(frame.sparkSession, settings, deadline)(text_of(frame, settings)).alias(name),
@@ -100,7 +99,7 @@ def with_outcome(scored: DataFrame, settings: Settings) -> DataFrame:
     """Rows with the outcome that their result column tells."""
     from pyspark.sql import functions as F
 
-    outcome = F.when(column(settings.output.name)["error"].isNull(), "succeeded").otherwise("failed")
+    outcome = F.when(column(settings.output.result)["error"].isNull(), "succeeded").otherwise("failed")
     return scored.withColumn("outcome", outcome)
 
 
@@ -122,17 +121,6 @@ def spec_for(spark: SparkSession, settings: Settings, *, deadline: float | None 
         return spec
     workers = min(count_slots(spark), spec.endpoint.max_in_flight_requests)
     return replace(spec, endpoint=spec.endpoint.share(workers))
-
-
-def kept_columns(frame: DataFrame, settings: Settings) -> list[str]:
-    """Columns of the input that are in the output: those that the settings name, or all but our own.
-
-    A record that does not fit is kept in any case.
-    """
-    named, raw = settings.output_columns(), raw_column(settings.input)
-    if named is None:
-        return [name for name in frame.columns if not name.startswith(OWN)]
-    return [*named, raw] if raw and raw in frame.columns and raw not in named else named
 
 
 def take_samples(frame: DataFrame, settings: Settings, count: int = 3) -> list[Sample]:

@@ -28,6 +28,7 @@ from jobs.input.sources import OWN, explode_variants, find_kind, read_files, rea
 from jobs.output.committed import RETRIES, Increment, count_outcomes, name_of
 from jobs.output.directory import Output
 from jobs.output.marks import Mark
+from jobs.output.merging import WAS
 from jobs.settings import Settings
 from jobs.spark.interrupts import Stop
 from jobs.spark.session import count_slots, spark_conf
@@ -145,13 +146,14 @@ def find_failed(
     """
     from pyspark.sql import functions as F
 
-    name = settings.output.name
+    name = settings.output.result
     rows = output.read_marked(spark, marks, outcome="failed")
     located = rows.select(
         *(column(c) for c in rows.columns if c not in (name, "outcome", "increment")),
         rows.metadataColumn("_metadata")["file_name"].alias(_FILE),
         rows.metadataColumn("_metadata")["row_index"].alias(_ROW),
         column(name)["error"]["code"].alias(_CODE),
+        *([F.col("increment").alias(WAS)] if settings.output.mode == "merge" else []),
     )
     # What a record was meant to say is not known, and a request that is refused is refused again.
     refused = [MALFORMED.code, *([BAD_REQUEST.code] if settings.models else [])]
@@ -231,7 +233,8 @@ def _retry(found: Found, settings: Settings, run: Run, listener: Listener, choic
     listener.begins(number, plan)
     deadline = run.deadline.timestamp() if run.deadline else None
     settings, _ = settle_ranges(found.frame, settings, output, rows=found.rows, deadline=deadline)
-    draft, keep = output.draft_of(f"retry={number}", run.run_id), (_FILE, _ROW, _CODE)
+    draft = output.draft_of(f"retry={number}", run.run_id)
+    keep = (_FILE, _ROW, _CODE, *([WAS] if settings.output.mode == "merge" else []))
     answered = None
     if settings.is_hosted_in_batches():
         check, left_s, about = (lambda: check_goes_on(run, stop)), run.left_s, choice.about()
@@ -247,7 +250,7 @@ def _retry(found: Found, settings: Settings, run: Run, listener: Listener, choic
     output.commit(
         draft,
         number,
-        counts=count_outcomes(rows, settings.output.name),
+        counts=count_outcomes(rows, settings.output.result),
         run_id=run.run_id,
         began=began,
         name=output.kept_name(number),
@@ -286,7 +289,7 @@ def _publish(spark: SparkSession, output: Output, mark: Mark) -> Increment:
     good = output.read_marked(spark, [mark]).where("outcome = 'succeeded'").drop(_FILE, _ROW, _CODE)
     draft = output.draft_of(name_of(mark.made.number), mark.made.run_id)
     output.write_rows(good, draft)
-    return output.place(draft, mark.made)
+    return output.place(draft, mark.made, spark=spark)
 
 
 def _portions(marks: list[Mark], *, whole: bool) -> Iterator[list[Mark]]:

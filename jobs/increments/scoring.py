@@ -36,6 +36,7 @@ from jobs.increments.plan import Plan, plan_partitions, score_frame
 from jobs.increments.sizing import BATCHED_BYTES, bytes_per_s, choose_bytes, is_off, sample_bytes, take_for_full
 from jobs.input.changes import explain_change, is_bounded
 from jobs.input.files import ReadFile
+from jobs.input.following import part_changes
 from jobs.input.iceberg import Snapshot, next_span, read_span
 from jobs.input.reading import Readable, let_go, read_frame, read_planned
 from jobs.input.sources import Kind, explode_variants, read_stream, select_needed
@@ -183,6 +184,7 @@ class ScoreIncrement:
         began = time.monotonic()
         slots = count_slots(frame.sparkSession)
         checkpoint = output.checkpoint()
+        frame, gone = part_changes(frame, self._settings.key())
         with (
             spark_conf(frame.sparkSession, {"spark.sql.shuffle.partitions": str(min(slots, 200))}),
             self._reading(frame, output, number) as read,
@@ -201,6 +203,7 @@ class ScoreIncrement:
                 add_malformed(scored, read, settings),
                 number,
                 by_workers=None if answered else make_parts(read, settings, plan, deadline=deadline),
+                gone=gone,
                 requests=answered.counts() if answered else {},
                 run_id=self._run.run_id,
                 rows=None if self._kind == "once" else plan.rows,
@@ -297,10 +300,14 @@ def check_failed(counts: Committed, settings: Settings) -> None:
     """
     limit, failed = settings.limits.max_error_rate, counts.failed - counts.failed_by_code.get("expired", 0)
     if failed > limit * counts.rows:
+        error = (
+            f"{settings.output.prefix}error_code"
+            if settings.output.layout == "flat"
+            else f"{settings.output.name}.error"
+        )
         raise TooManyFailed(
             f"{failed} of {counts.rows} rows failed ({failed / counts.rows:.1%}), more than limits.max_error_rate "
-            f"allows ({limit:.1%}). All rows are in {settings.output.path}; look at `{settings.output.name}.error` "
-            "where outcome = 'failed'"
+            f"allows ({limit:.1%}). All rows are in {settings.output.place}; look at `{error}` where outcome = 'failed'"
         )
 
 
@@ -417,7 +424,7 @@ def score_spans(
     before = [increment for increment in run.output(settings).increments() if not increment.is_retry]
     if before and before[-1].input_span is None:
         raise OutputError(
-            f"output.path {settings.output.path} was written by a gristmill that read Iceberg as a stream; start "
+            f"{settings.output.called} was written by a gristmill that read Iceberg as a stream; start "
             "afresh with --overwrite"
         )
     work = ScoreIncrement(settings, run, kind="iceberg", before=before, listener=listener, stop=stop)
@@ -433,7 +440,7 @@ def score_spans(
         with _told(number):
             work.commit(select_needed(read_span(spark, source, span), settings), number, span=span, size=held)
         if len(work.done) == number:
-            raise BusyError(f"increment {number} of output.path {settings.output.path} was committed by another driver")
+            raise BusyError(f"increment {number} of {settings.output.called} was committed by another driver")
 
 
 def _size_of(settings: Settings, chosen: int) -> int:

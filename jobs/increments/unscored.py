@@ -56,7 +56,11 @@ class Unscored:
         Raises:
             InputError: They cannot be read.
         """
-        if self._kind in ("table", "iceberg") and takes_all(self._settings.input.options):
+        if (
+            self._kind in ("table", "iceberg")
+            and takes_all(self._settings.input.options)
+            and (self._settings.input.changes == "stop")
+        ):
             variants = len(exploded[1]) if (exploded := self._settings.exploded()) else 1
             self._rows = variants * count_rows(self._frame)
 

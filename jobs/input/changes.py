@@ -12,6 +12,7 @@ _SKIP_COMMITS = "skipChangeCommits"
 SKIP_SNAPSHOTS = {"overwrite": "streaming-skip-overwrite-snapshots", "delete": "streaming-skip-delete-snapshots"}
 _SKIPS = (_SKIP_COMMITS, *SKIP_SNAPSHOTS.values())
 _CHANGED = re.compile(r"DELTA_SOURCE_TABLE_IGNORE_CHANGES|DELTA_SOURCE_IGNORE_DELETE")
+_NO_FEED = re.compile(r"DELTA_MISSING_CHANGE_DATA|change data was not recorded", re.I)
 _GONE = re.compile(r"DIFFERENT_DELTA_TABLE_READ_BY_STREAMING_SOURCE")
 _BOUNDS = {"maxbytespertrigger", "maxfilespertrigger"}
 # How a log is followed; another choice changes nothing of what is scored already.
@@ -33,6 +34,12 @@ def explain_change(told: str) -> InputError | None:
     """
     if _CHANGED.search(told):
         return changed_rows(told, _SKIP_COMMITS)
+    if _NO_FEED.search(told):
+        return InputError(
+            f"the table does not tell what was changed in it ({told}); `ALTER TABLE … SET TBLPROPERTIES "
+            "(delta.enableChangeDataFeed = true)` makes it do so from then on, and --overwrite begins with what it "
+            "holds now"
+        )
     if _GONE.search(told):
         return InputError(
             f"the table's log no longer goes back to what was scored last ({told}); score all that the table holds now "
@@ -51,7 +58,8 @@ def changed_rows(told: str, option: str) -> InputError:
     return InputError(
         f"rows of the table were changed or deleted, and its log cannot be followed past that ({told}). Either "
         f"set `input.options: {{{option}: true}}`: whatever such a commit changes or adds is then not scored; "
-        "or score all that the table holds now with --overwrite"
+        "or score all that the table holds now with --overwrite; a merged table (output.mode) can have changes "
+        "followed, with input.changes: follow"
     )
 
 

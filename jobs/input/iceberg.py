@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.errors import SPARK_ERRORS, InputError, unreadable_input
 from jobs.input.changes import SKIP_SNAPSHOTS, changed_rows, skips_changes
+from jobs.input.following import as_changes
 from jobs.input.kinds import can_hash, column
 from jobs.input.spans import SHARES, Span
 from jobs.settings import InputSettings
@@ -70,7 +71,9 @@ def read_lineage(spark: SparkSession, source: InputSettings) -> list[Snapshot]:
             row["snapshot_id"],
             row["parent_id"],
             row["operation"],
-            added_bytes=int(row["summary"].get("added-files-size", 0)) if row["operation"] == "append" else 0,
+            added_bytes=int(row["summary"].get("added-files-size", 0))
+            if row["operation"] == "append" or (source.changes == "follow" and row["operation"] == "overwrite")
+            else 0,
             total_bytes=int(row["summary"].get("total-files-size", 0)),
         )
         for row in rows
@@ -120,8 +123,16 @@ def read_span(spark: SparkSession, source: InputSettings, span: Span) -> DataFra
     if span.start is not None:
         bounds = {"start-snapshot-id": span.start, "end-snapshot-id": span.end}
     reader = spark.read.options(**source.options, **bounds)
+    changes = source.changes == "follow" and span.start is not None
     try:
-        frame = reader.table(source.table) if source.table else reader.format(source.format).load(source.path)
+        if changes:
+            frame = as_changes(
+                reader.table(f"{source.table}.changes")
+                if source.table
+                else reader.format(source.format).load(f"{source.path}#changes")
+            )
+        else:
+            frame = reader.table(source.table) if source.table else reader.format(source.format).load(source.path)
     except SPARK_ERRORS as error:
         raise unreadable_input(error, "; if a snapshot has just expired, start the job again") from error
     if (span.low, span.high) == (0, SHARES):
@@ -164,7 +175,7 @@ def _find_end(later: list[Snapshot], source: InputSettings, *, size: int) -> int
     """The snapshot by which there are enough bytes, or the last before rows were changed; None if nothing is new."""
     end, held = None, 0
     for snapshot in later:
-        if snapshot.operation not in _HARMLESS:
+        if snapshot.operation not in _HARMLESS and source.changes == "stop":
             option = SKIP_SNAPSHOTS[snapshot.operation]
             if not skips_changes(source.options, option):
                 if end is not None:

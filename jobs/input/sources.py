@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jobs.errors import SPARK_ERRORS, InputError, unreadable_input
 from jobs.folder import Folder
 from jobs.input.checkpoint import path_of
+from jobs.input.following import CHANGE, ORDER, as_changes
 from jobs.input.json_lines import read_joined
 from jobs.input.kinds import check_text_types, column, tells_case
 from jobs.input.records import (
@@ -27,6 +28,7 @@ from jobs.input.records import (
     unite,
     with_raw,
 )
+from jobs.layout import added_columns, tell_taken
 from jobs.paths import GLOB
 from jobs.settings import InputSettings, Settings
 from jobs.spark.session import spark_conf
@@ -44,6 +46,7 @@ _NO_HEADERS: Headers = {}
 _UNWRITABLE = re.compile(
     r'(?:^|"(?:type|elementType|keyType|valueType)":)"(interval|time\(\d+\))"|"fields":\[\]'
 )  # by Parquet
+_OF_DIRECTORIES = {"string", "tinyint", "smallint", "int", "bigint", "boolean", "date"}
 _NANOS = {"spark.sql.legacy.parquet.nanosAsLong": "true"}
 _LOOKED_INTO = 200  # headers of CSV files, before the first run
 _STREAMING = ("delta",)
@@ -189,23 +192,37 @@ def read_stream(spark: SparkSession, settings: Settings, schema: StructType, inc
     source = settings.input
     options = _file_options(source) if source.is_files() else source.options
     reader = spark.readStream.options(**{"maxBytesPerTrigger": increment_bytes, **options})
+    if source.changes == "follow":
+        reader = reader.option("readChangeFeed", "true")
     if source.table:
-        return select_needed(reader.table(source.table), settings)
+        return select_needed(as_changes(reader.table(source.table)), settings)
     reader = reader.format(source.reader())
     if not source.is_files():
-        return select_needed(reader.load(source.path), settings)
+        return select_needed(as_changes(reader.load(source.path)), settings)
     return reader.schema(schema).option("maxFileAge", _FOREVER).load(_as_directory(str(source.path)))
 
 
 def select_needed(frame: DataFrame, settings: Settings, *more: Column) -> DataFrame:
     """The columns that are kept, and those that the text is made of; each row once a variant, if so asked."""
-    own, raw = [name for name in frame.columns if name not in _WHERE], raw_column(settings.input)
+    own, raw = [name for name in frame.columns if not name.startswith(OWN)], raw_column(settings.input)
+    changes = [column(name) for name in (CHANGE, ORDER) if name in frame.columns]
     kept = own if settings.output.columns is None else settings.output.columns
     fold = _folding(tells_case(frame.sparkSession))
     folded = set(map(fold, kept))
     beside = [*settings.input_columns(), *([raw] if raw and raw in own else [])]
     names = [*kept, *(name for name in beside if fold(name) not in folded)]
-    return explode_variants(frame.select(*map(column, names), *more), settings)
+    return explode_variants(frame.select(*map(column, names), *changes, *more), settings)
+
+
+def kept_columns(frame: DataFrame, settings: Settings) -> list[str]:
+    """Columns of the input that are in the output: those that the settings name, or all but our own.
+
+    A record that does not fit is kept in any case.
+    """
+    named, raw = settings.output_columns(), raw_column(settings.input)
+    if named is None:
+        return [name for name in frame.columns if not name.startswith(OWN)]
+    return [*named, raw] if raw and raw in frame.columns and raw not in named else named
 
 
 def explode_variants(frame: DataFrame, settings: Settings) -> DataFrame:
@@ -236,6 +253,7 @@ def check_columns(columns: list[str], settings: Settings, *, tells_case: bool = 
         **{f"score.{name}": columns for name, columns in settings.columns_by_setting().items()},
         "input.key": settings.input.key,
         "output.columns": settings.output.columns or [],
+        "output.partition_by": [name for name in settings.output.partition_by if name not in _exploded(settings)],
     }
     if (exploded := settings.exploded()) and fold(exploded[0]) in lowered:
         raise InputError(f"score.variants adds a column {exploded[0]!r}, but the input has one; name it otherwise")
@@ -246,12 +264,13 @@ def check_columns(columns: list[str], settings: Settings, *, tells_case: bool = 
                 f"{setting} names {', '.join(absent)}, but the input's columns are: {', '.join(columns) or 'none'}"
             )
     kept = lowered if settings.output.columns is None else list(map(fold, settings.output.columns))
-    taken = [name for name in (settings.output.name, "outcome", "increment") if fold(name) in kept]
-    if taken:
-        raise InputError(
-            f"the output adds a column {taken[0]!r}, but the input has one too; set output.name, or leave the input's "
-            "out of output.columns"
-        )
+    if taken := [name for name in added_columns(settings) if fold(name) in kept]:
+        raise InputError(tell_taken(taken[0], settings))
+
+
+def _exploded(settings: Settings) -> tuple[str, ...]:
+    """The column that the job adds to those of the input, if it does."""
+    return (exploded[0],) if (exploded := settings.exploded()) else ()
 
 
 def _folding(tells_case: bool) -> Callable[[str], str]:
@@ -272,6 +291,14 @@ def check_types(frame: DataFrame, settings: Settings) -> None:
             raise InputError(
                 f"the input's column {field.name!r} is of type {field.dataType.simpleString()}, which Parquet does "
                 "not hold; cast it in a `query`, or leave it out of output.columns"
+            )
+    by = {name.lower() for name in settings.output.partition_by}
+    for field in frame.schema.fields:
+        kind = field.dataType.simpleString()
+        if field.name.lower() in by and kind not in _OF_DIRECTORIES:
+            raise InputError(
+                f"output.partition_by names {field.name}, which is of type {kind}; a directory's name can be of a "
+                "string, a whole number, a boolean or a date, so cast it in a `query`"
             )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from jobs.folder import Folder
 from jobs.output.committed import Increment
+from jobs.output.job_note import MOVED
 from jobs.output.marks import Mark, Marks
 from jobs.output.placing import keep_apart, rows_of
 
@@ -23,7 +24,8 @@ def read_committed(folder: Folder, held: dict[str, Any] | None) -> list[Mark]:
         return []
     home = f"{held.get('home', '_gristmill')}/marks"
     if "layout" in held:
-        return Marks(folder, home, held=held).read()
+        parent = f"{held['home']}/{MOVED}" if held.get("in_table") else ""
+        return Marks(folder, home, parent=parent, held=held).read()
     adopted = Marks(folder, home).read() if folder.exists(home) else []
     old = [Mark(place, made, {}, "") for place, made in _read_old(folder)]
     by_place = {mark.place: mark for mark in [*old, *adopted]}

@@ -73,6 +73,7 @@ class Increment:
         input_bound: Of a table's stream: the bytes that it was cut to; it has as many if more was left.
         input_offset: Where its files end in the source's log; null where there is none.
         input_span: What it was made of in an Iceberg table; null of other inputs.
+        deleted: Rows of a merged table that went, since the input has them no more; by their keys.
         ignored_files: Files of it that could not be read.
         gone_files: Files of it that were there as it was planned, and not as it was scored.
         repeated_files: Files of it with the rows of another one that was read before, and which that is.
@@ -100,6 +101,7 @@ class Increment:
     told: tuple[str, ...] = ()
     mended: dict[str, int] = field(default_factory=dict)
     requests: dict[str, int] = field(default_factory=dict)
+    deleted: int = 0
 
     @property
     def is_retry(self) -> bool:

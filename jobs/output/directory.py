@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from jobs import folder as files
-from jobs.errors import BusyError, JobError, OutputError
+from jobs.errors import SPARK_ERRORS, BusyError, InputError, JobError, OutputError, explain
 from jobs.input.checkpoint import Checkpoint
 from jobs.input.files import ReadFile
 from jobs.input.sources import Kind, find_kind
+from jobs.layout import Flat, flat_columns, put_together, take_apart, with_types
 from jobs.output.adopting import read_committed
 from jobs.output.checks import check_ours, check_whole
 from jobs.output.committed import Committed, Increment, count_outcomes, name_of
@@ -20,9 +23,13 @@ from jobs.output.fingerprint import describe, differences, make_key, tell_versio
 from jobs.output.job_note import HOME, RUNS, find_job, write_job
 from jobs.output.lock import Claim, hold_lock
 from jobs.output.marks import Mark
+from jobs.output.merging import DELETED, as_deleted, tell_unkeyed
+from jobs.output.partitions import null_place, tell_guessed
 from jobs.output.parts import write_parts
 from jobs.output.placing import clean_draft, keep_apart, put_in_place
 from jobs.output.state import WRITING, JobState, sealed
+from jobs.output.table_columns import check_columns, check_unused, columns_of
+from jobs.output.tables import Table, Transaction, open_table
 from jobs.settings import Settings
 from jobs.spark.session import spark_conf
 
@@ -73,11 +80,13 @@ class Output:
 
     def __init__(self, settings: Settings, claim: Claim | None = None, home: str | None = None) -> None:
         self._settings = settings
-        self.path = settings.output.path
+        self.path = settings.output.state_path
+        self._called = f"{'output.state' if settings.output.is_table else 'output.path'} {self.path}"
         self.folder = files.Folder(self.path)
-        self._state = JobState(self.folder, claim or Claim(), home)
+        self._columns: StructType | None = None  # of the table
+        self._state = JobState(self.folder, claim or Claim(), home, in_table=settings.output.is_table)
         if self.folder.is_file():
-            raise OutputError(f"output.path {self.path} is a file; name a directory")
+            raise OutputError(f"{self._called} is a file; name a directory")
 
     @property
     def home(self) -> str:
@@ -100,7 +109,7 @@ class Output:
             try:
                 self._state.claim = stack.enter_context(hold_lock(self.folder, _LOCK, on_lost))
             except OSError as error:
-                raise OutputError(f"cannot write to output.path {self.path}: {error}") from error
+                raise OutputError(f"cannot write to {self._called}: {error}") from error
             stack.callback(self._tidy)
             yield self._state.claim
 
@@ -112,16 +121,46 @@ class Output:
         """
         files.check_scheme(spark, self.path)
         check_ours(self.folder)
+        table = self._open_table(spark)
         if overwrite or not self.is_begun():
+            if table is not None and not overwrite:
+                check_unused(table, self._settings)
             return
         held = sealed(find_job(self.folder) or {})
         wanted = describe(self._settings, held["key"])
         if differs := differences(held.get("job", {}), wanted):
             raise OutputError(
-                f"output.path {self.path} holds another job's results (it differs in {', '.join(differs)}); "
+                f"{self._called} holds another job's results (it differs in {', '.join(differs)}); "
                 f"{tell_versions(held.get('job', {}), wanted)}name another directory, or start afresh with --overwrite"
             )
         self.check_whole(find_kind(spark, self._settings.input))
+        if table is not None and any(mark.moved for mark in self.marks()) and not table.exists():
+            raise OutputError(
+                f"{table.place} is gone, and increments of this job are in it; put it back, or start afresh with "
+                "--overwrite"
+            )
+
+    def _open_table(self, spark: SparkSession) -> Table | None:
+        return open_table(spark, self._settings) if self._settings.output.is_table else None
+
+    def prepare(self, frame: DataFrame, *, overwrite: bool) -> None:
+        """Make the table that answers go to, where it is not there; of directories nothing has to be made.
+
+        Args:
+            frame: The input.
+            overwrite: One that is there is replaced with the first increment.
+
+        Raises:
+            OutputError: It cannot be made, or rows cannot be merged into it.
+        """
+        if (table := self._open_table(frame.sparkSession)) is None:
+            return
+        self._columns = columns_of(frame, self._settings)
+        is_new = not table.exists()
+        if is_new:
+            table.create(self._columns)
+        if self._settings.output.mode == "merge" and (is_new or not overwrite):
+            table.check_merges(self._settings.key())
 
     def check_whole(self, kind: Kind) -> None:
         """Refuse an output that has lost what the checkpoint takes for done, or the checkpoint.
@@ -135,11 +174,20 @@ class Output:
         """There is a job's output here."""
         return find_job(self.folder) is not None
 
-    def begin(self, schema: StructType | None = None, *, overwrite: bool = False) -> None:
+    def begin(
+        self,
+        schema: StructType | None = None,
+        *,
+        spark: SparkSession | None = None,
+        partitions: Mapping[str, Any] | None = None,
+        overwrite: bool = False,
+    ) -> None:
         """Make the directory this job's. With `overwrite`, what is there goes as the first increment is committed.
 
         Args:
             schema: The input's; later runs read files by it.
+            spark: The session, by which increments get into a table that a kill has kept from it.
+            partitions: Types of the columns that are directories, as Spark's JSON has them.
             overwrite: Start afresh.
 
         Raises:
@@ -147,12 +195,16 @@ class Output:
         """
         key = make_key()
         about = {"job": describe(self._settings, key), "schema": schema.jsonValue() if schema else None, "key": key}
+        if self._settings.output.is_table:
+            about |= {"id": uuid.uuid4().hex[:16], "in_table": True, "afresh": overwrite}
+        elif partitions:
+            about |= {"partitions": dict(partitions)}
         try:
-            self._state.begin(about, overwrite=overwrite)
+            self._state.begin(about, lambda mark: self._put(mark, spark), overwrite=overwrite)
         except OSError as error:
-            raise OutputError(f"cannot write to output.path {self.path}: {error}") from error
+            raise OutputError(f"cannot write to {self._called}: {error}") from error
 
-    def settle_last(self) -> None:
+    def settle_last(self, spark: SparkSession | None = None) -> None:
         """The job has ended, and is whose output this is: also where there was nothing to commit.
 
         Raises:
@@ -161,8 +213,19 @@ class Output:
         self._state.claim.check()
         try:
             self._state.take_over()
+            if self._job_file().get("afresh") and not self.marks():
+                self._empty_table(spark)
         except OSError as error:
-            raise JobError(f"output.path {self.path} cannot be taken over from the job before: {error}") from error
+            raise JobError(f"{self._called} cannot be taken over from the job before: {error}") from error
+
+    def _empty_table(self, spark: SparkSession | None) -> None:
+        """Take the old job's rows out of a table to which a new one has nothing to add."""
+        if spark is not None and self._columns is not None and (table := self._open_table(spark)):
+            try:
+                table.empty(self._columns)
+            except SPARK_ERRORS as error:
+                raise JobError(f"{table.place} cannot be emptied: {explain(error)}") from error
+            write_job(self.folder, {**(find_job(self.folder) or {}), "afresh": False}, self._state.claim.owner)
 
     def ranges(self) -> Ranges | None:
         """What int8 vectors of this job go by; None where it is not measured yet."""
@@ -206,11 +269,13 @@ class Output:
                 committed, and no reader could read both.
         """
         if kind == "once" and self.marks():
-            raise OutputError(
-                f"output.path {self.path} already holds this job's results; score them again with --overwrite"
-            )
-        if kind in ("table", "iceberg"):
+            raise OutputError(f"{self._called} already holds this job's results; score them again with --overwrite")
+        if (table := self._open_table(frame.sparkSession)) is not None:
+            check_columns(table, columns_of(frame, self._settings))
+        elif kind in ("table", "iceberg"):
             self._check_types(frame)
+        if self._settings.input.changes == "follow" and kind not in ("table", "iceberg"):
+            raise InputError("input.changes: follow is for tables of Delta and Iceberg, whose logs tell of changes")
 
     def is_committed(self, number: int) -> bool:
         """An increment has its mark."""
@@ -250,6 +315,7 @@ class Output:
         run_id: str = "run",
         by_workers: Callable[[str], DataFrame] | None = None,
         rows: int | None = None,
+        gone: DataFrame | None = None,
         read: Sequence[ReadFile] | None = None,
         **about: Any,
     ) -> Increment:
@@ -264,6 +330,7 @@ class Output:
             run_id: Who writes.
             by_workers: Has the workers write the same rows below a directory that they share with the driver.
             rows: How many there must be; None where the input may change while it is read.
+            gone: Keys of rows that a merged table is to have no more.
             about: More of what `Increment` holds; `began` (of time.monotonic) instead of `seconds`.
 
         Raises:
@@ -277,7 +344,7 @@ class Output:
                     counts = write_parts(self.folder, draft, by_workers)
             else:
                 self.write_rows(scored, draft)
-                counts = count_outcomes(self.read(scored.sparkSession, draft), self._settings.output.name)
+                counts = count_outcomes(self.read(scored.sparkSession, draft), self._settings.output.result)
             if rows is not None and counts.rows != rows:
                 raise JobError(
                     f"increment {number} was read as {rows:,} rows and written as {counts.rows:,}, and is not "
@@ -287,9 +354,27 @@ class Output:
             with contextlib.suppress(OSError):  # whoever reads `OUT/**/*.parquet` would take them for results
                 self.folder.delete(draft)
             raise
+        if self._settings.output.mode == "merge":
+            about = self._look_at_keys(draft, scored.sparkSession, gone, about)
+        if kinds := self._job_file().get("partitions"):
+            paths = [file.name for file in self.folder.walk(draft)]
+            about = {**about, "told": (*about.get("told", ()), *tell_guessed(paths, kinds))}
         if read is not None:
             self.folder.write_json(self._files_of(number), [astuple(file) for file in read], indent=None)
-        return self.commit(draft, number, counts=counts, run_id=run_id, **about)
+        return self.commit(draft, number, counts=counts, run_id=run_id, spark=scored.sparkSession, **about)
+
+    def _look_at_keys(
+        self, draft: str, spark: SparkSession, gone: DataFrame | None, about: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Write down what is to go from a merged table; tell of rows that their keys do not tell apart."""
+        rows, key = self._load(spark, [self.folder / draft]), self._settings.key()
+        told = [*about.get("told", ()), *tell_unkeyed(rows, key, self._settings.output.place)]
+        deleted = 0
+        if gone is not None and (deleted := gone.count()):
+            wanted = as_deleted(gone, rows.drop("outcome"))
+            with spark_conf(spark, _WRITE_CONF):
+                wanted.write.mode("append").parquet(self.folder / f"{draft}/outcome={DELETED}")
+        return {**about, "told": tuple(told), "deleted": deleted}
 
     def draft_of(self, name: str, run_id: str) -> str:
         """Where rows are written that are to be at `name`."""
@@ -298,15 +383,24 @@ class Output:
     def write_rows(self, scored: DataFrame, name: str) -> None:
         """Write rows by Spark's committer, replacing what is there."""
         with spark_conf(scored.sparkSession, _WRITE_CONF):
-            scored.write.mode("overwrite").partitionBy("outcome").parquet(self.folder / name)
+            scored = take_apart(scored, self._settings.output.result, self._flat) if self._flat else scored
+            by = () if self._settings.output.is_table else self._settings.output.partition_by
+            scored.write.mode("overwrite").partitionBy("outcome", *by).parquet(self.folder / name)
             if not any(entry.startswith("outcome=") for entry in self.folder.entries(name)):
-                empty = scored.drop("outcome").limit(0).coalesce(1)  # so that the schema of no rows can be read
+                empty = scored.drop("outcome", *by).limit(0).coalesce(1)  # so that the schema of no rows can be read
                 # Where rows are there, and the store has not told of them, one more file takes nothing away.
-                empty.write.mode("append").parquet(self.folder / f"{name}/outcome=succeeded")
+                empty.write.mode("append").parquet(self.folder / f"{name}/outcome=succeeded{null_place(by)}")
 
     def read(self, spark: SparkSession, name: str) -> DataFrame:
         """Rows of a directory that is not committed."""
-        return spark.read.parquet(self.folder / name)
+        return self._load(spark, [self.folder / name])
+
+    def read_rows(self, spark: SparkSession) -> DataFrame:
+        """All that is committed; there is an increment at least."""
+        if (table := self._open_table(spark)) is None:
+            return self.read_marked(spark, self.marks())
+        rows = table.read()
+        return put_together(rows, self._settings.output.result, self._flat) if self._flat else rows
 
     def read_marked(self, spark: SparkSession, marks: Sequence[Mark], *, outcome: str = "") -> DataFrame:
         """Rows of what is committed: of the files that the marks name.
@@ -318,7 +412,24 @@ class Output:
         """
         wanted = [path for mark in marks for path in mark.paths if f"/outcome={outcome}" in path]
         parent = self.folder / marks[0].place.rpartition("/")[0] if "/" in marks[0].place else self.path
-        return spark.read.options(basePath=parent).parquet(*(self.folder / path for path in wanted))
+        return self._load(spark, [self.folder / path for path in wanted], basePath=parent)
+
+    def _load(self, spark: SparkSession, paths: list[str], **options: str) -> DataFrame:
+        """Rows with the struct of their answers."""
+        frame = self._load_as_written(spark, paths, **options)
+        return put_together(frame, self._settings.output.result, self._flat) if self._flat else frame
+
+    def _load_as_written(self, spark: SparkSession, paths: list[str], **options: str) -> DataFrame:
+        """Rows as they lie, with the types that directories' names do not tell."""
+        reader = spark.read.options(**options)
+        frame = reader.parquet(*paths)
+        if kinds := self._job_file().get("partitions"):
+            return reader.schema(with_types(frame.schema, kinds)).parquet(*paths)
+        return frame
+
+    @cached_property
+    def _flat(self) -> Flat | None:
+        return flat_columns(self._settings)
 
     def read_files(self) -> dict[str, ReadFile]:
         """The input's files in committed increments, by their URIs, as they were when they were read.
@@ -343,20 +454,24 @@ class Output:
         run_id: str,
         began: float | None = None,
         name: str | None = None,
+        spark: SparkSession | None = None,
         **about: Any,
     ) -> Increment:
         """Mark an increment that is written as committed, and put it in its place; see `place`."""
         seconds = 0.0 if began is None else round(time.monotonic() - began, 3)
         made = Increment(number=number, run_id=run_id, committed_at="", seconds=seconds, counts=counts, **about)
-        return self.place(draft, made, name)
+        return self.place(draft, made, name, spark=spark)
 
-    def place(self, draft: str, made: Increment, name: str | None = None) -> Increment:
+    def place(
+        self, draft: str, made: Increment, name: str | None = None, *, spark: SparkSession | None = None
+    ) -> Increment:
         """Commit rows that are written: mark them, and put them in their place.
 
         Args:
             draft: Where they are written.
             made: What they are.
             name: Their place; None takes the one where readers look for it.
+            spark: The session, where that is a table.
 
         Raises:
             BusyError: The output is another driver's by now.
@@ -364,9 +479,10 @@ class Output:
         """
         self._state.claim.check()
         kept = name is not None
-        name, marks = name or name_of(made.number), self._state.kept_marks() if kept else self._state.marks()
+        name = name or self._state.place_of(made.number)
+        marks = self._state.kept_marks() if kept else self._state.marks()
         if marks.is_there(name):
-            raise JobError(f"{name} of output.path {self.path} is committed already, and nothing replaces it")
+            raise JobError(f"{name} of {self._called} is committed already, and nothing replaces it")
         rows = clean_draft(self.folder, draft)
         if kept:
             rows = keep_apart(self.folder, draft, rows)
@@ -375,10 +491,51 @@ class Output:
         mark = marks.write(Mark(name, made, rows, draft), self._state.claim.owner)
         self._state.claim.check()
         if not marks.counts(name, self._state.claim.owner):
-            raise BusyError(f"{name} of output.path {self.path} was committed by another driver too, whose rows count")
+            raise BusyError(f"{name} of {self._called} was committed by another driver too, whose rows count")
         self._state.take_over()
-        put_in_place(self.folder, mark, self._state.claim.check)
+        if kept:
+            put_in_place(self.folder, mark, self._state.claim.check)
+        else:
+            self._put(mark, spark)
         return mark.made
+
+    def _put(self, mark: Mark, spark: SparkSession | None) -> None:
+        """Put a committed increment where readers find it; can be repeated."""
+        if self._settings.output.is_table and not mark.moved:
+            mark = self._move(mark, spark)
+        if mark.moved:
+            there = self.folder.walk(mark.draft)
+            self.folder.delete_files(f"{mark.draft}/{f.name}" for f in there if f.name not in mark.files)
+        put_in_place(self.folder, mark, self._state.claim.check)
+        if mark.moved:
+            self.folder.delete(mark.draft)
+
+    def _move(self, mark: Mark, spark: SparkSession | None) -> Mark:
+        """Get an increment into the table, in one transaction that is done once however often this is called.
+
+        Raises:
+            JobError: It cannot be; the rows stay where they were written.
+        """
+        from pyspark.sql import SparkSession
+        from pyspark.sql import functions as F
+
+        session, made, held = spark or SparkSession.active(), mark.made, self._job_file()
+        is_first = not any(other.moved for other in self._state.marks().read())
+        once = Transaction(held["id"], "retries" if made.is_retry else "increments", made.number)
+        try:
+            rows = self._load_as_written(session, [self.folder / mark.draft])
+            rows = rows.withColumn("increment", F.lit(made.number))
+            open_table(session, self._settings).put(rows, once, replaces=bool(held.get("afresh")) and is_first)
+        except SPARK_ERRORS as error:
+            raise JobError(
+                f"increment {made.number} is scored and kept, and cannot be written to {self._settings.output.place}: "
+                f"{explain(error)}; the same command tries again"
+            ) from error
+        self._state.claim.check()
+        failed = {name: size for name, size in mark.files.items() if name.startswith("outcome=failed/")}
+        mark = replace(mark, files=failed, moved=True)
+        self._state.marks().keep(mark, self._state.claim.owner)
+        return mark
 
     def key(self) -> str:
         """By which what is kept of the settings is sealed; empty where nothing is begun."""
@@ -440,7 +597,7 @@ class Output:
         ]
         if changed:
             raise OutputError(
-                f"the input's types have changed since output.path {self.path} was begun ({', '.join(changed)}): no "
+                f"the input's types have changed since {self._called} was begun ({', '.join(changed)}): no "
                 "reader could read both; name another directory, or start afresh with --overwrite"
             )
 

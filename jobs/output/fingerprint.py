@@ -28,10 +28,25 @@ def describe(settings: Settings, key: str) -> dict[str, Any]:
     source["path"] = _one_spelling(source["path"])
     source["query"] = _seal_query(source["query"], key)
     source["options"] = _seal_options({n: value for n, value in source["options"].items() if decides_rows(n)}, key)
-    layout = {"output.columns": settings.output.columns, "output.name": settings.output.name}
+    layout = {"output.columns": settings.output.columns, "output.name": settings.output.name, **_as_it_lies(settings)}
     if exploded := settings.exploded():
         layout["score.variants"] = list(exploded[1])
     return {**fingerprint(settings), **{f"input.{key}": value for key, value in source.items()}, **layout}
+
+
+def _as_it_lies(settings: Settings) -> dict[str, Any]:
+    """How an output is laid out, as far as it is not as those of an earlier gristmill all are."""
+    output = settings.output
+    told: dict[str, Any] = {
+        "output.layout": output.layout,
+        "output.prefix": output.prefix,
+        "output.partition_by": output.partition_by,
+    }
+    told |= {"input.changes": settings.input.changes}
+    if output.is_table:
+        told |= {"output.table": output.table or _one_spelling(output.path), "output.mode": output.mode}
+        told |= {"output.format": "" if output.table else output.format}
+    return {name: value for name, value in told.items() if value not in ("struct", "stop", "", [])}
 
 
 def _seal_query(query: str | None, key: str) -> str | None:

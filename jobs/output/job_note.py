@@ -13,7 +13,8 @@ from jobs.folder import Folder
 
 HOME = "_gristmill"
 RUNS = f"{HOME}/runs"
-STATE = ("marks", "files", "checkpoint", "retries")  # of a job
+MOVED = "rows"  # of increments that are in a table: those of their rows that failed
+STATE = ("marks", "files", "checkpoint", "retries", MOVED)  # of a job
 _NAME = re.compile(r"job(\.[\w-]+)?\.json")
 
 

@@ -27,12 +27,14 @@ class Mark:
         made: What it is.
         files: Its files by their paths in that directory, with their sizes in bytes.
         draft: Where they were written, and are until all are in their place.
+        moved: Its rows are in a table; the files are those of its rows that failed, for a retry.
     """
 
     place: str
     made: Increment
     files: dict[str, int]
     draft: str
+    moved: bool = False
 
     @property
     def paths(self) -> list[str]:
@@ -93,7 +95,7 @@ class Marks:
 
     def keep(self, mark: Mark, owner: str = "") -> None:
         """Write a mark as it is."""
-        about = {"draft": mark.draft, "files": mark.files}
+        about = {"draft": mark.draft, "files": mark.files, **({"moved": True} if mark.moved else {})}
         self._folder.write_json(f"{self._home}/{_file_of(mark.place, owner)}", {**asdict(mark.made), **about})
 
     def counts(self, place: str, owner: str) -> bool:
@@ -123,7 +125,9 @@ def _file_of(place: str, owner: str) -> str:
 
 
 def _from_json(place: str, held: dict[str, Any]) -> Mark:
-    return Mark(place, Increment.from_json(held), held.get("files", {}), held.get("draft", ""))
+    return Mark(
+        place, Increment.from_json(held), held.get("files", {}), held.get("draft", ""), held.get("moved", False)
+    )
 
 
 def data_files(folder: Folder, name: str) -> dict[str, int]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from jobs.folder import Folder
 from jobs.output.adopting import adopt_old_marks
 from jobs.output.checks import check_no_increments, has_lost
+from jobs.output.committed import name_of
 from jobs.output.fingerprint import make_key, seal_description
-from jobs.output.job_note import HOME, RUNS, STATE, find_job, write_job
+from jobs.output.job_note import HOME, MOVED, RUNS, STATE, find_job, write_job
 from jobs.output.lock import Claim
-from jobs.output.marks import Marks
+from jobs.output.marks import Mark, Marks
 from jobs.output.placing import find_strangers, find_unplaced, put_in_place, take_away
 
 WRITING = f"{HOME}/writing"
@@ -26,10 +28,11 @@ class JobState:
         folder: The output directory.
         claim: That the output is this driver's.
         home: Where the state is; None looks it up in the job file.
+        in_table: Rows go to a table.
     """
 
-    def __init__(self, folder: Folder, claim: Claim, home: str | None = None) -> None:
-        self._folder, self.claim, self._home = folder, claim, home
+    def __init__(self, folder: Folder, claim: Claim, home: str | None = None, *, in_table: bool = False) -> None:
+        self._folder, self.claim, self._home, self._in_table = folder, claim, home, in_table
 
     @property
     def home(self) -> str:
@@ -45,7 +48,15 @@ class JobState:
 
     def marks(self) -> Marks:
         """What is committed."""
-        return Marks(self._folder, f"{self.home}/marks", held=self._find_driver())
+        return Marks(self._folder, f"{self.home}/marks", parent=self._parent, held=self._find_driver())
+
+    def place_of(self, number: int) -> str:
+        """Where an increment's files belong."""
+        return f"{self._parent}/{name_of(number)}".lstrip("/")
+
+    @property
+    def _parent(self) -> str:
+        return f"{self.home}/{MOVED}" if self._in_table else ""
 
     def kept_marks(self) -> Marks:
         """The retries whose rows are kept."""
@@ -56,11 +67,12 @@ class JobState:
         """The job file, where there may be more than one driver."""
         return None if self._folder.is_disk else find_job(self._folder)
 
-    def begin(self, about: dict[str, Any], *, overwrite: bool) -> None:
+    def begin(self, about: dict[str, Any], put: Callable[[Mark], None], *, overwrite: bool) -> None:
         """Make the output this job's. With `overwrite`, what is there goes as the first increment is committed.
 
         Args:
             about: What a new job file says of the job.
+            put: Puts a committed increment in its place.
             overwrite: Start afresh.
 
         Raises:
@@ -77,7 +89,7 @@ class JobState:
             write_job(self._folder, self._describe(about), self.claim.owner)
         else:
             self._home = str(held.get("home", HOME))
-            self._settle(held, overwrite=overwrite)
+            self._settle(held, put, overwrite=overwrite)
         for name in stale:  # what was committed of it is in its place by now
             if name != self._home:
                 self._folder.delete(name)
@@ -117,11 +129,12 @@ class JobState:
         homes = [name for name in self._folder.entries(HOME) if name.startswith(_AFRESH)]
         return [f"{HOME}/{name}" for name in homes] + [f"{WRITING}/{name}" for name in self._folder.entries(WRITING)]
 
-    def _settle(self, held: dict[str, Any], *, overwrite: bool) -> None:
+    def _settle(self, held: dict[str, Any], put: Callable[[Mark], None], *, overwrite: bool) -> None:
         """Put an output in order: what is committed is in its place, and nothing beside it.
 
         Args:
             held: Its job file, which may be an earlier gristmill's.
+            put: As of `begin`.
             overwrite: What is lost does not matter.
         """
         self._make_home()
@@ -134,7 +147,7 @@ class JobState:
         if lost and not overwrite:
             raise has_lost(self._folder, lost[0])
         for mark in drafts:
-            put_in_place(self._folder, mark, self.claim.check)
+            put(mark) if mark in committed else put_in_place(self._folder, mark, self.claim.check)
         places = {mark.place for mark in committed}
         strangers = find_strangers(there, committed)
         self.claim.check()

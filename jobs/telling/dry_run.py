@@ -18,13 +18,13 @@ from jobs.input.kinds import column
 from jobs.input.reading import read_whole
 from jobs.input.records import raw_column
 from jobs.input.sources import explode_variants, find_kind, read_input
+from jobs.layout import answer_columns
 from jobs.output.directory import Output
 from jobs.preflight import check_model, name_ends, show_warning, tell_ignored_settings
 from jobs.serving import serve
 from jobs.settings import Settings
 from jobs.spark.loss import telling_of_loss
 from jobs.spark.session import keep_noise, open_session
-from udfs.factory import answer_type
 from udfs.model.files import open_model_of
 
 if TYPE_CHECKING:
@@ -66,8 +66,6 @@ def _show_models(settings: Settings, console: Console) -> None:
 
 
 def _show(settings: Settings, spark: SparkSession, output: Output, console: Console, *, overwrite: bool) -> None:
-    from pyspark.sql.pandas.types import from_arrow_type
-
     read = read_input(spark, settings)
     if refusal := _why_refused(output, read, settings, overwrite=overwrite):
         show_warning(console, refusal)
@@ -86,19 +84,24 @@ def _show(settings: Settings, spark: SparkSession, output: Output, console: Cons
         files = open_model_of(settings.spec())
         ends = ", ".join(name_ends(files)) or "nothing that the model's files name: max_new_tokens alone"
         console.print(f"[bold]ends[/]     an answer ends with {escape(ends)}", soft_wrap=True)
-    answers = from_arrow_type(answer_type(settings.spec())).simpleString()
-    console.print(
-        f"[bold]answers[/]  {escape(settings.output.name)} {escape(answers)}", soft_wrap=True, highlight=False
-    )
+    console.print(f"[bold]answers[/]  {escape(_tell_answers(settings))}", soft_wrap=True, highlight=False)
     if settings.is_hosted():
         for line in forecast(frame, settings, plan.rows).lines():
             console.print(f"[bold]forecast[/] {escape(line)}", soft_wrap=True, highlight=False)
     console.print(
         f"[bold]plan[/]     {plan.rows:,} rows in {plan.partitions} tasks, windows of "
         f"{settings.batching.window_rows:,} rows, {escape(settings.score.task)} by {escape(settings.score.model)}, "
-        f"to {escape(output.path)}",
+        f"to {escape(settings.output.place)}",
         soft_wrap=True,
     )
+
+
+def _tell_answers(settings: Settings) -> str:
+    """The columns of the answers, with their types."""
+    from pyspark.sql.pandas.types import from_arrow_type
+
+    columns = answer_columns(settings).items()
+    return ", ".join(f"{name} {from_arrow_type(kind).simpleString()}" for name, kind in columns)
 
 
 def _make_table(samples: list[Sample], settings: Settings) -> Table:

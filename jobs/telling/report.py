@@ -45,6 +45,7 @@ class RunReport:
         saved_by_dedupe_usd: What identical requests would have cost that were sent once; by their estimated tokens.
         prices_of: The day of these prices.
         batches_run: Batches that a provider ran.
+        deleted: Rows of a merged table that the input has no more, and which are gone.
     """
 
     run_id: str
@@ -87,6 +88,7 @@ class RunReport:
     saved_by_dedupe_usd: float | None = None
     prices_of: str | None = None
     batches_run: int = 0
+    deleted: int = 0
     error: str | None = None
     too_many_failed: bool = False
 
@@ -142,6 +144,7 @@ def make_report(
         usd=None if price is None else round(price * wall_s / 3600 * max(1, len(hosts)), 4),
         **_cost(settings, increments, committed),
         batches_run=sum(increment.requests.get("batches", 0) for increment in increments),
+        deleted=sum(increment.deleted for increment in increments),
         error=error and hide(error, settings),
         too_many_failed=too_many_failed,
     )
@@ -186,6 +189,7 @@ def _summary(report: RunReport) -> list[tuple[str, str]]:
         ("failed", f"{report.failed:,}"),
     ]
     lines += [(f"  {code}", f"{count:,}") for code, count in report.failed_by_code.items()]
+    lines += [("deleted", f"{report.deleted:,}")] if report.deleted else []
     lines += [
         ("scored once for several rows", f"{max(0, report.succeeded - report.scored_rows):,}"),
         ("tokens", f"{report.input_tokens:,}"),

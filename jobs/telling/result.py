@@ -54,7 +54,7 @@ class ResultFile:
     def begin(self, settings: Settings) -> Settings:
         """The settings hold: where the answers will be; returns them."""
         self._settings = settings
-        self._tell(output=without_secrets(settings.output.path))
+        self._tell(output=without_secrets(settings.output.place))
         return settings
 
     def run(self, run_id: str) -> None:

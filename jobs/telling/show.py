@@ -24,9 +24,8 @@ _COMMON = {"error", "usage", "truncated", "engine"}
 def answer_table(settings: Settings, rows: int) -> Table:
     """The first rows of a job's output: the columns that were kept, then the answer or the error."""
     output = Output(settings)
-    marks = output.marks()
-    found = output.read_marked(_find_session(settings), marks).limit(rows).collect() if marks else []
-    name = settings.output.name
+    found = output.read_rows(_find_session(settings)).limit(rows).collect() if output.marks() else []
+    name = settings.output.result
     table = Table(box=None, pad_edge=False, header_style="dim")
     kept = [c for c in (found[0].asDict() if found else {}) if c not in (name, "outcome", "increment")]
     answers = [c for c in (found[0][name].asDict() if found else {}) if c not in _COMMON]

@@ -82,6 +82,8 @@ def read_totals(path: str) -> Totals:
         OutputError: It is none.
     """
     folder = Folder(path)
+    if find_job(folder) is None:  # of a table that is a directory, the state lies beside
+        folder = Folder(f"{folder.path}.gristmill")
     if find_job(folder) is None:
         raise OutputError(f"{path} is no output of gristmill; name the directory that output.path names")
     try:

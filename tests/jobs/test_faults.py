@@ -46,7 +46,7 @@ class Job:
     """
 
     def __init__(self, path: Path, *, files: int = 4, rows: int = 60, **sections: dict[str, Any]) -> None:
-        self.path, self.out = path, path / "out"
+        self.path, self.out, self.packages = path, path / "out", ""
         self.temporary = Path(tempfile.mkdtemp(prefix="gm-"))
         (path / "in").mkdir()
         self.keys: Counter[int | None] = Counter()
@@ -83,7 +83,7 @@ class Job:
             cwd=self.path,
             env={
                 **os.environ,
-                "PYTHONPATH": f"{site}:{ROOT}",
+                "PYTHONPATH": f"{site}:{self.packages}{ROOT}",
                 "TMPDIR": str(self.temporary),
                 "SPARK_LOCAL_IP": "127.0.0.1",
             },

@@ -53,6 +53,7 @@ class Target:
         compression: Of Parquet's columns, as pyarrow calls it.
         notes: Kept in each file: Spark's own note of its columns' types.
         int96: Timestamps are written as Spark writes them by default.
+        flat: Columns that are written in the place of the result, and where each is in it; None writes the result.
     """
 
     folder: str
@@ -61,6 +62,7 @@ class Target:
     compression: str
     notes: Mapping[str, str] = field(default_factory=dict)
     int96: bool = True
+    flat: tuple[tuple[str, tuple[str, ...]], ...] | None = None
 
 
 def write_parts(
@@ -146,7 +148,10 @@ class _Part:
     def add(self, rows: pa.Table) -> None:
         if not len(rows):
             return
-        self._count(rows.column(self._target.result).combine_chunks())
+        results = rows.column(self._target.result).combine_chunks()
+        self._count(results)
+        if self._target.flat is not None:
+            rows = _take_apart(rows.drop_columns([self._target.result]), results, self._target.flat)
         self._held.append(rows)
         if sum(table.nbytes for table in self._held) >= _GROUP_BYTES:
             self._write()
@@ -198,6 +203,13 @@ class _Part:
         for row in groups.to_pylist():
             sums = {name: row[f"{name}_sum"] or 0 for name, _ in wanted} | {"rows": row["count_all"]}
             self._sums.setdefault((row["code"], row["engine"]), Counter()).update(sums)
+
+
+def _take_apart(rows: pa.Table, results: pa.StructArray, flat: Iterable[tuple[str, tuple[str, ...]]]) -> pa.Table:
+    """Rows with fields of their results as columns."""
+    for name, path in flat:
+        rows = rows.append_column(name, pc.struct_field(results, list(path)))
+    return rows
 
 
 def _repeating(schema: pa.Schema) -> list[str]:
