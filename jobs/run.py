@@ -17,6 +17,7 @@ from jobs.batch_files.results import has_results, write_results
 from jobs.errors import OutputError, SettingsError
 from jobs.hiding import hiding
 from jobs.increments.batches import cancel_batches, check_none_flies, forget_committed
+from jobs.increments.listener import Listeners
 from jobs.increments.outlook import Outlook
 from jobs.increments.retrying import publish_retries, retry_all
 from jobs.increments.scoring import check_failed, check_last_run, score_once, score_spans, score_stream
@@ -29,6 +30,7 @@ from jobs.output.committed import add_up
 from jobs.output.directory import Output
 from jobs.settings import BATCH_FORMATS, Settings
 from jobs.spark.interrupts import Stop
+from jobs.telling.live import LiveRun, Outlet
 from jobs.telling.progress import ProgressBar
 from jobs.telling.report import RunReport
 from jobs.unchanged import LastLook
@@ -45,6 +47,7 @@ def score(
     spark_log: str | None = None,
     console: Console | None = None,
     stop: Stop | None = None,
+    outlets: Sequence[Outlet] = (),
 ) -> RunReport:
     """Score what is new in a table and write the answers.
 
@@ -55,6 +58,7 @@ def score(
         spark_log: Level of Spark's log on the terminal; None keeps it in a file.
         console: Where progress and warnings are shown.
         stop: Ends the run from outside.
+        outlets: Are shown how the run stands, every few seconds; see `jobs.telling.outlets`.
 
     Returns:
         The run's report, which is kept with the output too. Its status is `failed` where more rows failed than
@@ -69,7 +73,7 @@ def score(
     """
     asked, settings = settings, lay_out(settings, overwrite=overwrite)
     with hiding(settings):
-        start = start_run("score", settings, console=console, stop=stop)
+        start = start_run("score", settings, console=console, stop=stop, outlets=outlets)
         look = LastLook(start.settings, start.output)
         if not (overwrite or accept_failures) and has_results(asked) and (told := look.find_warnings()) is not None:
             return start.report_nothing(told)
@@ -98,7 +102,7 @@ def _score(job: Job, asked: Settings, look: LastLook, *, overwrite: bool, accept
     if kind == "files":
         for warning in tell_drift(job.spark, settings, frame, unscored.files(), is_first=schema is None):
             job.warn(warning)
-    report = job.carry_out(lambda: _score_new(job, kind, frame, unscored), left=unscored.as_counts)
+    report = job.carry_out(lambda live: _score_new(job, kind, frame, unscored, live), left=unscored.as_counts)
     _write_lines(job, asked)
     if unscored.input_files and report.status == "completed" and not report.left:
         look.keep(unscored.input_files, unscored.warnings())
@@ -113,6 +117,7 @@ def retry(
     spark_log: str | None = None,
     console: Console | None = None,
     stop: Stop | None = None,
+    outlets: Sequence[Outlet] = (),
 ) -> RunReport:
     """Score failed rows again and append those that succeed.
 
@@ -120,7 +125,7 @@ def retry(
         settings: The job, as it was scored.
         only: Error codes; none for all.
         again: Rows too that a retry has failed on before.
-        spark_log, console, stop: As `score`.
+        spark_log, console, stop, outlets: As `score`.
 
     Raises:
         The same errors as `score`.
@@ -130,12 +135,12 @@ def retry(
         raise OutputError(f"output.path {settings.output.path} holds no results yet; `gristmill score` comes first")
     with (
         hiding(settings),
-        open_job(start_run("retry", settings, console=console, stop=stop), spark_log=spark_log) as job,
+        open_job(start_run("retry", settings, console=console, stop=stop, outlets=outlets), spark_log=spark_log) as job,
     ):
         job.begin()
         publish_retries(job.spark, settings, job.run)
         forget_committed(job.output)
-        report = job.carry_out(lambda: _retry_failed(job, only, again=again))
+        report = job.carry_out(lambda live: _retry_failed(job, only, live, again=again))
         _write_lines(job, asked)
         return report
 
@@ -170,20 +175,21 @@ def _write_lines(job: Job, asked: Settings) -> None:
         job.say(f"{sum(counts.by_kind.values()):,} lines in {asked.output.path}: {told}")
 
 
-def _score_new(job: Job, kind: Kind, frame: DataFrame, unscored: Unscored) -> None:
+def _score_new(job: Job, kind: Kind, frame: DataFrame, unscored: Unscored, live: LiveRun) -> None:
     """Score what is in no increment yet."""
     settings, spark, run, stop = job.settings, job.spark, job.run, job.stop
     if unscored.is_of_files and not unscored.files():
         return  # no query has to be started to find that out
     outlook = _look_ahead(job, unscored)
+    live.expects(left := outlook.left_bytes)
     with ProgressBar(spark, job.console, told=outlook.go_on) as bar:
+        told = Listeners(bar, live)
         if kind == "once":
-            score_once(frame, settings, run, listener=bar, stop=stop)
+            score_once(frame, settings, run, listener=told, stop=stop)
         elif kind == "iceberg":
-            score_spans(spark, settings, run, read_lineage(spark, settings.input), listener=bar, stop=stop)
+            score_spans(spark, settings, run, read_lineage(spark, settings.input), listener=told, stop=stop)
         else:
-            left = outlook.left_bytes
-            score_stream(spark, settings, run, kind=kind, schema=frame.schema, left=left, listener=bar, stop=stop)
+            score_stream(spark, settings, run, kind=kind, schema=frame.schema, left=left, listener=told, stop=stop)
     check_failed(add_up(increment.counts for increment in job.increments()), settings)
 
 
@@ -201,7 +207,8 @@ def _look_ahead(job: Job, unscored: Unscored) -> Outlook:
     )
 
 
-def _retry_failed(job: Job, only: Sequence[str], *, again: bool) -> None:
+def _retry_failed(job: Job, only: Sequence[str], live: LiveRun, *, again: bool) -> None:
     """Score what failed before."""
     with ProgressBar(job.spark, job.console) as bar:
-        retry_all(job.spark, job.settings, job.run, only=only, again=again, warn=job.warn, listener=bar, stop=job.stop)
+        told = Listeners(bar, live)
+        retry_all(job.spark, job.settings, job.run, only=only, again=again, warn=job.warn, listener=told, stop=job.stop)

@@ -17,13 +17,14 @@ from jobs.output.adopting import read_committed
 from jobs.output.checks import check_ours, check_whole
 from jobs.output.committed import Committed, Increment, count_outcomes, name_of
 from jobs.output.fingerprint import describe, differences, make_key
-from jobs.output.job_note import HOME, RUNS, find_job, write_job
+from jobs.output.job_note import HOME, LIVE, RUNS, find_job, write_job
 from jobs.output.lock import Claim, hold_lock
 from jobs.output.marks import Mark
 from jobs.output.parts import write_parts
 from jobs.output.placing import clean_draft, keep_apart, put_in_place
 from jobs.output.state import WRITING, JobState, sealed
 from jobs.settings import Settings
+from jobs.spark.naming import named
 from jobs.spark.session import spark_conf
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 _LOCK = f"{HOME}/lock"
 _NOTHING_LEFT = f"{HOME}/nothing-left.json"
-_NO_STATE = (_LOCK, _NOTHING_LEFT, f"{RUNS}/")  # what comes and goes while nothing is scored
+_NO_STATE = (_LOCK, _NOTHING_LEFT, f"{RUNS}/", LIVE)  # what comes and goes while nothing is scored
 # Rows of a task reach Python in Arrow batches of this size; a window is put together from several.
 _ARROW_ROWS = 1024
 _WRITE_CONF = {
@@ -57,6 +58,7 @@ class Output:
             retries/        the rows of each retry, those that failed again among them, and their marks
             writing/        increments on their way, by run
             runs/           a report of each run that ended
+            live.json       how the run that works here stands, or how the last one ended
             nothing-left.json   what the last run saw, if it has left nothing of it
 
     A job that starts afresh keeps its state in `_gristmill/job-<id>/` instead. Until it commits its first increment
@@ -216,11 +218,11 @@ class Output:
         """An increment has its mark."""
         return self._state.marks().is_there(name_of(number))
 
-    def marks(self) -> list[Mark]:
-        """All that is committed, in order."""
+    def marks(self, known: Sequence[Mark] = ()) -> list[Mark]:
+        """All that is committed, in order; see `Marks.read`."""
         if self._state.is_looked_up:
-            return read_committed(self.folder, find_job(self.folder))
-        return self._state.marks().read()
+            return read_committed(self.folder, find_job(self.folder), known)
+        return self._state.marks().read(known)
 
     def increments(self) -> list[Increment]:
         """All that is committed, in order."""
@@ -277,7 +279,8 @@ class Output:
                     counts = write_parts(self.folder, draft, by_workers)
             else:
                 self.write_rows(scored, draft)
-                counts = count_outcomes(self.read(scored.sparkSession, draft), self._settings.output.name)
+                with named(scored.sparkSession, f"increment {number}: count"):
+                    counts = count_outcomes(self.read(scored.sparkSession, draft), self._settings.output.name)
             if rows is not None and counts.rows != rows:
                 raise JobError(
                     f"increment {number} was read as {rows:,} rows and written as {counts.rows:,}, and is not "

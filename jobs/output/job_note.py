@@ -13,6 +13,7 @@ from jobs.folder import Folder
 
 HOME = "_gristmill"
 RUNS = f"{HOME}/runs"
+LIVE = f"{HOME}/live.json"
 STATE = ("marks", "files", "checkpoint", "retries")  # of a job
 _NAME = re.compile(r"job(\.[\w-]+)?\.json")
 

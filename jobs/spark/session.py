@@ -17,6 +17,7 @@ import psutil
 
 import udfs
 from jobs.errors import SPARK_ERRORS, SessionError, explain
+from jobs.json_log import is_json
 from jobs.settings import SparkSettings
 from jobs.spark.java import find_java
 
@@ -148,7 +149,8 @@ def many_files(spark: SparkSession) -> dict[str, str]:
 
 
 def _log_options(level: str) -> str:
-    config = Path(__file__).resolve().with_name("log4j2.properties").as_uri()  # a space in the path is escaped
+    name = "log4j2-json.properties" if is_json() else "log4j2.properties"
+    config = Path(__file__).resolve().with_name(name).as_uri()  # a space in the path is escaped
     return f"-Dlog4j2.configurationFile={config} -Dgristmill.log.level={level}"
 
 

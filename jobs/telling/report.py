@@ -13,8 +13,10 @@ from rich.table import Table
 from jobs.hiding import hide
 from jobs.hosted.money import make_cost
 from jobs.hosted.provider import Usage
+from jobs.increments.comparing import Comparison
 from jobs.output.committed import Committed, Increment, add_up
 from jobs.settings import Settings
+from jobs.telling.savings import tell_compared
 
 Command = Literal["score", "retry"]
 Status = Literal["completed", "failed", "expired", "interrupted"]
@@ -45,6 +47,8 @@ class RunReport:
         saved_by_dedupe_usd: What identical requests would have cost that were sent once; by their estimated tokens.
         prices_of: The day of these prices.
         batches_run: Batches that a provider ran.
+        key: Columns by which rows can be named without telling what was read of them.
+        compared: What some of the same texts took one at a time; null where it was not measured.
     """
 
     run_id: str
@@ -87,6 +91,8 @@ class RunReport:
     saved_by_dedupe_usd: float | None = None
     prices_of: str | None = None
     batches_run: int = 0
+    key: list[str] = field(default_factory=list)
+    compared: Comparison | None = None
     error: str | None = None
     too_many_failed: bool = False
 
@@ -104,6 +110,7 @@ def make_report(
     command: Command = "score",
     left: dict[str, int] | None = None,
     warnings: list[str] | None = None,
+    compared: Comparison | None = None,
     error: str | None = None,
     too_many_failed: bool = False,
 ) -> RunReport:
@@ -142,6 +149,8 @@ def make_report(
         usd=None if price is None else round(price * wall_s / 3600 * max(1, len(hosts)), 4),
         **_cost(settings, increments, committed),
         batches_run=sum(increment.requests.get("batches", 0) for increment in increments),
+        key=[name for name in settings.key() if name not in settings.text_columns()],
+        compared=compared,
         error=error and hide(error, settings),
         too_many_failed=too_many_failed,
     )
@@ -200,7 +209,7 @@ def _summary(report: RunReport) -> list[tuple[str, str]]:
     ]
     if report.usd is not None:
         lines.append(("cost", f"{report.usd:.4f} USD"))
-    return [*lines, *_paid(report)]
+    return [*lines, *_paid(report), *(tell_compared(asdict(report.compared)) if report.compared else [])]
 
 
 def _paid(report: RunReport) -> list[tuple[str, str]]:
