@@ -84,30 +84,36 @@ class Start:
 class Job:
     """A run whose output is its own.
 
+    Attributes:
+        live: Looks after the work while it is carried out.
+
     Args:
         start: How it began.
         spark: The session.
         run: This run, with its claim on the output.
     """
 
+    live: LiveRun
+
     def __init__(self, start: Start, spark: SparkSession, run: Run) -> None:
         self.settings, self.spark, self.run, self.output = start.settings, spark, run, start.output
         self.console, self.stop = start.console, start.stop
         self._start, self._command, self._warnings = start, start.command, [*start.warnings]
 
-    def carry_out(self, work: Callable[[LiveRun], None], *, left: Callable[[], dict[str, int]] = dict) -> RunReport:
+    def carry_out(self, work: Callable[[], None], *, left: Callable[[], dict[str, int]] = dict) -> RunReport:
         """Do the work, looked after meanwhile, and keep a report.
 
         Args:
-            work: Commits increments, and tells of them; a `JobError` of it says how it ended.
+            work: Commits increments, and tells `live` of them; a `JobError` of it says how it ended.
             left: Counts what is left of the input.
 
         Raises:
             JobError: What ended it before its time, but for the deadline and a model that fails too often.
         """
-        with self._look_after() as live:
-            status, error = self._do(lambda: work(live))
-            live.ends(status)
+        self.live = self._look_after()
+        with self.live:
+            status, error = self._do(work)
+            self.live.ends(status)
         compared = self._compare() if status == "completed" and error is None else None
         report = self._report(status, error, {} if isinstance(error, SparkGone) else left(), compared)
         if error is None or isinstance(error, DeadlineReached | TooManyFailed):

@@ -30,7 +30,7 @@ from jobs.output.committed import add_up
 from jobs.output.directory import Output
 from jobs.settings import BATCH_FORMATS, Settings
 from jobs.spark.interrupts import Stop
-from jobs.telling.live import LiveRun, Outlet
+from jobs.telling.live import Outlet
 from jobs.telling.progress import ProgressBar
 from jobs.telling.report import RunReport
 from jobs.unchanged import LastLook
@@ -102,7 +102,7 @@ def _score(job: Job, asked: Settings, look: LastLook, *, overwrite: bool, accept
     if kind == "files":
         for warning in tell_drift(job.spark, settings, frame, unscored.files(), is_first=schema is None):
             job.warn(warning)
-    report = job.carry_out(lambda live: _score_new(job, kind, frame, unscored, live), left=unscored.as_counts)
+    report = job.carry_out(lambda: _score_new(job, kind, frame, unscored), left=unscored.as_counts)
     _write_lines(job, asked)
     if unscored.input_files and report.status == "completed" and not report.left:
         look.keep(unscored.input_files, unscored.warnings())
@@ -140,7 +140,7 @@ def retry(
         job.begin()
         publish_retries(job.spark, settings, job.run)
         forget_committed(job.output)
-        report = job.carry_out(lambda live: _retry_failed(job, only, live, again=again))
+        report = job.carry_out(lambda: _retry_failed(job, only, again=again))
         _write_lines(job, asked)
         return report
 
@@ -175,15 +175,15 @@ def _write_lines(job: Job, asked: Settings) -> None:
         job.say(f"{sum(counts.by_kind.values()):,} lines in {asked.output.path}: {told}")
 
 
-def _score_new(job: Job, kind: Kind, frame: DataFrame, unscored: Unscored, live: LiveRun) -> None:
+def _score_new(job: Job, kind: Kind, frame: DataFrame, unscored: Unscored) -> None:
     """Score what is in no increment yet."""
     settings, spark, run, stop = job.settings, job.spark, job.run, job.stop
     if unscored.is_of_files and not unscored.files():
         return  # no query has to be started to find that out
     outlook = _look_ahead(job, unscored)
-    live.expects(left := outlook.left_bytes)
+    job.live.expects(left := outlook.left_bytes)
     with ProgressBar(spark, job.console, told=outlook.go_on) as bar:
-        told = Listeners(bar, live)
+        told = Listeners(bar, job.live)
         if kind == "once":
             score_once(frame, settings, run, listener=told, stop=stop)
         elif kind == "iceberg":
@@ -207,8 +207,8 @@ def _look_ahead(job: Job, unscored: Unscored) -> Outlook:
     )
 
 
-def _retry_failed(job: Job, only: Sequence[str], live: LiveRun, *, again: bool) -> None:
+def _retry_failed(job: Job, only: Sequence[str], *, again: bool) -> None:
     """Score what failed before."""
     with ProgressBar(job.spark, job.console) as bar:
-        told = Listeners(bar, live)
+        told = Listeners(bar, job.live)
         retry_all(job.spark, job.settings, job.run, only=only, again=again, warn=job.warn, listener=told, stop=job.stop)
