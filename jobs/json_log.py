@@ -8,7 +8,7 @@ import sys
 import threading
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 
@@ -73,6 +73,22 @@ def make_console() -> Console:
 def log_report(report: dict[str, Any]) -> None:
     """The report of a run, as one line."""
     logging.getLogger(_NAME).info("report", extra={"told": {"report": report}})
+
+
+def log_lines(stream: TextIO) -> None:
+    """Log what another process writes until it ends: lines of JSON as they are, others as messages."""
+    handler = next(handler for handler in logging.getLogger().handlers if isinstance(handler, logging.StreamHandler))
+    for line in stream:
+        try:
+            is_told = isinstance(json.loads(line), dict)
+        except ValueError:
+            is_told = False
+        if is_told:
+            handler.acquire()
+            handler.stream.write(f"{line.rstrip()}\n")
+            handler.release()
+        elif line.strip():
+            logging.getLogger(f"{_NAME}.spark").info("%s", line.rstrip())
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

@@ -50,7 +50,7 @@ def test_what_is_wrong_with_a_job_is_a_line_of_json(tmp_path: Path) -> None:
         ("make_console().print('[yellow]warning:[/] two\\nlines')", "WARNING", "two\nlines"),
         ("make_console().print('plain ' * 200)", "INFO", "plain plain"),
         ("warnings.warn('odd')", "WARNING", "odd"),
-        ("logging.getLogger('a.library').warning('100% %s', 'odd')", "WARNING", "100% odd"),
+        ("logging.getLogger('a.library').warning('100%% %s', 'odd')", "WARNING", "100% odd"),
         ("raise ValueError('torn')", "CRITICAL", "ValueError: torn"),
         ("t = threading.Thread(target=lambda: 1 / 0); t.start(); t.join()", "CRITICAL", "ZeroDivisionError"),
     ],
@@ -60,6 +60,13 @@ def test_whatever_is_logged_is_a_line_of_json(code: str, level: str, told: str) 
     assert line["level"] == level
     assert told in line["message"]
     assert ("error" in line) == (level == "CRITICAL")
+
+
+def test_what_another_process_writes_is_a_line_of_json_too() -> None:
+    spoken = 'import io; log_lines(io.StringIO(\'WARNING: incubator\\n{"level": "WARN"}\\n\\n7\\n\'))'
+    _, lines = _run(_USE + spoken)
+    assert [line.get("message") for line in lines] == ["WARNING: incubator", None, "7"]
+    assert lines[1] == {"level": "WARN"}
 
 
 @pytest.mark.cluster
