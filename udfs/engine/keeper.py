@@ -49,6 +49,7 @@ class Keeper:
             status: Is kept up to date.
             batch_timeout_s: From then on a micro-batch hangs.
         """
+        status.write()
         while True:
             # If Python's lock is held by what hangs, this loop stands still, but the timer of C does not.
             faulthandler.dump_traceback_later(batch_timeout_s + _GRACE_S, exit=True)

@@ -11,21 +11,19 @@ from jobs.run import score
 from jobs.spark.naming import named
 
 
-def _names(spark: Any, start: int) -> set[str]:
-    """Of jobs from a number on, and their stages, as the UI has them."""
-    store = spark._jsc.sc().statusStore()
-    jobs, stages = (
-        store.jobsList(None),
-        store.stageList(None, False, False, [], spark._sc._gateway.new_array(spark._jvm.Double, 0)),
-    )
-    found = {jobs.apply(i).description().getOrElse(None) for i in range(jobs.size()) if jobs.apply(i).jobId() >= start}
-    return {str(name) for name in found} | {stages.apply(i).name() for i in range(stages.size())}
+def _names(spark: Any) -> set[str]:
+    """Of all jobs and stages, as the UI has them."""
+    store, jvm = spark._jsc.sc().statusStore(), spark._jvm
+    jobs = store.jobsList(None)
+    none = spark._sc._gateway.new_array(jvm.double, 0)
+    stages = store.stageList(None, False, False, none, jvm.java.util.ArrayList())
+    told = [jobs.apply(i).description() for i in range(jobs.size())]
+    return {one.get() for one in told if one.isDefined()} | {stages.apply(i).name() for i in range(stages.size())}
 
 
 def test_jobs_and_stages_say_increment_and_step(spark: Any, write_job: Callable[..., Path]) -> None:
     score(load_settings(write_job()))
-    told = _names(spark, 0)
-    assert {"increment 0: read", "increment 0: score"} <= told
+    assert {"increment 0: read", "increment 0: score"} <= _names(spark)
 
 
 def test_names_last_as_long_as_the_body_also_one_in_another(spark: Any) -> None:

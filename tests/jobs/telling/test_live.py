@@ -54,7 +54,7 @@ def test_a_run_is_shown_as_it_goes_and_its_end_is_kept(
     assert [live.beat for live in kept.seen] == list(range(1, len(kept.seen) + 1))
     assert any(live.increment == 0 and live.increment_rows == 3 for live in kept.seen)
     assert last.left_bytes == 0
-    assert kept.seen[0].left_bytes
+    assert any(live.left_bytes for live in kept.seen)
     assert json.loads((tmp_path / "out/_gristmill/live.json").read_text())["status"] == "completed"
     assert last.engines is not None  # they are on this machine
     assert last.engines.running >= 1
@@ -98,6 +98,7 @@ def test_what_cannot_be_looked_at_ends_no_run(
 def test_engines_that_were_there_before_are_no_starts_of_the_run(spark: Any, write_job: WriteJob) -> None:
     settings = load_settings(write_job())
     score(settings)
+    time.sleep(1.5)  # for the engine to tell of it
     look = EngineLook()
     told = look.look()
     assert told is not None
