@@ -6,14 +6,25 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from jobs.errors import JobError
+from jobs.json_log import is_json, log_report, make_console, use_json
 from udfs.errors import GristmillError
+
+if TYPE_CHECKING:
+    from jobs.telling.report import RunReport
+
+
+def _choose_log(as_json: bool) -> bool:
+    if as_json:
+        use_json()
+    return as_json
+
 
 app = typer.Typer(
     name="gristmill",
@@ -26,6 +37,13 @@ Conf = Annotated[Path, typer.Argument(metavar="CONF", help="The job's YAML file.
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: --set score.max_tokens=128"),
+]
+Metrics = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", help="Keep a file in Prometheus' text format that says how the run stands."),
+]
+LogJson = Annotated[
+    bool, typer.Option("--log-json", help="Log as JSON lines, without a bar.", callback=_choose_log, is_eager=True)
 ]
 SparkLog = Annotated[
     str | None,
@@ -51,6 +69,8 @@ def score(
         bool, typer.Option(help="Cancel what a batch engine has in flight at its provider; score nothing.")
     ] = False,
     show: Annotated[int, typer.Option(metavar="ROWS", min=0, help="Print the first rows of the answers.")] = 0,
+    metrics: Metrics = None,
+    log_json: LogJson = False,
     spark_log: SparkLog = None,
     result: Result = None,
 ) -> None:
@@ -60,10 +80,10 @@ def score(
     from jobs.run import cancel as run_cancel
     from jobs.run import score as run
     from jobs.spark.interrupts import run_interruptibly
-    from jobs.telling import report
+    from jobs.telling.outlets import open_outlets
     from jobs.telling.result import ResultFile
 
-    console, told = Console(file=sys.stderr), ResultFile(result)
+    console, told = make_console(), ResultFile(result)
     with told.until_the_end():
         settings = told.begin(load_settings(conf, set_))
         if cancel:
@@ -76,23 +96,16 @@ def score(
             with hiding(settings):
                 show_plan(settings, console, overwrite=overwrite, spark_log=spark_log)
             return
-        done = run_interruptibly(
-            lambda stop: run(
-                settings,
-                overwrite=overwrite,
-                accept_failures=accept_failures,
-                spark_log=spark_log,
-                console=console,
-                stop=stop,
-                result=told,
-            )
-        )
+        about: dict[str, Any] = {"spark_log": spark_log, "console": console, "result": told}
+        with open_outlets(metrics, console) as outlets:
+            about |= {"overwrite": overwrite, "accept_failures": accept_failures, "outlets": outlets}
+            done = run_interruptibly(lambda stop: run(settings, stop=stop, **about))
         if show:
             from jobs.batch_files.lines import run_of
             from jobs.telling.show import answer_table
 
             Console().print(answer_table(run_of(settings), show), "")
-        console.print(report.summary_table(done))
+        _tell(console, done)
         console.print(f"written to {settings.output.place}", style="dim", soft_wrap=True)
         check_report(done, settings)
 
@@ -115,6 +128,8 @@ def run_batch(
     set_: Overrides = None,
     overwrite: Annotated[bool, typer.Option(help="Start afresh, whatever there is.")] = False,
     retry: Annotated[bool, typer.Option(help="Run again what expired or failed through no fault of its own.")] = False,
+    metrics: Metrics = None,
+    log_json: LogJson = False,
     spark_log: SparkLog = None,
     result: Result = None,
 ) -> None:
@@ -127,20 +142,21 @@ def run_batch(
     from jobs.run import retry as run_again
     from jobs.run import score as run
     from jobs.spark.interrupts import run_interruptibly
-    from jobs.telling import report
+    from jobs.telling.outlets import open_outlets
     from jobs.telling.result import ResultFile
 
-    console, told = Console(file=sys.stderr), ResultFile(result, command="retry" if retry else "score")
+    console, told = make_console(), ResultFile(result, command="retry" if retry else "score")
     with told.until_the_end():
         settings = told.begin(
             make_settings(
                 requests, results, models=model or [], errors=errors, dialect=dialect, deadline=deadline, overrides=set_
             )
         )
-        again = partial(run_again, settings, spark_log=spark_log, console=console, result=told)
-        anew = partial(run, settings, overwrite=overwrite, spark_log=spark_log, console=console, result=told)
-        done = run_interruptibly(lambda stop: (again if retry else anew)(stop=stop))
-        console.print(report.summary_table(done))
+        with open_outlets(metrics, console) as outlets:
+            about: dict[str, Any] = {"spark_log": spark_log, "console": console, "result": told, "outlets": outlets}
+            work = partial(run_again, settings) if retry else partial(run, settings, overwrite=overwrite)
+            done = run_interruptibly(lambda stop: work(stop=stop, **about))
+        _tell(console, done)
         console.print(f"written to {results}", style="dim", soft_wrap=True)
         check_report(done, settings)
 
@@ -151,6 +167,8 @@ def retry(
     set_: Overrides = None,
     only: Annotated[str | None, typer.Option(metavar="CODES", help="Of these alone: expired,out_of_memory")] = None,
     again: Annotated[bool, typer.Option(help="Those too that a retry has failed on before.")] = False,
+    metrics: Metrics = None,
+    log_json: LogJson = False,
     spark_log: SparkLog = None,
     result: Result = None,
 ) -> None:
@@ -160,15 +178,16 @@ def retry(
     from jobs.job_file import load_settings
     from jobs.run import retry as run
     from jobs.spark.interrupts import run_interruptibly
-    from jobs.telling import report
+    from jobs.telling.outlets import open_outlets
     from jobs.telling.result import ResultFile
 
-    console, told = Console(file=sys.stderr), ResultFile(result, command="retry")
+    console, told = make_console(), ResultFile(result, command="retry")
     with told.until_the_end():
         settings, codes = told.begin(load_settings(conf, set_)), check_codes(only)
-        run_again = partial(run, settings, only=codes, again=again, spark_log=spark_log, console=console, result=told)
-        done = run_interruptibly(lambda stop: run_again(stop=stop))
-        console.print(report.summary_table(done))
+        with open_outlets(metrics, console) as outlets:
+            about: dict[str, Any] = {"spark_log": spark_log, "console": console, "result": told, "outlets": outlets}
+            done = run_interruptibly(lambda stop: run(settings, only=codes, again=again, stop=stop, **about))
+        _tell(console, done)
         check_report(done, settings)
 
 
@@ -176,15 +195,33 @@ def retry(
 def report_(
     out: Annotated[str, typer.Argument(metavar="OUT", help="An output directory.")],
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
+    html: Annotated[str | None, typer.Option(metavar="FILE", help="Write it as one page, with figures.")] = None,
 ) -> None:
     """Show what an output holds: runs, increments, rows, failures, tokens, engines, rates."""
     from jobs.telling.totals import read_totals, show_totals
 
+    if html is not None:
+        from jobs.telling.page import write_page
+
+        write_page(out, html)
+        Console(stderr=True).print(f"written to {html}", style="dim", soft_wrap=True, markup=False)
+        if not as_json:
+            return
     totals = read_totals(out)
     if as_json:
         print(json.dumps(totals.as_dict(), indent=2))
     else:
         show_totals(totals, Console())
+
+
+@app.command()
+def watch(
+    out: Annotated[str, typer.Argument(metavar="OUT", help="An output directory.")],
+) -> None:
+    """Follow a run from another terminal, by what it commits, until it ends."""
+    from jobs.telling.following import follow
+
+    follow(out, Console())
 
 
 @app.command()
@@ -331,4 +368,14 @@ def _run(args: list[str] | None) -> int:
 
 
 def _complain(markup: str) -> None:
-    Console(stderr=True).print(markup, soft_wrap=True, highlight=False)
+    make_console().print(markup, soft_wrap=True, highlight=False)
+
+
+def _tell(console: Console, done: RunReport) -> None:
+    """Show the report of a run."""
+    from jobs.telling.report import summary_table
+
+    if is_json():
+        log_report(done.as_dict())
+    else:
+        console.print(summary_table(done))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import psutil
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from jobs.errors import OutputError
@@ -114,6 +115,10 @@ class Folder:
             if start:
                 stream.seek(start)
             yield stream
+
+    def open(self, name: str) -> pa.NativeFile:
+        """A file, to be read here and there."""
+        return self._fs.open_input_file(self._join(name))
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:

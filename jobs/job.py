@@ -6,7 +6,7 @@ import contextlib
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from jobs.deadlines import deadline_at
 from jobs.errors import DeadlineReached, Interrupted, JobError, SparkGone, TooManyFailed
+from jobs.increments.comparing import Comparison, compare
 from jobs.increments.scoring import Run
 from jobs.input.checkpoint import path_of
 from jobs.input.files import name_some, tell_malformed
@@ -28,6 +29,8 @@ from jobs.spark.engines import start_beside_spark, start_engines
 from jobs.spark.interrupts import Stop
 from jobs.spark.loss import telling_of_loss
 from jobs.spark.session import is_local, keep_noise, many_files, open_session, spark_conf
+from jobs.telling.engines import EngineLook
+from jobs.telling.live import LiveRun, Outlet, begin_live
 from jobs.telling.report import Command, RunReport, Status, make_report
 from jobs.telling.result import ResultFile
 from udfs.model.sending import send_models
@@ -49,6 +52,8 @@ class Start:
         stop: Ends the run from outside.
         result: Told how it goes.
         warnings: For the report; they have been shown.
+        outlets: Are shown how the run stands.
+        engines: Looks at engines, from before the run has any.
     """
 
     command: Command
@@ -59,6 +64,8 @@ class Start:
     stop: Stop
     result: ResultFile
     warnings: tuple[str, ...] = ()
+    outlets: tuple[Outlet, ...] = ()
+    engines: EngineLook = field(default_factory=EngineLook)
 
     def report_nothing(self, warnings: Sequence[str]) -> RunReport:
         """Show warnings, and keep the report of a run that had nothing to do."""
@@ -74,11 +81,16 @@ class Start:
             warnings=[*self.warnings, *warnings],
         )
         self.result.keep(report, self.output.write_report(self.run.run_id, report.as_dict()))
+        for outlet in self.outlets:
+            outlet.show(replace(begin_live(self.settings, self.run, self.command), status="completed"))
         return report
 
 
 class Job:
     """A run whose output is its own.
+
+    Attributes:
+        live: Looks after the work while it is carried out.
 
     Args:
         start: How it began.
@@ -86,23 +98,29 @@ class Job:
         run: This run, with its claim on the output.
     """
 
+    live: LiveRun
+
     def __init__(self, start: Start, spark: SparkSession, run: Run) -> None:
         self.settings, self.spark, self.run, self.output = start.settings, spark, run, start.output
         self.console, self.stop, self.result = start.console, start.stop, start.result
-        self._command, self._warnings = start.command, [*start.warnings]
+        self._start, self._command, self._warnings = start, start.command, [*start.warnings]
 
     def carry_out(self, work: Callable[[], None], *, left: Callable[[], dict[str, int]] = dict) -> RunReport:
-        """Do the work, and keep a report.
+        """Do the work, looked after meanwhile, and keep a report.
 
         Args:
-            work: Commits increments; a `JobError` of it says how it ended.
+            work: Commits increments, and tells `live` of them; a `JobError` of it says how it ended.
             left: Counts what is left of the input.
 
         Raises:
             JobError: What ended it before its time, but for the deadline and a model that fails too often.
         """
-        status, error = self._do(work)
-        report = self._report(status, error, {} if isinstance(error, SparkGone) else left())
+        self.live = self._look_after()
+        with self.live:
+            status, error = self._do(work)
+            self.live.ends(status)
+        compared = self._compare() if status == "completed" and error is None else None
+        report = self._report(status, error, {} if isinstance(error, SparkGone) else left(), compared)
         self.result.keep(report, None)
         if error is None or isinstance(error, DeadlineReached | TooManyFailed):
             self.result.keep(report, self.output.write_report(self.run.run_id, report.as_dict()))
@@ -110,6 +128,19 @@ class Job:
         with contextlib.suppress(JobError):  # a full disk has no room for a report either
             self.result.keep(report, self.output.write_report(self.run.run_id, report.as_dict()))
         raise error
+
+    def _look_after(self) -> LiveRun:
+        output = self.run.output(self.settings)
+        start = self._start
+        return LiveRun(
+            self.spark,
+            self.settings,
+            self.run,
+            output,
+            command=start.command,
+            outlets=start.outlets,
+            engines=start.engines,
+        )
 
     def begin(self, frame: DataFrame | None = None, *, keep: bool = False, overwrite: bool = False) -> None:
         """Make the output this job's; see `Output.begin`.
@@ -161,7 +192,17 @@ class Job:
         committed = "1 increment" if len(own) == 1 else f"{len(own)} increments"
         return f"committed: {committed} with {rows:,} rows; the same command goes on from there"
 
-    def _report(self, status: Status, error: JobError | None, left: dict[str, int]) -> RunReport:
+    def _compare(self) -> Comparison | None:
+        """What the batch has saved; whatever keeps it from being measured is no matter of the run's."""
+        with contextlib.suppress(Exception):
+            if not self.stop.is_set():
+                left_s = self.run.left_s()
+                return compare(self.spark, self.settings, self.increments(), self.run.run_id, left_s=left_s)
+        return None
+
+    def _report(
+        self, status: Status, error: JobError | None, left: dict[str, int], compared: Comparison | None
+    ) -> RunReport:
         own = self.increments()
         expired = _count_expired(own)
         malformed = {uri: rows for increment in own for uri, rows in increment.malformed_files.items()}
@@ -176,6 +217,7 @@ class Job:
             command=self._command,
             left=({"expired_rows": expired} if expired else {}) | left,
             warnings=self._warnings,
+            compared=compared,
             error=str(error) if error else None,
             too_many_failed=isinstance(error, TooManyFailed),
         )
@@ -200,6 +242,7 @@ def start_run(
     console: Console | None = None,
     stop: Stop | None = None,
     result: ResultFile | None = None,
+    outlets: Sequence[Outlet] = (),
 ) -> Start:
     """A run that begins now: its model is looked at, and what is wrong with the settings is said.
 
@@ -219,7 +262,9 @@ def start_run(
     warnings = tell_ignored_settings(settings)
     for warning in warnings:  # at once, since Spark takes its time
         show_warning(console, warning)
-    return Start(command, settings, run, Output(settings), console, stop, result, tuple(warnings))
+    return Start(
+        command, settings, run, Output(settings), console, stop, result, tuple(warnings), outlets=tuple(outlets)
+    )
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from jobs.batch_files.results import has_results, write_results
 from jobs.errors import OutputError, SettingsError
 from jobs.hiding import hiding
 from jobs.increments.batches import cancel_batches, check_none_flies, forget_committed
+from jobs.increments.listener import Listeners
 from jobs.increments.outlook import Outlook
 from jobs.increments.retrying import publish_retries, retry_all
 from jobs.increments.scoring import check_failed, check_last_run, score_once, score_spans, score_stream
@@ -29,6 +30,7 @@ from jobs.output.committed import add_up
 from jobs.output.directory import Output
 from jobs.settings import BATCH_FORMATS, Settings
 from jobs.spark.interrupts import Stop
+from jobs.telling.live import Outlet
 from jobs.telling.progress import ProgressBar
 from jobs.telling.report import RunReport
 from jobs.telling.result import ResultFile
@@ -47,6 +49,7 @@ def score(
     console: Console | None = None,
     stop: Stop | None = None,
     result: ResultFile | None = None,
+    outlets: Sequence[Outlet] = (),
 ) -> RunReport:
     """Score what is new in a table and write the answers.
 
@@ -58,6 +61,7 @@ def score(
         console: Where progress and warnings are shown.
         stop: Ends the run from outside.
         result: Told how the run goes.
+        outlets: Are shown how the run stands, every few seconds; see `jobs.telling.outlets`.
 
     Returns:
         The run's report, which is kept with the output too. Its status is `failed` where more rows failed than
@@ -72,7 +76,7 @@ def score(
     """
     asked, settings = settings, lay_out(settings, overwrite=overwrite)
     with hiding(settings):
-        start = start_run("score", settings, console=console, stop=stop, result=result)
+        start = start_run("score", settings, console=console, stop=stop, result=result, outlets=outlets)
         look = LastLook(start.settings, start.output)
         if not (overwrite or accept_failures) and has_results(asked) and (told := look.find_warnings()) is not None:
             return start.report_nothing(told)
@@ -118,6 +122,7 @@ def retry(
     console: Console | None = None,
     stop: Stop | None = None,
     result: ResultFile | None = None,
+    outlets: Sequence[Outlet] = (),
 ) -> RunReport:
     """Score failed rows again and append those that succeed.
 
@@ -125,7 +130,7 @@ def retry(
         settings: The job, as it was scored.
         only: Error codes; none for all.
         again: Rows too that a retry has failed on before.
-        spark_log, console, stop, result: As `score`.
+        spark_log, console, stop, result, outlets: As `score`.
 
     Raises:
         The same errors as `score`.
@@ -135,7 +140,10 @@ def retry(
         raise OutputError(f"{settings.output.called} holds no results yet; `gristmill score` comes first")
     with (
         hiding(settings),
-        open_job(start_run("retry", settings, console=console, stop=stop, result=result), spark_log=spark_log) as job,
+        open_job(
+            start_run("retry", settings, console=console, stop=stop, result=result, outlets=outlets),
+            spark_log=spark_log,
+        ) as job,
     ):
         job.begin()
         publish_retries(job.spark, settings, job.run)
@@ -181,14 +189,15 @@ def _score_new(job: Job, kind: Kind, frame: DataFrame, unscored: Unscored) -> No
     if unscored.is_of_files and not unscored.files():
         return  # no query has to be started to find that out
     outlook = _look_ahead(job, unscored)
+    job.live.expects(left := outlook.left_bytes)
     with ProgressBar(spark, job.console, told=outlook.go_on) as bar:
+        told = Listeners(bar, job.live)
         if kind == "once":
-            score_once(frame, settings, run, listener=bar, stop=stop)
+            score_once(frame, settings, run, listener=told, stop=stop)
         elif kind == "iceberg":
-            score_spans(spark, settings, run, read_lineage(spark, settings.input), listener=bar, stop=stop)
+            score_spans(spark, settings, run, read_lineage(spark, settings.input), listener=told, stop=stop)
         else:
-            left = outlook.left_bytes
-            score_stream(spark, settings, run, kind=kind, schema=frame.schema, left=left, listener=bar, stop=stop)
+            score_stream(spark, settings, run, kind=kind, schema=frame.schema, left=left, listener=told, stop=stop)
     check_failed(add_up(increment.counts for increment in job.increments()), settings)
 
 
@@ -209,4 +218,5 @@ def _look_ahead(job: Job, unscored: Unscored) -> Outlook:
 def _retry_failed(job: Job, only: Sequence[str], *, again: bool) -> None:
     """Score what failed before."""
     with ProgressBar(job.spark, job.console) as bar:
-        retry_all(job.spark, job.settings, job.run, only=only, again=again, warn=job.warn, listener=bar, stop=job.stop)
+        told = Listeners(bar, job.live)
+        retry_all(job.spark, job.settings, job.run, only=only, again=again, warn=job.warn, listener=told, stop=job.stop)

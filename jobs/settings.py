@@ -320,6 +320,11 @@ class CostSettings(_Section):
     usd_per_hour: Annotated[float, Field(ge=0)] | None = Field(
         None, description="Price of a machine that scores; the report has it times the machines and the time."
     )
+    compare: bool = Field(
+        True,
+        description="Of runs that score for a minute or more: measure in the end, in a few seconds or half a percent "
+        "of that time, what the same model takes for some of the texts one at a time, and report what was saved.",
+    )
 
 
 class SparkSettings(_Section):

@@ -46,7 +46,7 @@ from udfs.text.templates import READ, pack_texts, read_texts
 from udfs.text.tokenizing import find_tokenizer_file
 from udfs.wire.home import EngineId
 from udfs.worker.parts import PARTS, Target, write_parts
-from udfs.worker.process import reach_engine
+from udfs.worker.process import ask_to_compare, reach_engine
 from udfs.worker.requests import result_of_requests, score_requests
 from udfs.worker.scoring import output_type, score
 
@@ -456,6 +456,20 @@ def make_starter(spec: ScoreSpec[Any]) -> Any:
         return ""
 
     return F.udf(start, useArrow=False)  # unless told, Spark guesses by the type hints, and warns
+
+
+def make_comparer(spec: ScoreSpec[Any], run: str, *, budget_s: float) -> Any:
+    """A UDF that has the engines of the executors that run it time some of their items one at a time.
+
+    Returns:
+        A UDF to a string: JSON of [tokens, seconds] of each item; null where there is no engine, or it has been asked.
+    """
+
+    def compare(_: Any) -> str | None:
+        timed = ask_to_compare(EngineId(spec, **_whereabouts()), run, budget_s=budget_s)
+        return json.dumps(timed) if timed else None
+
+    return F.udf(compare, useArrow=False)
 
 
 def _start_quietly(spec: ScoreSpec[Any], *, gpu: str | None, executor: Executor) -> None:

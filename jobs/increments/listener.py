@@ -18,3 +18,22 @@ class Listener:
 
     def commits(self, increment: Increment) -> None:
         """An increment is committed."""
+
+
+class Listeners(Listener):
+    """Tells several."""
+
+    def __init__(self, *several: Listener) -> None:
+        self._several = several
+
+    def begins(self, number: int, plan: Plan) -> None:
+        for one in self._several:
+            one.begins(number, plan)
+
+    def flies(self, progress: Standing) -> None:
+        for one in self._several:
+            one.flies(progress)
+
+    def commits(self, increment: Increment) -> None:
+        for one in self._several:
+            one.commits(increment)

@@ -31,6 +31,7 @@ from jobs.output.marks import Mark
 from jobs.output.merging import WAS
 from jobs.settings import Settings
 from jobs.spark.interrupts import Stop
+from jobs.spark.naming import named
 from jobs.spark.session import count_slots, spark_conf
 from udfs.errors import BAD_REQUEST, CANCELED, EXPIRED, MALFORMED
 
@@ -116,7 +117,8 @@ def retry_all(
                 if not found.rows and choice.is_pending:
                     Ledger(output.folder, output.home, _next_number(output)).delete()
                 if found.rows:
-                    _retry(found, settings, run, listener, choice, stop)
+                    with named(spark, f"retry {_next_number(output) - RETRIES}: score"):
+                        _retry(found, settings, run, listener, choice, stop)
     except SPARK_ERRORS as error:
         raise as_job_error(error) from error
     except OSError as error:

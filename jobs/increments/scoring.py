@@ -46,6 +46,7 @@ from jobs.output.directory import Output
 from jobs.output.lock import Claim
 from jobs.settings import Settings
 from jobs.spark.interrupts import Stop
+from jobs.spark.naming import named
 from jobs.spark.session import count_slots, has_gpu, spark_conf
 from udfs.tasks.writing_options import WritingOptions
 
@@ -184,10 +185,13 @@ class ScoreIncrement:
         began = time.monotonic()
         slots = count_slots(frame.sparkSession)
         checkpoint = output.checkpoint()
+        spark = frame.sparkSession
         frame, gone = part_changes(frame, self._settings.key())
         with (
-            spark_conf(frame.sparkSession, {"spark.sql.shuffle.partitions": str(min(slots, 200))}),
+            spark_conf(spark, {"spark.sql.shuffle.partitions": str(min(slots, 200))}),
+            named(spark, f"increment {number}: read"),
             self._reading(frame, output, number) as read,
+            named(spark, f"increment {number}: score"),
         ):
             plan = Plan(read.counts.rows, plan_partitions(read.counts.rows, slots, self._settings))
             self._listener.begins(number, plan)

@@ -93,7 +93,7 @@ def is_off(size: int, *, wanted: int, left: int | None) -> bool:
 
 def forecast(what: str, need_s: float, *, now: datetime, deadline: datetime) -> tuple[bool, str]:
     """Whether the rest is done before the deadline, and a line that says so and how long it takes."""
-    line = f"{what} to go, about {_duration(need_s)} at the rate so far"
+    line = f"{what} to go, about {tell_duration(need_s)} at the rate so far"
     left_s = (deadline - now).total_seconds()
     by = f"{deadline:%Y-%m-%d %H:%M:%S}"
     if need_s <= left_s:
@@ -114,12 +114,19 @@ def tell_huge(sizes: Mapping[str, int], rate: float | None) -> str | None:
     if not huge:
         return None
     largest = sizes[huge[0]]
-    takes = f", about {_duration(largest / rate)} at the rate so far" if rate else ""
+    takes = f", about {tell_duration(largest / rate)} at the rate so far" if rate else ""
     return (
         f"too large for an increment of ten minutes: {name_some(huge)} (the largest: {largest / 1e6:,.1f} MB{takes}). "
         "A file is never split, and a kill costs all that was scored of it; write it as "
         f"{math.ceil(largest / holds):,} files or more, say by Spark's `repartition`"
     )
+
+
+def tell_duration(seconds: float) -> str:
+    """Seconds, minutes or hours, in words."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _per_s(increments: Sequence[Increment], run_id: str | None, amount: Callable[[Increment], int]) -> float | None:
@@ -136,9 +143,3 @@ def _scored_share(increment: Increment) -> float:
     """Rows that the deadline did not cut off."""
     counts = increment.counts
     return 1 - counts.failed_by_code.get("expired", 0) / counts.rows if counts.rows else 0.0
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from jobs.folder import Folder
@@ -13,19 +14,20 @@ from jobs.output.placing import keep_apart, rows_of
 _OLD_MARK = "_increment.json"  # in an increment's own directory
 
 
-def read_committed(folder: Folder, held: dict[str, Any] | None) -> list[Mark]:
+def read_committed(folder: Folder, held: dict[str, Any] | None, known: Sequence[Mark] = ()) -> list[Mark]:
     """What is committed in an output, in order, for whoever only looks at it.
 
     Args:
         folder: The output directory.
         held: Its job file; None where there is none. An earlier gristmill's tells of no layout.
+        known: Marks of this job that were read before; they are not read again.
     """
     if held is None:
         return []
     home = f"{held.get('home', '_gristmill')}/marks"
     if "layout" in held:
         parent = f"{held['home']}/{MOVED}" if held.get("in_table") else ""
-        return Marks(folder, home, parent=parent, held=held).read()
+        return Marks(folder, home, parent=parent, held=held).read(known)
     adopted = Marks(folder, home).read() if folder.exists(home) else []
     old = [Mark(place, made, {}, "") for place, made in _read_old(folder)]
     by_place = {mark.place: mark for mark in [*old, *adopted]}

@@ -20,7 +20,7 @@ from jobs.output.adopting import read_committed
 from jobs.output.checks import check_ours, check_whole
 from jobs.output.committed import Committed, Increment, count_outcomes, name_of
 from jobs.output.fingerprint import describe, differences, make_key, tell_versions
-from jobs.output.job_note import HOME, RUNS, find_job, write_job
+from jobs.output.job_note import HOME, LIVE, RUNS, find_job, write_job
 from jobs.output.lock import Claim, hold_lock
 from jobs.output.marks import Mark
 from jobs.output.merging import DELETED, as_deleted, tell_unkeyed
@@ -31,6 +31,7 @@ from jobs.output.state import WRITING, JobState, sealed
 from jobs.output.table_columns import check_columns, check_unused, columns_of
 from jobs.output.tables import Table, Transaction, open_table
 from jobs.settings import Settings
+from jobs.spark.naming import named
 from jobs.spark.session import spark_conf
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
 _LOCK = f"{HOME}/lock"
 _NOTHING_LEFT = f"{HOME}/nothing-left.json"
-_NO_STATE = (_LOCK, _NOTHING_LEFT, f"{RUNS}/")  # what comes and goes while nothing is scored
+_NO_STATE = (_LOCK, _NOTHING_LEFT, f"{RUNS}/", LIVE)  # what comes and goes while nothing is scored
 # Rows of a task reach Python in Arrow batches of this size; a window is put together from several.
 _ARROW_ROWS = 1024
 _WRITE_CONF = {
@@ -64,6 +65,7 @@ class Output:
             retries/        the rows of each retry, those that failed again among them, and their marks
             writing/        increments on their way, by run
             runs/           a report of each run that ended
+            live.json       how the run that works here stands, or how the last one ended
             nothing-left.json   what the last run saw, if it has left nothing of it
 
     A job that starts afresh keeps its state in `_gristmill/job-<id>/` instead. Until it commits its first increment
@@ -281,11 +283,11 @@ class Output:
         """An increment has its mark."""
         return self._state.marks().is_there(name_of(number))
 
-    def marks(self) -> list[Mark]:
-        """All that is committed, in order."""
+    def marks(self, known: Sequence[Mark] = ()) -> list[Mark]:
+        """All that is committed, in order; see `Marks.read`."""
         if self._state.is_looked_up:
-            return read_committed(self.folder, find_job(self.folder))
-        return self._state.marks().read()
+            return read_committed(self.folder, find_job(self.folder), known)
+        return self._state.marks().read(known)
 
     def increments(self) -> list[Increment]:
         """All that is committed, in order."""
@@ -344,7 +346,8 @@ class Output:
                     counts = write_parts(self.folder, draft, by_workers)
             else:
                 self.write_rows(scored, draft)
-                counts = count_outcomes(self.read(scored.sparkSession, draft), self._settings.output.result)
+                with named(scored.sparkSession, f"increment {number}: count"):
+                    counts = count_outcomes(self.read(scored.sparkSession, draft), self._settings.output.result)
             if rows is not None and counts.rows != rows:
                 raise JobError(
                     f"increment {number} was read as {rows:,} rows and written as {counts.rows:,}, and is not "

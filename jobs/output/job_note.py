@@ -15,6 +15,7 @@ HOME = "_gristmill"
 RUNS = f"{HOME}/runs"
 MOVED = "rows"  # of increments that are in a table: those of their rows that failed
 STATE = ("marks", "files", "checkpoint", "retries", MOVED)  # of a job
+LIVE = f"{HOME}/live.json"
 _NAME = re.compile(r"job(\.[\w-]+)?\.json")
 
 

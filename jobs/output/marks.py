@@ -8,6 +8,7 @@ driver's lease: of two marks for one increment that of the later lease counts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -68,19 +69,25 @@ class Marks:
         """Where something is committed, in order."""
         return [f"{self._parent}/{name}".lstrip("/") for name in sorted(self._names())]
 
-    def read(self) -> list[Mark]:
+    def read(self, known: Sequence[Mark] = ()) -> list[Mark]:
         """All of them, in the order of their increments.
+
+        Args:
+            known: Those that were read before, by whoever only looks; they are not read again.
 
         Raises:
             OSError: The store does not tell, or tells of a mark that it does not find then.
         """
         names = self._names()
+        held_before = {mark.place.rpartition("/")[2]: mark for mark in known}
+        kept = [held_before[name] for name in names if name in held_before]
+        names = {name: file for name, file in names.items() if name not in held_before}
         read = self._folder.read_all_json([f"{self._home}/{file}" for file in names.values()])
         for file, held in zip(names.values(), read, strict=True):
             if held is None:
                 raise FileNotFoundError(f"{self._folder / self._home}/{file} was there, and is not found now")
         places = (f"{self._parent}/{name}".lstrip("/") for name in names)
-        return sorted(map(_from_json, places, read), key=lambda mark: mark.made.number)
+        return sorted([*kept, *map(_from_json, places, read)], key=lambda mark: mark.made.number)
 
     def write(self, mark: Mark, owner: str = "") -> Mark:
         """Commit an increment: its rows are where the mark's draft says.

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import psutil
 
 import udfs
 from jobs.errors import SPARK_ERRORS, SessionError, explain
+from jobs.json_log import is_json, log_lines
 from jobs.settings import SparkSettings
 from jobs.spark.java import find_java
 
@@ -68,7 +70,7 @@ def open_session(settings: SparkSettings, *, spark_log: str | None = None) -> Sp
     for key, value in {**conf, **settings.conf}.items():
         builder = builder.config(key, str(value).lower() if isinstance(value, bool) else str(value))
     try:
-        with _stderr_to(LOG_FILE) if hidden else contextlib.nullcontext():
+        with _stderr_to(LOG_FILE) if hidden else _stderr_as_json() if is_json() else contextlib.nullcontext():
             session = builder.getOrCreate()
     except SPARK_ERRORS as error:
         raise SessionError(f"Spark does not start on {settings.master}: {explain(error)}") from error
@@ -148,18 +150,37 @@ def many_files(spark: SparkSession) -> dict[str, str]:
 
 
 def _log_options(level: str) -> str:
-    config = Path(__file__).resolve().with_name("log4j2.properties").as_uri()  # a space in the path is escaped
+    name = "log4j2-json.properties" if is_json() else "log4j2.properties"
+    config = Path(__file__).resolve().with_name(name).as_uri()  # a space in the path is escaped
     return f"-Dlog4j2.configurationFile={config} -Dgristmill.log.level={level}"
 
 
 @contextlib.contextmanager
 def _stderr_to(path: Path) -> Iterator[None]:
     """Let processes that start meanwhile (the JVM, by it the workers) have a file for their standard error."""
+    with path.open("ab") as log, _stderr_is(log.fileno()):
+        yield
+
+
+@contextlib.contextmanager
+def _stderr_as_json() -> Iterator[None]:
+    """As `_stderr_to`, and log what they write: not all of it is Spark's own log, which is JSON."""
+    reader, writer = os.pipe()
+    lines = os.fdopen(reader, encoding="utf-8", errors="replace")
+    threading.Thread(target=log_lines, args=(lines,), name="gristmill-spark-log", daemon=True).start()
+    try:
+        with _stderr_is(writer):
+            yield
+    finally:
+        os.close(writer)
+
+
+@contextlib.contextmanager
+def _stderr_is(descriptor: int) -> Iterator[None]:
     sys.stderr.flush()
     terminal = os.dup(2)
     try:
-        with path.open("ab") as log:
-            os.dup2(log.fileno(), 2)
+        os.dup2(descriptor, 2)
         yield
     finally:
         os.dup2(terminal, 2)

@@ -104,11 +104,12 @@ class ProgressBar(Listener):
     def _watch(self) -> None:
         while not self._ended.wait(self._every_s):
             with contextlib.suppress(*SPARK_ERRORS):  # a Spark that died is told by the job
-                if (plan := self._plan) and (share := _share_done(self._spark, plan)) is not None:
+                if (plan := self._plan) and (share := share_done(self._spark, plan)) is not None:
                     self._bar.update(self._task, completed=int(share * plan.rows))
 
 
-def _share_done(spark: SparkSession, plan: Plan) -> float | None:
+def share_done(spark: SparkSession, plan: Plan) -> float | None:
+    """The share of an increment's tasks that have ended; None where Spark does not tell."""
     context: Any = getattr(spark, "_sc", None)
     if context is None:
         return None

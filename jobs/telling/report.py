@@ -13,8 +13,10 @@ from rich.table import Table
 from jobs.hiding import hide
 from jobs.hosted.money import make_cost
 from jobs.hosted.provider import Usage
+from jobs.increments.comparing import Comparison
 from jobs.output.committed import Committed, Increment, add_up
 from jobs.settings import Settings
+from jobs.telling.savings import tell_compared
 
 Command = Literal["score", "retry"]
 Status = Literal["completed", "failed", "expired", "interrupted"]
@@ -46,6 +48,8 @@ class RunReport:
         prices_of: The day of these prices.
         batches_run: Batches that a provider ran.
         deleted: Rows of a merged table that the input has no more, and which are gone.
+        key: Columns by which rows can be named without telling what was read of them.
+        compared: What some of the same texts took one at a time; null where it was not measured.
     """
 
     run_id: str
@@ -89,6 +93,8 @@ class RunReport:
     prices_of: str | None = None
     batches_run: int = 0
     deleted: int = 0
+    key: list[str] = field(default_factory=list)
+    compared: Comparison | None = None
     error: str | None = None
     too_many_failed: bool = False
 
@@ -106,6 +112,7 @@ def make_report(
     command: Command = "score",
     left: dict[str, int] | None = None,
     warnings: list[str] | None = None,
+    compared: Comparison | None = None,
     error: str | None = None,
     too_many_failed: bool = False,
 ) -> RunReport:
@@ -145,6 +152,8 @@ def make_report(
         **_cost(settings, increments, committed),
         batches_run=sum(increment.requests.get("batches", 0) for increment in increments),
         deleted=sum(increment.deleted for increment in increments),
+        key=[name for name in settings.key() if name not in settings.text_columns()],
+        compared=compared,
         error=error and hide(error, settings),
         too_many_failed=too_many_failed,
     )
@@ -204,7 +213,7 @@ def _summary(report: RunReport) -> list[tuple[str, str]]:
     ]
     if report.usd is not None:
         lines.append(("cost", f"{report.usd:.4f} USD"))
-    return [*lines, *_paid(report)]
+    return [*lines, *_paid(report), *(tell_compared(asdict(report.compared)) if report.compared else [])]
 
 
 def _paid(report: RunReport) -> list[tuple[str, str]]:

@@ -18,9 +18,11 @@ from typing import Any
 import psutil
 
 from udfs.engine.assembly import assemble
+from udfs.engine.comparing import Comparer
 from udfs.engine.keeper import Keeper
 from udfs.engine.runner import Runner
 from udfs.engine.server import Server
+from udfs.engine.tally import StatusFile
 from udfs.errors import EngineError, GristmillError
 from udfs.executor import Executor, start_of
 from udfs.tasks.registry import read_spec
@@ -35,16 +37,16 @@ def main() -> None:
     request = home.read("request.json") or {}
     keeper = Keeper(home, int(sys.argv[2]), Executor(**request["executor"]))
     try:
-        runner, server = _start(home, request)
+        runner, server, status = _start(home, request)
     except Exception as error:  # noqa: BLE001 - whatever it is, the worker that waits is told
         traceback.print_exc()
         told = error if isinstance(error, GristmillError) else EngineError(f"{type(error).__name__}: {error}")
         home.write("failed.json", {"error": " ".join(str(told).split()), "at": time.time()})
         sys.exit(1)
-    keeper.keep(runner, server, batch_timeout_s=request["spec"]["batch_timeout_s"])
+    keeper.keep(runner, server, status, batch_timeout_s=request["spec"]["batch_timeout_s"])
 
 
-def _start(home: Home, request: dict[str, Any]) -> tuple[Runner, Server]:
+def _start(home: Home, request: dict[str, Any]) -> tuple[Runner, Server, StatusFile]:
     """Load the model, measure its budget, open the door."""
     engine = assemble(
         read_spec(request["spec"]),
@@ -54,7 +56,8 @@ def _start(home: Home, request: dict[str, Any]) -> tuple[Runner, Server]:
         make_journal=lambda lanes: Journal(home.path, lanes),
     )
     socket = str(home / f"socket-{request['number']}")
-    server = Server(socket, engine.scheduler, width=engine.model.width)
+    comparer = Comparer(engine.scheduler, lanes=1 if ":cuda" in engine.name else engine.lanes)
+    server = Server(socket, engine.scheduler, width=engine.model.width, comparer=comparer)
     home.write(
         "ready.json",
         {
@@ -67,7 +70,8 @@ def _start(home: Home, request: dict[str, Any]) -> tuple[Runner, Server]:
         },
     )
     print(f"gristmill: {engine.name} is ready, {engine.lanes} lanes, {engine.budget}", file=sys.stderr)
-    return engine.runner, server
+    about = {"name": engine.name, "number": request["number"]}
+    return engine.runner, server, StatusFile(home, about, engine.scheduler.look)
 
 
 if __name__ == "__main__":

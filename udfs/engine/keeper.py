@@ -12,6 +12,7 @@ import time
 
 from udfs.engine.runner import Runner
 from udfs.engine.server import Server
+from udfs.engine.tally import StatusFile
 from udfs.executor import Executor
 from udfs.wire.faults import forget_faults
 from udfs.wire.home import RETIRE_S, Home, is_there, try_hold
@@ -39,14 +40,16 @@ class Keeper:
         signal.signal(signal.SIGTERM, lambda *_: self._end())
         threading.Thread(target=self._watch_executor, name="gristmill-keeper", daemon=True).start()
 
-    def keep(self, runner: Runner, server: Server, *, batch_timeout_s: float) -> None:
+    def keep(self, runner: Runner, server: Server, status: StatusFile, *, batch_timeout_s: float) -> None:
         """Look after an engine that answers; does not return.
 
         Args:
             runner: Whose micro-batches may not hang.
             server: Whose clients need it.
+            status: Is kept up to date.
             batch_timeout_s: From then on a micro-batch hangs.
         """
+        status.write()
         while True:
             # If Python's lock is held by what hangs, this loop stands still, but the timer of C does not.
             faulthandler.dump_traceback_later(batch_timeout_s + _GRACE_S, exit=True)
@@ -59,6 +62,7 @@ class Keeper:
                 print(f"a micro-batch hangs for {batch_timeout_s} s", file=sys.stderr, flush=True)
                 faulthandler.dump_traceback()
                 os._exit(71)
+            status.write()
             if server.free_s() > (RETIRE_S if server.asked_to_retire() else _IDLE_S):
                 self._end_if_unused(server)
 

@@ -13,8 +13,10 @@ import numpy as np
 from udfs.engine.budget import Budget
 from udfs.engine.cutting import fit_batch
 from udfs.engine.parcels import MicroBatch, Parcel, _make_round, _without_dropped
+from udfs.engine.sample import Sample
+from udfs.engine.tally import Tally, Waiting
 from udfs.errors import GristmillError
-from udfs.wire.items import token_places
+from udfs.wire.items import Items, token_places
 from udfs.wire.written import Written
 
 ROUND_BATCHES = 16  # full micro-batches of a round, for each lane
@@ -49,6 +51,7 @@ class Scheduler:
         self._exclusive = False
         self._closed = False
         self._error: GristmillError | None = None
+        self.tally, self._sample = Tally(), Sample()
 
     def put(self, parcel: Parcel) -> None:
         """Take a parcel; waits while its client has too much waiting. What a client that is gone sends is let go."""
@@ -130,6 +133,10 @@ class Scheduler:
                     continue
                 taken = token_places(offsets, rows)[0] if self.per_token else rows
                 parcel.put(places, values[taken], widths[rows], per_token=self.per_token)
+            count = len(batch.indices)
+            self.tally.add(items=count, tokens=int(offsets[-1]), padded_tokens=int(widths.sum()))
+            if not self._singly:  # else a step of the model is a batch
+                self.tally.add(batches=1, batched=count)
             self._sound = True
             self._released()
 
@@ -138,6 +145,7 @@ class Scheduler:
         with self._changed:
             for parcel, _, places in batch.by_parcel():
                 parcel.put_fault(places, fault)
+            self.tally.add(failed=len(batch.indices))
             self._released()
 
     def retry(self, batch: MicroBatch, *, alone: bool, after_s: float | None = None) -> None:
@@ -181,6 +189,20 @@ class Scheduler:
         """Nothing waits and nothing runs."""
         with self._changed:
             return not (self._running or self._cut or self._alone or any(self._waiting.values()))
+
+    def look(self) -> tuple[Tally, Waiting]:
+        """What was done, and what waits."""
+        with self._changed:
+            parcels = [parcel.items for parcels in self._waiting.values() for parcel in parcels]
+            cut = [batch.lengths for batch in (*self._cut, *self._alone)]
+            items = sum(map(len, parcels)) + sum(map(len, cut))
+            tokens = sum(len(one.ids) for one in parcels) + sum(int(lengths.sum()) for lengths in cut)
+            return self.tally, Waiting(items, tokens, self._running, self._budget.now)
+
+    def draw_sample(self) -> list[Items]:
+        """Some of the items that were taken since this was last asked."""
+        with self._changed:
+            return self._sample.draw()
 
     def _waiting_tokens(self, client: str) -> int:
         return sum(len(parcel.items.ids) for parcel in self._waiting.get(client, ()))
@@ -239,5 +261,6 @@ class Scheduler:
             wanted -= len(parcels[-1].items.ids)
         if parcels:
             made = _make_round(parcels)
+            self._sample.add(made.items)
             self._cut.append(MicroBatch(made, np.argsort(-made.items.lengths, kind="stable")))
             self._changed.notify_all()  # clients that wait to send more

@@ -11,6 +11,7 @@ import traceback
 import pyarrow as pa
 import pyarrow.flight as flight
 
+from udfs.engine.comparing import Comparer
 from udfs.engine.parcels import Parcel, make_answer
 from udfs.engine.scheduler import Scheduler
 from udfs.errors import EngineError, GristmillError, as_exception, first_line
@@ -24,10 +25,12 @@ class Server(flight.FlightServerBase):
         socket: Path of the Unix socket.
         scheduler: Where parcels go.
         width: Of an item's outputs.
+        comparer: Times items one at a time; None where nobody is to ask.
     """
 
-    def __init__(self, socket: str, scheduler: Scheduler, *, width: int) -> None:
+    def __init__(self, socket: str, scheduler: Scheduler, *, width: int, comparer: Comparer | None = None) -> None:
         self._scheduler, self._width, self._retire = scheduler, width, False
+        self._comparer = comparer
         self._lock = threading.Lock()
         self._clients, self._free_since = 0, time.monotonic()
         super().__init__(f"grpc+unix://{socket}")
@@ -63,7 +66,15 @@ class Server(flight.FlightServerBase):
                 self._clients, self._free_since = self._clients - 1, time.monotonic()
 
     def do_action(self, context: object, action: object) -> list[bytes]:
-        """`retire`: somebody wants the memory. Answers whether nobody is here who needs it."""
+        """`retire`: somebody wants the memory. Answers whether nobody is here who needs it.
+
+        `compare`: `run` wants to know, within `budget_s`, what items take one at a time. Answers with their tokens and
+        seconds; nothing where it has been asked before, or others want the engine.
+        """
+        if action.type == "compare":  # type: ignore[attr-defined]
+            asked = json.loads(action.body.to_pybytes())  # type: ignore[attr-defined]
+            timed = self._comparer.measure(asked["run"], budget_s=asked["budget_s"]) if self._comparer else []
+            return [json.dumps([[one.tokens, one.seconds] for one in timed]).encode()]
         with self._lock:
             self._retire = self._retire or action.type == "retire"  # type: ignore[attr-defined]
             return [json.dumps(not self._clients).encode()]

@@ -97,6 +97,7 @@ class WritingRunner(Runner):
             self._take_all_apart(lane, as_exception(error))
             return
         self._budget.note_success(sequences)
+        self._scheduler.tally.add(batches=1, batched=sequences)
         if decoder.read:
             self._pieces.note_success(decoder.wrote + decoder.read)
         if not over:

@@ -359,7 +359,8 @@ def make_lowercase(backend: Any) -> bool:
     from tokenizers.normalizers import Sequence as Normalizers
 
     before = backend.normalizer
-    parts: list[Normalizer] = list(before) if isinstance(before, Normalizers) else [before] if before else []
+    are_several = isinstance(before, Normalizers)
+    parts: list[Normalizer] = list(before) if are_several else [before] if before else []
     if any(isinstance(part, Lowercase) or (isinstance(part, BertNormalizer) and part.lowercase) for part in parts):
         return False
     backend.normalizer = Normalizers([Lowercase(), *parts])

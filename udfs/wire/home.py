@@ -8,6 +8,7 @@ TMP/gristmill-UID/<executor>/<engine>/   mode 0700
     ready.json      or failed.json: how its start ended
     socket-N        of the N-th engine that was started here
     lane-*          the journal
+    status.json     what the engine has done, and what waits; written while its watch goes round
     fallen-N.json   what the N-th engine was doing when it died
     log             the engine's standard output and error
 TMP/gristmill-UID/<executor>/<engine>.faults   the items that killed engines
@@ -27,6 +28,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from udfs.errors import EngineError
 from udfs.executor import Executor, is_running
@@ -169,6 +172,23 @@ def sweep(below: Path | None = None) -> None:
             elif (told := Home(path.parent).read(path.name)) and not is_there(Executor(**told["executor"])):
                 path.unlink()
                 path.parent.rmdir()
+
+
+def find_near() -> list[Home]:
+    """The engines' homes of executors that started this process, or that it has started: Spark's on this machine."""
+    found: list[Home] = []
+    own = psutil.Process()
+    family = {own.pid}
+    with contextlib.suppress(psutil.Error):  # a sandbox that does not tell
+        family |= {process.pid for process in own.parents()}
+    for path in top().glob("*/*/request.json"):
+        home = Home(path.parent)
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, psutil.Error):  # it ends, or is another's
+            executor = Executor(**(home.read(path.name) or {})["executor"])
+            above = {process.pid for process in psutil.Process(executor.pid).parents()}
+            if is_there(executor) and (executor.pid in family or own.pid in above):
+                found.append(home)
+    return found
 
 
 def _sweep_home(home: Home) -> None:

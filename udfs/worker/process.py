@@ -121,6 +121,25 @@ def retire_idle(home: Home, gpu: str | None) -> None:
         time.sleep(_ASK_S)
 
 
+def ask_to_compare(engine: EngineId, run: str, *, budget_s: float) -> list[tuple[int, float]] | None:
+    """Tokens and seconds of some of the items that an engine has run, one at a time; None where there is no engine.
+
+    Args:
+        engine: It is not started for this.
+        run: Who asks; whoever asks again in its name gets nothing.
+        budget_s: Seconds that it may take.
+    """
+    with contextlib.suppress(flight.FlightError, GristmillError, OSError, ValueError, psutil.Error):
+        home = find_home(engine)
+        if (told := home.read("ready.json")) and home.is_alive():
+            asked = flight.Action("compare", json.dumps({"run": run, "budget_s": budget_s}).encode())
+            with flight.connect(f"grpc+unix://{told['socket']}") as client:
+                options = flight.FlightCallOptions(timeout=2 * budget_s + _DYING_S)
+                (timed,) = client.do_action(asked, options=options)
+            return [(tokens, seconds) for tokens, seconds in json.loads(timed.body.to_pybytes())]
+    return None
+
+
 def _ask_to_retire(home: Home, gpu: str | None) -> Executor | None:
     """The process of an engine on a GPU that is to end as nobody uses it; others are only asked."""
     with contextlib.suppress(flight.FlightError, OSError, ValueError, psutil.Error):
