@@ -29,7 +29,7 @@ from udfs.generation.vllm import VllmDecoder, load_vllm, takes_vllm
 from udfs.local import LocalEngine
 from udfs.model.files import ModelFiles, open_model_of
 from udfs.model.loading import load_transformer
-from udfs.model.precision import plan_device
+from udfs.model.precision import DevicePlan
 from udfs.spec import ScoreSpec
 from udfs.tasks.registry import make_task
 from udfs.tasks.text_generation import make_asker
@@ -137,13 +137,14 @@ def _others(spec: ScoreSpec[WritingOptions], files: ModelFiles, items: Items, pr
         ways.append(
             Way("transformers' continuous batching", lambda: _generate_continuously(model, prompts, spec, ends))
         )
-        ways += load_vllm_way(spec, files, prompts)
+        ways += load_vllm_way(spec, files, prompts, DevicePlan(device, precision, "as gristmill"))
     return ways
 
 
-def load_vllm_way(spec: ScoreSpec[WritingOptions], files: ModelFiles, prompts: list[np.ndarray]) -> list[Way]:
+def load_vllm_way(
+    spec: ScoreSpec[WritingOptions], files: ModelFiles, prompts: list[np.ndarray], plan: DevicePlan
+) -> list[Way]:
     """vLLM, by itself, where it is installed for this device; nothing where it is not or does not load."""
-    plan = plan_device(spec.precision, writes=True)
     try:
         if not takes_vllm(replace(spec.options, engine="vllm"), files, plan):
             return []

@@ -27,22 +27,26 @@ class Matcher:
     def __init__(self, matcher: Any) -> None:
         self._matcher = matcher
         self.bits: Tensor | None = None
+        self._forced: list[int] | None = None
 
     def accept(self, token: int) -> None:
         self._matcher.consume_token(token)
-        self.bits = None
+        self.bits = self._forced = None
 
     def allows(self, token: int) -> bool:
-        """Whether a token may come next; a fraction of what a mask costs."""
-        return bool(self._matcher.validate_tokens([token]) == 1)
+        """Whether a token may come next, as a mask has it: of several that spell what is forced, one alone."""
+        forced = self.forced(1)
+        return token == forced[0] if forced else bool(self._matcher.validate_tokens([token]) == 1)
 
     def count_allowed(self, tokens: list[int]) -> int:
         """So many of some tokens may come next, one after the other."""
         return int(self._matcher.validate_tokens(tokens))
 
     def forced(self, most: int) -> list[int]:
-        """Tokens that spell what has to come next, at most so many; others may spell it too."""
-        return list(self._matcher.compute_ff_tokens()[:most])
+        """Tokens that spell what has to come next, at most so many: those that masks let through, one by one."""
+        if self._forced is None:
+            self._forced = list(self._matcher.compute_ff_tokens())
+        return self._forced[:most]
 
     def is_over(self) -> bool:
         """Nothing may follow."""

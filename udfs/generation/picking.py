@@ -193,8 +193,8 @@ class Picker:
                 row = one.row + depth
                 if broken[row]:
                     one.sequence.finish = BROKEN
-                elif self._may_take(one.sequence, best[row]):
-                    self._append(one.sequence, best[row])
+                elif (token := self._find_without_mask(one.sequence, best[row])) is not None:
+                    self._append(one.sequence, token)
                 else:
                     rest.append(one)
             if rest:
@@ -202,11 +202,17 @@ class Picker:
             waiting = [one for one in waiting if one.goes_on(depth)]
             depth += 1
 
-    def _may_take(self, sequence: Sequence, token: int) -> bool:
-        """The likeliest of all tokens is the one to take, as a grammar lets it through; so no mask is made."""
+    def _find_without_mask(self, sequence: Sequence, best: int) -> int | None:
+        """The token to take where no mask has to be made for it: it is forced, or the likeliest is let through."""
         if self._penalty != 1.0 or not sequence.way.is_greedy:
-            return False
-        return sequence.matcher is None or (sequence.thinks is False and sequence.matcher.allows(token))
+            return None
+        if sequence.matcher is None:
+            return best
+        if sequence.thinks is not False:
+            return None
+        if forced := sequence.matcher.forced(1):
+            return forced[0]
+        return best if sequence.matcher.allows(best) else None
 
     def _pick_singly(self, given: Tensor, rows: list[int], sequences: list[Sequence]) -> None:
         """Write one token of each sequence, by rows of logits that are numbers."""

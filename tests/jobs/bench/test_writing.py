@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.pretend_vllm import pretend
 from tests.processes import without_spark
 from tests.random_writers import END, make_prompts, save_writer
 from udfs.model.files import open_model
+from udfs.model.precision import DevicePlan
 from udfs.tasks.registry import make_spec
 
 
@@ -38,8 +40,9 @@ def test_a_job_that_writes_is_measured_without_spark_and_without_java(tmp_path: 
 def test_vllm_writes_all_prompts_too_where_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, prompts = save_writer(tmp_path), make_prompts(5)
     spec = make_spec("text-generation", model, max_new_tokens=4, max_tokens=90)
-    assert load_vllm_way(spec, open_model(model), prompts) == []
+    asked: Any = spec, open_model(model), prompts, DevicePlan("cuda:0", "bfloat16", "")
+    assert load_vllm_way(*asked) == []
     monkeypatch.setattr(os, "environ", dict(os.environ))
     pretend(monkeypatch, lambda prompt: [7, 8, END])
-    (way,) = load_vllm_way(spec, open_model(model), prompts)
+    (way,) = load_vllm_way(*asked)
     assert sum(way.run()) == 2 * len(prompts)

@@ -82,8 +82,8 @@ def test_prompts_that_begin_alike_are_computed_once(llama: Any, step_tokens: int
 
 def test_what_has_ended_is_of_use_as_long_as_there_is_room(llama: Any) -> None:
     model, prompts, alone = llama
-    decoder = put_to_write(model, at_once=1, step_tokens=1000, tokens=256)  # of two at once
-    cached = []
+    decoder, cached = put_to_write(model, at_once=1, step_tokens=1000, tokens=512), []
+    decoder._arena.slab_slots = 1
     for number, prompt in enumerate(prompts):
         (found,) = write_all(decoder, [prompt])
         assert found.ids == alone[number]
@@ -93,7 +93,7 @@ def test_what_has_ended_is_of_use_as_long_as_there_is_room(llama: Any) -> None:
     decoder.add(0, prompts[0])
     decoder.drop(decoder.sequences)
     decoder._release(len(decoder._kept))
-    assert decoder._arena.take(256) is not None
+    assert decoder._arena.take(512) is not None
 
 
 def test_prompts_wait_once_for_one_that_ends_with_its_first_token(llama: Any) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from tests.decoders import NEW, make_options, put_to_write, write_all
+from tests.fetch_smollm2 import TARGET
 from tests.random_writers import FAMILIES, make_prompts, make_writer, write_alone
 from tests.writers import CHARACTERS, make_decoder
 from udfs.generation.drafting import MOST_DRAFTED, Draft, Drafter
@@ -181,16 +182,24 @@ SCHEMA = {
 }
 
 
-def test_a_grammar_lets_single_tokens_through_as_its_mask_does(tokenizer: Any) -> None:
-    grammar = Grammar(json.dumps(SCHEMA), tokenizer, frozenset({CHARACTERS - 1}))
+@pytest.mark.parametrize("words", ["letters", "SmolLM2"])
+def test_a_grammar_lets_single_tokens_through_as_its_mask_does(tokenizer: Any, words: str) -> None:
+    if words == "SmolLM2":  # several of its tokens spell what is forced
+        if not TARGET.is_dir():
+            pytest.skip("python -m tests.fetch_smollm2 brings the model")
+        tokenizer = AutoTokenizer.from_pretrained(TARGET)
+    end, size = (CHARACTERS - 1, CHARACTERS) if words == "letters" else (2, 49152)
+    grammar = Grammar(json.dumps(SCHEMA), tokenizer, frozenset({end}))
     matcher, rng = grammar.begin(), np.random.default_rng(0)
     for _ in range(40):
-        held = grammar.mask(torch.zeros(1, CHARACTERS), [matcher])[0].isfinite().numpy()
-        assert [matcher.allows(token) for token in range(CHARACTERS)] == held.tolist()
+        held = grammar.mask(torch.zeros(1, size), [matcher])[0].isfinite().numpy()
+        looked_at = np.unique(np.concatenate([np.flatnonzero(held)[:50], rng.integers(0, size, 300)]))
+        assert [matcher.allows(token) for token in looked_at.tolist()] == held[looked_at].tolist()
         forced = matcher.forced(9)
+        assert not forced or np.flatnonzero(held).tolist() == forced[:1]
         assert matcher.count_allowed(forced) == len(forced)
         token = int(rng.choice(np.flatnonzero(held)))
-        if token == CHARACTERS - 1:
+        if token == end:
             break
         matcher.accept(token)
         if matcher.is_over():
