@@ -136,6 +136,8 @@ class LiveRun(Listener):
         self._spark, self._run, self._output, self._outlets = spark, run, output, outlets
         self._every_s = every_s or (_EVERY_S if output.folder.is_disk else EVERY_ON_STORE_S)
         self._now = begin_live(settings, run, command)
+        self._status = "running"  # as the provider, set by others while a look goes on
+        self._provider: Standing | None = None
         self._engines = engines or EngineLook()
         self._known: list[Mark] = []
         self._plan: tuple[int, Plan, float] | None = None
@@ -151,14 +153,14 @@ class LiveRun(Listener):
         self._plan = (number, plan, time.monotonic())
 
     def flies(self, progress: Standing) -> None:
-        self._now = replace(self._now, provider=progress)
+        self._provider = progress
 
     def commits(self, increment: Increment) -> None:
         self._plan = None
 
     def ends(self, status: str) -> None:
         """The run has ended, and how."""
-        self._now = replace(self._now, status=status)
+        self._status = status
 
     def __enter__(self) -> LiveRun:
         self._watcher.start()
@@ -169,7 +171,7 @@ class LiveRun(Listener):
     ) -> None:
         self._ended.set()
         self._watcher.join(_JOIN_S)
-        if self._now.status == "running":
+        if self._status == "running":
             self.ends(_name_end(error))
         self._plan = None
         if not self._watcher.is_alive():  # else it waits for a store that does not answer, and that holds nobody up
@@ -194,6 +196,8 @@ class LiveRun(Listener):
         own = [made for made in known if made.run_id == self._run.run_id]
         now = replace(
             self._now,
+            status=self._status,
+            provider=self._provider,
             told_at=_tell_time(),
             beat=self._now.beat + 1,
             increments=len(own),
