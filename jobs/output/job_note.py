@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from jobs.errors import OutputError
 from jobs.folder import Folder
 
 HOME = "_gristmill"
@@ -33,6 +34,20 @@ def find_job(folder: Folder) -> dict[str, Any] | None:
     if held is None:
         raise FileNotFoundError(f"{folder / HOME}/{names[-1]} was there, and is not found now")
     return held
+
+
+def open_output(path: str) -> Folder:
+    """The directory of a job's state, by that of its output, which it is but for a table's.
+
+    Raises:
+        OutputError: There is no job's.
+    """
+    folder = Folder(path)
+    if find_job(folder) is None:  # of a table that is a directory, the state lies beside
+        folder = Folder(f"{folder.path}.gristmill")
+    if find_job(folder) is None:
+        raise OutputError(f"{path} is no output of gristmill; name the directory that output.path names")
+    return folder
 
 
 def write_job(folder: Folder, held: dict[str, Any], owner: str = "") -> None:

@@ -17,12 +17,10 @@ from rich.live import Live as Screen
 from rich.markup import escape
 from rich.table import Table
 
-from jobs.errors import OutputError
-from jobs.folder import Folder
 from jobs.increments.sizing import tell_duration
 from jobs.output.adopting import read_committed
 from jobs.output.committed import Increment
-from jobs.output.job_note import LIVE, RUNS, find_job
+from jobs.output.job_note import LIVE, RUNS, find_job, open_output
 from jobs.output.marks import Mark
 from jobs.telling.live import EVERY_ON_STORE_S, Live
 from udfs.executor import is_running
@@ -37,24 +35,21 @@ class Follower:
     Args:
         path: The output directory.
         clock: Tells seconds.
+
+    Raises:
+        OutputError: It is none.
     """
 
     def __init__(self, path: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._folder, self._clock = Folder(path), clock
+        self._folder, self._clock = open_output(path), clock
         self._marks: list[Mark] = []
         self._home: str | None = None
         self._beat: tuple[str, int] | None = None
         self._since = clock()
 
     def look(self) -> tuple[Live | None, list[Increment]]:
-        """How the run stands that was there last, and what is committed; None where no run has left a sign.
-
-        Raises:
-            OutputError: There is no output.
-        """
-        held = find_job(self._folder)
-        if held is None:
-            raise OutputError(f"{self._folder.path} is no output of gristmill; name the directory of output.path")
+        """How the run stands that was there last, and what is committed; None where no run has left a sign."""
+        held = find_job(self._folder) or {}
         if held.get("home") != self._home:  # a job that started afresh
             self._home, self._marks = held.get("home"), []
         self._marks = read_committed(self._folder, held, self._marks)

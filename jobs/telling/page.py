@@ -20,11 +20,11 @@ from jobs.folder import Folder
 from jobs.increments.sizing import bytes_per_s, rows_per_s, tell_duration
 from jobs.output.adopting import read_committed
 from jobs.output.committed import Increment
-from jobs.output.job_note import RUNS, find_job
+from jobs.output.job_note import RUNS, find_job, open_output
 from jobs.output.marks import Mark
 from jobs.telling import figures
 from jobs.telling.figures import Drawn, tell_rate
-from jobs.telling.rows import Lengths, find_failed, read_lengths
+from jobs.telling.rows import Lengths, Names, find_failed, read_lengths
 from jobs.telling.savings import tell_savings, tell_usd
 from jobs.telling.totals import Totals, read_totals
 
@@ -43,7 +43,7 @@ class Found:
         reports: Of its runs, in order.
         lengths: Of its rows.
         failed: Keys of some failed rows by code.
-        unread: Why rows could not be looked at.
+        unread: Why rows were not looked at.
     """
 
     totals: Totals
@@ -91,7 +91,7 @@ def write_page(path: str, target: str) -> None:
 
 def find(path: str) -> Found:
     """Look at an output."""
-    totals, folder = read_totals(path), Folder(path)
+    totals, folder = read_totals(path), open_output(path)
     held = find_job(folder) or {}
     job = held.get("job", {})
     names = [name for name in folder.entries(RUNS) if name.endswith(".json")]
@@ -100,14 +100,16 @@ def find(path: str) -> Found:
     try:
         return _look_at_rows(found, folder, read_committed(folder, held))
     except (OSError, pa.ArrowException) as error:
-        return Found(totals, job, reports, Lengths(), {}, unread=f"{error}")
+        return Found(totals, job, reports, Lengths(), {}, f"Rows could not be read ({error}).")
 
 
 def _look_at_rows(found: Found, folder: Folder, marks: Sequence[Mark]) -> Found:
-    name = found.job.get("output.name", "prediction")
-    lengths = read_lengths(folder, [mark for mark in marks if not mark.made.is_retry], name)
-    failed = find_failed(folder, marks, name, found.key, found.totals.failed_by_code)
-    return Found(found.totals, found.job, found.reports, lengths, failed)
+    names = Names(found.job.get("output.name", "prediction"), found.job.get("output.prefix", ""))
+    lengths = read_lengths(folder, [mark for mark in marks if not mark.made.is_retry], names)
+    failed = find_failed(folder, marks, names, found.key, found.totals.failed_by_code)
+    moved = any(mark.moved for mark in marks)
+    told = "The rows that succeeded are in a table, which is not read: lengths are missing here." if moved else None
+    return Found(found.totals, found.job, found.reports, lengths, failed, told)
 
 
 def make_page(found: Found) -> str:
@@ -166,6 +168,7 @@ def _what_ran(found: Found) -> Lines:
         "model": last.get("model") or job.get("model"),
         "revision": last.get("revision") or job.get("revision"),
         "input": source,
+        "output": job.get("output.table"),
         "max_tokens": job.get("max_tokens"),
         "overflow": job.get("overflow"),
         "device": last.get("device"),

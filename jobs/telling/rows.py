@@ -27,6 +27,23 @@ _BATCH_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
+class Names:
+    """What answers are called.
+
+    Args:
+        struct: The result column, where it is a struct.
+        prefix: What the names of its fields begin with, where they are columns of their own.
+    """
+
+    struct: str
+    prefix: str = ""
+
+    def places(self, inside: str, flat: str) -> tuple[str, str]:
+        """Where a field may lie."""
+        return f"{self.struct}.{inside}", f"{self.prefix}{flat}"
+
+
+@dataclass(frozen=True)
 class Lengths:
     """Of rows that went through the model.
 
@@ -41,17 +58,17 @@ class Lengths:
     truncated: int = 0
 
 
-def read_lengths(folder: Folder, marks: Sequence[Mark], name: str) -> Lengths:
+def read_lengths(folder: Folder, marks: Sequence[Mark], names: Names) -> Lengths:
     """How long rows are, in the order of their files; of a large output those of files from all over it.
 
     Args:
         folder: The output.
         marks: Its increments.
-        name: The result column.
+        names: What answers are called.
     """
     tokens, padded, truncated, rows = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0, 0
     for path in _spread(_files(folder, marks, outcome="succeeded")):
-        for told in _read(folder, path, _tell_usage(name)):
+        for told in _read(folder, path, _tell_usage(names)):
             went = told.filter(pc.greater(told["input_tokens"], 0))
             tokens.append(went["input_tokens"].to_numpy().astype(np.int64))
             padded.append(went["padded_tokens"].to_numpy().astype(np.int64))
@@ -63,14 +80,14 @@ def read_lengths(folder: Folder, marks: Sequence[Mark], name: str) -> Lengths:
 
 
 def find_failed(
-    folder: Folder, marks: Sequence[Mark], name: str, key: Sequence[str], codes: Iterable[str]
+    folder: Folder, marks: Sequence[Mark], names: Names, key: Sequence[str], codes: Iterable[str]
 ) -> dict[str, list[str]]:
     """Keys of some failed rows that no retry has mended, by error code.
 
     Args:
         folder: The output.
         marks: Its increments.
-        name: The result column.
+        names: What answers are called.
         key: The columns that identify a row; none of them holds what was read.
         codes: Those that there are.
     """
@@ -79,9 +96,9 @@ def find_failed(
         return {}
     retries = [mark for mark in marks if mark.made.is_retry]
     good = _files(folder, retries, outcome="succeeded")
-    mended = {told for told, _ in islice(_keys(folder, good, name, key), _MOST_ROWS)}
+    mended = {told for told, _ in islice(_keys(folder, good, names, key), _MOST_ROWS)}
     failed = _spread(_files(folder, [mark for mark in marks if not mark.made.is_retry], outcome="failed"))
-    for told, code in islice(_keys(folder, failed, name, key), _MOST_ROWS):
+    for told, code in islice(_keys(folder, failed, names, key), _MOST_ROWS):
         if code in found and len(found[code]) < _EXAMPLES and told not in mended:
             found[code].append(told)
             if all(len(examples) == _EXAMPLES for examples in found.values()):
@@ -103,9 +120,9 @@ def _spread(paths: list[str]) -> list[str]:
     return [paths[step] for step in steps]
 
 
-def _keys(folder: Folder, paths: Sequence[str], name: str, key: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+def _keys(folder: Folder, paths: Sequence[str], names: Names, key: Sequence[str]) -> Iterator[tuple[str, str | None]]:
     """The key of each row of some files, and its error code."""
-    wanted = {"code": (f"{name}.error.code", "error_code"), **{f"key {k}": (k, k) for k in key}}
+    wanted = {"code": names.places("error.code", "error_code"), **{f"key {k}": (k, k) for k in key}}
     for path in paths:
         parts = dict(part.split("=", 1) for part in path.split("/")[:-1] if "=" in part)
         for rows in _read(folder, path, wanted):
@@ -121,10 +138,10 @@ def _show(value: Any) -> str:
     return told if len(told) <= _KEY_CHARACTERS else f"{told[: _KEY_CHARACTERS - 1]}…"
 
 
-def _tell_usage(name: str) -> dict[str, tuple[str, str]]:
-    """What is told of a row's tokens: where it lies in a struct, and where in columns of their own."""
-    usage = {column: (f"{name}.usage.{column}", column) for column in ("input_tokens", "padded_tokens")}
-    return {**usage, "truncated": (f"{name}.truncated", "truncated")}
+def _tell_usage(names: Names) -> dict[str, tuple[str, str]]:
+    """What is told of a row's tokens."""
+    usage = {column: names.places(f"usage.{column}", column) for column in ("input_tokens", "padded_tokens")}
+    return {**usage, "truncated": names.places("truncated", "truncated")}
 
 
 def _read(folder: Folder, path: str, wanted: Mapping[str, tuple[str, str]]) -> Iterator[pa.Table]:

@@ -14,11 +14,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.errors import OutputError
-from jobs.folder import Folder
 from jobs.input.files import name_some
 from jobs.output.adopting import read_committed
 from jobs.output.committed import Committed, Increment, add_up
-from jobs.output.job_note import RUNS, find_job
+from jobs.output.job_note import RUNS, find_job, open_output
 from jobs.output.placing import find_strangers
 
 _LEAST_WIDTH = 100
@@ -81,11 +80,7 @@ def read_totals(path: str) -> Totals:
     Raises:
         OutputError: It is none.
     """
-    folder = Folder(path)
-    if find_job(folder) is None:  # of a table that is a directory, the state lies beside
-        folder = Folder(f"{folder.path}.gristmill")
-    if find_job(folder) is None:
-        raise OutputError(f"{path} is no output of gristmill; name the directory that output.path names")
+    folder = open_output(path)
     try:
         there = folder.sizes()  # before the marks: what a driver puts in its place has its mark by then
         marks = read_committed(folder, find_job(folder))

@@ -125,10 +125,12 @@ def test_hostile_keys_and_warnings_are_shown_as_text(tmp_path: Path) -> None:
     assert "{{ 7*7 }}" in page
 
 
-@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize("layout", [{}, {"flat": True}, {"flat": True, "prefix": "answer_"}])
 @pytest.mark.parametrize("marked", [False, True])
-def test_rows_are_read_as_structs_and_as_columns_by_marks_old_and_new(flat: bool, marked: bool, tmp_path: Path) -> None:
-    made = LaidOut(tmp_path / "out", flat=flat)
+def test_rows_are_read_as_structs_and_as_columns_by_marks_old_and_new(
+    layout: dict[str, Any], marked: bool, tmp_path: Path
+) -> None:
+    made = LaidOut(tmp_path / "out", **layout)
     made.increment(0, [5, 6, 7, 0], failed={"bad-1": "empty_input"}, marked=marked)
     made.report()
     page = _write(made)
@@ -152,6 +154,7 @@ def test_rows_that_are_gone_or_torn_leave_a_page_without_them(tmp_path: Path) ->
         file.unlink() if number % 2 else file.write_bytes(b"torn")
     page = _write(made)
     assert "Rows could not be read" in page
+    assert "Not all is shown" in page
     assert "lengths" not in _figures(page)
     shutil.rmtree(made.path / "increment=000000")
     assert "rows" in _figures(_write(made))
@@ -181,6 +184,25 @@ def test_no_output_an_unwritable_page_and_no_matplotlib_are_told(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"pip install 'gristmill\[report\]'"):
         _write(made)
+
+
+def test_a_tables_state_lies_beside_it_and_its_rows_are_not_read(tmp_path: Path) -> None:
+    made = LaidOut(tmp_path / "out.gristmill", **{"output.table": "main.shop.answers"})
+    made.increment(0, [5, 6, 7], failed={"bad-1": "empty_input"})
+    made.report()
+    job, mark = (made.path / "_gristmill" / name for name in ("job.json", "marks/increment=000000.json"))
+    job.write_text(json.dumps({**json.loads(job.read_text()), "in_table": True}))
+    held = json.loads(mark.read_text())
+    failed = {name: size for name, size in held["files"].items() if "failed" in name}
+    mark.write_text(json.dumps({**held, "files": failed, "moved": True}))
+    (made.path / "_gristmill/rows").mkdir()
+    (made.path / "increment=000000").rename(made.path / "_gristmill/rows/increment=000000")
+    write_page(str(tmp_path / "out"), str(tmp_path / "page.html"))
+    page = (tmp_path / "page.html").read_text()
+    assert "are in a table" in page
+    assert "main.shop.answers" in page
+    assert "id=bad-1" in page
+    assert "lengths" not in _figures(page)
 
 
 @pytest.fixture(scope="module")
