@@ -120,7 +120,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-# Of these sentence-transformers takes the encoder alone.
+# Of these the encoder alone embeds.
 _BY_ENCODER = {
     *("blenderbot", "blenderbot-small", "longt5", "m2m_100", "marian", "pegasus", "pegasus_x", "prophetnet"),
     *("switch_transformers", "t5gemma", "t5gemma2"),

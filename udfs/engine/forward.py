@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# The encoder alone embeds, as in sentence-transformers, and its states need no decoder: by a class of transformers that
-# has no other part, or as a part of the whole model.
+# The encoder alone embeds, and its states need no decoder: by a class of transformers that has no other part, or as a
+# part of the whole model. sentence-transformers 6.2 loads MarianEncoder and the like by themselves, whose names of
+# weights differ from the whole model's, and embeds by random ones: only the first two can be held to it.
 _ENCODERS = {"longt5": "LongT5EncoderModel", "switch_transformers": "SwitchTransformersEncoderModel"}
 _ENCODE_APART = frozenset(
     (
