@@ -34,6 +34,15 @@ def read_committed(folder: Folder, held: dict[str, Any] | None, known: Sequence[
     return sorted(by_place.values(), key=lambda mark: mark.made.number)
 
 
+def read_kept(folder: Folder, held: dict[str, Any]) -> list[Mark]:
+    """As `read_committed`, for whoever reads the rows: those of a table's retries are where they were kept."""
+    marks = read_committed(folder, held)
+    if not held.get("in_table"):
+        return marks
+    kept = f"{held['home']}/retries"
+    return [*(mark for mark in marks if not mark.made.is_retry), *Marks(folder, kept, parent=kept).read()]
+
+
 def adopt_old_marks(folder: Folder, home: str) -> None:
     """Bring an output up to date. Can be repeated.
 

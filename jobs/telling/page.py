@@ -18,7 +18,7 @@ from markupsafe import Markup
 from jobs.errors import OutputError
 from jobs.folder import Folder
 from jobs.increments.sizing import bytes_per_s, rows_per_s, tell_duration
-from jobs.output.adopting import read_committed
+from jobs.output.adopting import read_kept
 from jobs.output.committed import Increment
 from jobs.output.job_note import RUNS, find_job, open_output
 from jobs.output.marks import Mark
@@ -98,7 +98,7 @@ def find(path: str) -> Found:
     reports = [r for r in folder.read_all_json([f"{RUNS}/{name}" for name in names]) if r]
     found = Found(totals, job, reports, Lengths(), {})
     try:
-        return _look_at_rows(found, folder, read_committed(folder, held))
+        return _look_at_rows(found, folder, read_kept(folder, held))
     except (OSError, pa.ArrowException) as error:
         return Found(totals, job, reports, Lengths(), {}, f"Rows could not be read ({error}).")
 
