@@ -20,6 +20,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from filelock import FileLock
@@ -123,12 +124,11 @@ def _below(uri: str) -> str:
 
 def _look_up(told: str, *, name: str, version: str | None, alias: str | None) -> _Version:
     """What the registry has of that name."""
-    import mlflow
     from mlflow.exceptions import MlflowException
 
     _check_registry(told)
     try:
-        client = mlflow.MlflowClient()
+        client = _open_client()
         found = client.get_model_version(name, version) if version else client.get_model_version_by_alias(name, alias)
     except (MlflowException, OSError, ValueError, ImportError) as error:
         raise ModelError(_why_not(told, name, version, error)) from None  # MLflow's own may tell a password
@@ -152,6 +152,15 @@ def _check_registry(told: str) -> None:
         )
 
 
+def _open_client() -> Any:
+    """MLflow's client, which makes an empty store of runs in the working directory where only the registry is named."""
+    import mlflow
+
+    registry = mlflow.get_registry_uri()
+    alone = not mlflow.is_tracking_uri_set() and not registry.startswith("databricks")
+    return mlflow.MlflowClient(tracking_uri=registry if alone else None)
+
+
 def _why_not(told: str, name: str, version: str | None, error: Exception) -> str:
     """What to tell where the registry gave no version."""
     import mlflow
@@ -160,10 +169,12 @@ def _why_not(told: str, name: str, version: str | None, error: Exception) -> str
     if getattr(error, "error_code", "") not in _NOT_THERE:
         return f"model {told!r} cannot be looked up in {where}: {_without_secrets(first_line(error))}"
     try:
-        client = mlflow.MlflowClient()
+        client = _open_client()
         model = client.get_registered_model(name)
         there = sorted((int(each.version) for each in client.search_model_versions(f"name='{name}'")), reverse=True)
-    except Exception:  # noqa: BLE001 - whatever it is, it was not there
+    except Exception as second:  # noqa: BLE001 - whatever a store raises
+        if getattr(second, "error_code", "") not in _NOT_THERE[:2]:
+            return f"model {told!r} cannot be looked up in {where}: {_without_secrets(first_line(second))}"
         return f"model {told!r} is not there: {where} has no model {name!r}, or none that this user may see"
     kind, found = ("versions", there) if version else ("aliases", sorted(model.aliases))
     shown = f"{', '.join(map(str, found[:_SHOWN]))}{', …' if len(found) > _SHOWN else ''}" or "none"
