@@ -22,6 +22,7 @@ from jobs.output.directory import Output
 from jobs.output.lock import Claim
 from jobs.preflight import check_model
 from jobs.spark.interrupts import Stop
+from jobs.telling.result import ResultFile
 
 WriteJob = Callable[..., Path]
 
@@ -33,7 +34,7 @@ def make_job(write_job: WriteJob) -> Callable[..., Job]:
         run, spark = Run("run", datetime.now(UTC), claim=claim or Claim()), None
         output = Output(settings)
         output.begin()
-        start = Start("retry", settings, run, output, Console(stderr=True), Stop())
+        start = Start("retry", settings, run, output, Console(stderr=True), Stop(), ResultFile(None))
         return Job(start, spark, run)  # type: ignore[arg-type]
 
     return make

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.engine_rows import TEXTS, Faults, rows_of
 from udfs.engine.assembly import assemble
@@ -69,9 +70,8 @@ def test_no_memory_is_told_of_a_gpu_that_nobody_uses() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_memory_of_a_gpu_is_told_in_bytes() -> None:
-    import torch
-
     torch.zeros(1, device="cuda")
     told = read_gpu_memory()
     assert told is not None

@@ -329,7 +329,7 @@ def test_settings_that_change_a_vector_and_are_not_followed_are_refused(tmp_path
     "told",
     [
         {"processing_kwargs": {"text": {"max_length": 5, "truncation": True}}},
-        {"tokenizer_args": {"model_max_length": 6, "padding_side": "left"}},
+        {"tokenizer_args": {"model_max_length": 6}},
         {"model_args": {"attn_implementation": "eager"}, "config_args": {"trust_remote_code": True}},
     ],
     ids=["called with", "loaded with", "harmless"],
