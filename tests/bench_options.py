@@ -26,12 +26,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "penalties": {"presence_penalty": 0.5, "frequency_penalty": 0.5},
     "bias": {"logit_bias": {"11": -5.0}},
     "logprobs": {"logprobs": True, "top_logprobs": 2},
-    "json": {"response_format": {"type": "json_object"}},
+    "json": {"response_format": "json_object"},
 }
 
 
 def main() -> None:
-    """Print each kind's tokens a second, their mean by the time that a token takes, and those of the mixture."""
+    """Print each kind's tokens a second, those of all kinds one after the other, and those of the mixture."""
     asked = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     asked.add_argument("--rows", type=int, default=192)
     asked.add_argument("--rounds", type=int, default=3)
@@ -44,22 +44,25 @@ def main() -> None:
     ways = {kind: [kind] * len(prompts) for kind in kinds}
     ways["mixed"] = [kinds[number % len(kinds)] for number in range(len(prompts))]
     windows = {way: _window(prompts, of_row) for way, of_row in ways.items()}
-    rates: dict[str, list[float]] = {way: [] for way in ways}
+    took: dict[str, list[float]] = {way: [] for way in ways}
+    written: dict[str, int] = {}
     with LocalEngine(spec) as engine:
         for number in range(given.rounds + 1):
             for way, window in windows.items():
                 began = time.perf_counter()
                 (result,) = score_with(engine, [window], spec)
                 seconds = time.perf_counter() - began
-                tokens = sum(row["usage"]["output_tokens"] for row in result.to_pylist())
+                written[way] = sum(row["usage"]["output_tokens"] for row in result.to_pylist())
                 if number:  # the first is a warm-up
-                    rates[way].append(tokens / seconds)
-                print(f"round {number}, {way}: {tokens} tokens, {seconds:.1f} s", flush=True)
-    found = {way: statistics.median(rate) for way, rate in rates.items()}
-    alone = len(kinds) / sum(1 / found[kind] for kind in kinds)
-    for way, rate in found.items():
-        print(f"{way:10} {rate:7.0f} tokens/s")
-    print(f"mixed has {found['mixed'] / alone:.2f} times the tokens/s of its kinds, each by itself")
+                    took[way].append(seconds)
+                print(f"round {number}, {way}: {written[way]} tokens, {seconds:.1f} s", flush=True)
+    seconds_of = {way: statistics.median(seconds) for way, seconds in took.items()}
+    alone = sum(written[kind] for kind in kinds) / sum(seconds_of[kind] for kind in kinds)
+    for way, seconds in seconds_of.items():
+        print(f"{way:10} {written[way] / seconds:7.0f} tokens/s")
+    print(
+        f"mixed has {written['mixed'] / seconds_of['mixed'] / alone:.2f} times the tokens/s of its kinds by themselves"
+    )
 
 
 def _window(prompts: list[str], kinds: list[str]) -> pa.Array:
