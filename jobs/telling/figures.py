@@ -93,7 +93,7 @@ def draw_rows(increments: Sequence[Increment]) -> Drawn:
         at = (1000 * np.array(times)).astype("datetime64[ms]")
         axes.stackplot(at, succeeded, failed, colors=[_GOOD, _BAD], labels=["succeeded", "failed"], linewidth=0)
         axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-        locator = AutoDateLocator(maxticks=4)
+        locator = AutoDateLocator(minticks=2, maxticks=5)  # fewer leave spans for which it has no steps
         axes.xaxis.set_major_locator(locator)
         formats = ["%Y", "%b", "%b %d", "%H:%M", "%H:%M", "%H:%M:%S"]
         told = ConciseDateFormatter(locator, formats=formats, zero_formats=formats, show_offset=False)
