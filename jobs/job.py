@@ -103,7 +103,7 @@ class Job:
     def __init__(self, start: Start, spark: SparkSession, run: Run) -> None:
         self.settings, self.spark, self.run, self.output = start.settings, spark, run, start.output
         self.console, self.stop, self.result = start.console, start.stop, start.result
-        self._start, self._command, self._warnings = start, start.command, [*start.warnings]
+        self._start, self._warnings = start, [*start.warnings]
 
     def carry_out(self, work: Callable[[], None], *, left: Callable[[], dict[str, int]] = dict) -> RunReport:
         """Do the work, looked after meanwhile, and keep a report.
@@ -214,7 +214,7 @@ class Job:
             run_id=self.run.run_id,
             started_at=self.run.started_at,
             status=status,
-            command=self._command,
+            command=self._start.command,
             left=({"expired_rows": expired} if expired else {}) | left,
             warnings=self._warnings,
             compared=compared,

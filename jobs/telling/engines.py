@@ -6,9 +6,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from udfs.engine.tally import Tally
 from udfs.wire.home import Home, find_near
 
-_COUNTS = ("batches", "batched", "items", "tokens", "padded_tokens", "failed")
+_COUNTS = tuple(Tally().as_dict())
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,7 @@ class EngineSums:
 
     Args:
         running: Engines that are there now; `starts` and `deaths` since the run began.
-        batches: Micro-batches that went through, or steps of a model that writes; `batched` items were in them.
-        items, tokens, padded_tokens: Of items that are done.
-        failed: Items that failed for good.
+        batches, batched, items, tokens, padded_tokens, failed: As of `udfs.engine.tally.Tally`.
         waiting_items, waiting_tokens: That no lane has taken yet.
         budget: What a micro-batch holds now, by engine: tokens, or sequences of a model that writes.
         gpu: Bytes of devices by engine: `used` by anybody, `reserved` by the engine, in `total`.
