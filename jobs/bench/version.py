@@ -28,6 +28,7 @@ def main() -> None:
     items = items.take(np.random.default_rng(0).permutation(len(items)))  # the order in which rows arrive
     with LocalEngine(spec) as engine:
         engine.forward(items.take(np.arange(min(_WARM, len(items)))))
+        print(json.dumps({"ready": True}), flush=True)
         for _ in sys.stdin:
             began, worked = time.perf_counter(), time.process_time()
             written = engine.forward(items).written or []

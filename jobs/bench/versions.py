@@ -92,6 +92,8 @@ def run_versions_bench(
         told = Path(folder) / "told"
         told.write_bytes(pickle.dumps((settings.spec(), take_prompts(settings, texts, rows))))
         writers = [stack.enter_context(_writing(checkout, told)) for checkout in checkouts]
+        for checkout, writer in zip(checkouts, writers, strict=True):  # none loads while another is measured
+            _wait_for(writer, checkout, "ready")
         for number in range(1, rounds + 1):
             for checkout, writer, of in zip(checkouts, writers, found, strict=True):
                 with console.status(f"round {number} of {rounds}: {checkout}"):
@@ -125,12 +127,18 @@ def _writing(checkout: Path, told: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def _ask(process: subprocess.Popen[str], checkout: Path) -> _Round:
-    if process.stdin is None or process.stdout is None:
+    if process.stdin is None:
         raise JobError("a process without pipes")
     print("write", file=process.stdin, flush=True)
-    for line in process.stdout:
-        if line.startswith('{"seconds"'):
-            return _Round(**json.loads(line))
+    return _Round(**_wait_for(process, checkout, "seconds"))
+
+
+def _wait_for(process: subprocess.Popen[str], checkout: Path, key: str) -> dict[str, Any]:
+    """Its next line that begins with a key; what others print there is passed over."""
+    for line in process.stdout or ():
+        if line.startswith(f'{{"{key}"'):
+            told: dict[str, Any] = json.loads(line)
+            return told
     raise JobError(f"the engine of {checkout} ended with exit {process.wait()}; what it said is above")
 
 
