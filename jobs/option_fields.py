@@ -14,7 +14,7 @@ from udfs.tasks.registry import SHARED, task_options
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def of_spec(name: str) -> Any:

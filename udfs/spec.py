@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
@@ -197,7 +198,7 @@ def thaw(value: Any) -> Any:
 
 
 def find_wrong_values(owner: Any) -> Iterator[str]:
-    """Values of fields that are none of the possible ones, or too small."""
+    """Values of fields that are none of the possible ones, no numbers, or too small."""
     hints = get_type_hints(type(owner))
     for told in fields(owner):
         value = getattr(owner, told.name)
@@ -206,7 +207,9 @@ def find_wrong_values(owner: Any) -> Iterator[str]:
             shown = ", ".join(str(choice) for choice in choices if choice is not None)
             yield f"{told.name} is {value!r}; choose one of {shown}"
         least = told.metadata.get("least")
-        if least is not None and value is not None and value < least:
+        if isinstance(value, float) and not math.isfinite(value):
+            yield f"{told.name} is {value}; it must be a finite number"
+        elif least is not None and value is not None and value < least:
             yield f"{told.name} is {value}; it must be {least} or more"
 
 

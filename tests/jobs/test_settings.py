@@ -73,6 +73,13 @@ def test_options_that_do_not_fit_together_are_refused(job: Path, override: str, 
     assert told in str(caught.value)
 
 
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
+@pytest.mark.parametrize("name", ["cost.usd_per_hour", "limits.max_error_rate", "score.temperature", "limits.max_usd"])
+def test_a_number_is_finite(job: Path, name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=rf"{name}: input should be a finite number"):
+        load_settings(job, [f"{name}={value}"])
+
+
 @pytest.mark.parametrize("output", ["data/in/out", "./data/in/deep/out", "data/in/../in/out"])
 def test_an_output_within_its_input_is_refused(job: Path, output: str) -> None:
     with pytest.raises(SettingsError, match=r"lies in input\.path"):

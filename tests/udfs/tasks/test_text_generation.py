@@ -193,6 +193,12 @@ def test_forced_tokens_follow_the_text_under_a_type_of_their_own(t5: str) -> Non
     assert items.type_ids.tolist() == [0, 0, 1, 1, 0, 1]
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_number_that_is_none_is_refused(value: float) -> None:
+    with pytest.raises(SpecError, match="temperature is (inf|nan); it must be a finite number"):
+        make_spec("m", prompt="{{ a }}", temperature=value)
+
+
 def test_a_text_is_translated_into_each_of_several_languages(decoder: str) -> None:
     spec = make_spec(decoder, task="translation", target_lang=("de", "fr"))
     answer = {"German": "Tee", "French": "thé"}
