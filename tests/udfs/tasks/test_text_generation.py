@@ -195,7 +195,7 @@ def test_forced_tokens_follow_the_text_under_a_type_of_their_own(t5: str) -> Non
 
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_a_number_that_is_none_is_refused(value: float) -> None:
-    with pytest.raises(SpecError, match="temperature is (inf|nan); it must be a finite number"):
+    with pytest.raises(SpecError, match=r"temperature is (inf|nan); it must be a finite number"):
         make_spec("m", prompt="{{ a }}", temperature=value)
 
 
