@@ -19,6 +19,7 @@ from jobs.hosted.collecting import lay_out, read_left, write_unsent
 from jobs.hosted.cutting import cut_batch, halve
 from jobs.hosted.ledger import START, Asked, Batch, Cut, Ledger, Place, prefix_of
 from jobs.hosted.money import Purse
+from jobs.hosted.patience import Patience
 from jobs.hosted.provider import (
     Bounds,
     BusyProviderError,
@@ -33,10 +34,6 @@ from jobs.hosted.provider import (
 
 _SLOWER, _SLOWEST = 1.5, 10  # polls come as often as `poll_s` at first, and a tenth as often in the end
 _LISTED_S, _LISTED = 60.0, 20  # a batch may be listed so long, or so many polls, after it was made
-_CANCEL_S = 1800.0  # OpenAI takes ten minutes for it
-_PATIENCE_S = 6 * 3600.0  # with a provider that does not answer
-_FIRST_PATIENCE_S = 60.0  # where it has never answered
-_LATE_PATIENCE_S = 60.0  # after the deadline
 _DOWNLOADS, _AGAIN_S = 4, 5.0  # of results that are not whole
 _REFUSALS = 64  # before anything was taken
 _SHARES = 4  # of the tokens in flight: so many batches at least, so that some end while others run
@@ -110,7 +107,7 @@ class Flight:
         tell: Callable[[Standing], None] = lambda _: None,
     ) -> None:
         self._ledger, self._asked, self._provider, self._tempo, self._purse = ledger, asked, provider, tempo, purse
-        self._check, self._left_s, self._tell = check, left_s, tell
+        self._check, self._patience, self._tell = check, Patience(left_s), tell
         self._batches = {batch.name: batch for batch in ledger.batches()}
         self._seen: dict[str, Seen] = {}
         self._maybe: dict[str, tuple[str, ...]] = {}  # by name of a batch: those of the provider's that may be it
@@ -121,10 +118,6 @@ class Flight:
         self._refusals = 0
         self._spent_out = False
         self._every_s, self._not_before = tempo.poll_s, 0.0
-        self._silent_since: float | None = None
-        self._failing_since: float | None = None
-        self._has_answered = False
-        self._late_since: float | None = None
 
     def fly(self) -> Landed:
         """See all batches to their end.
@@ -146,19 +139,19 @@ class Flight:
     def _step(self) -> None:
         """One round: end what is too late, send what there is room for, look at what flies."""
         try:
-            if self._is_late():
+            if self._patience.is_late():
                 self._end_early()
             self._find_lost()
             self._look_around()
             self._send_more()
         except BusyProviderError as error:
-            self._slow_down(error)
+            self._not_before = time.monotonic() + self._patience.wait_s(error, wanted_s=self._every_s)
         except LostReplyError as error:
-            self._bear(error)
+            self._patience.bear(error)
         except (RefusedError, UnknownBatchError) as error:
             raise EndpointError(f"the provider does not take what it is asked: {error}; see score.endpoint") from error
         else:
-            self._silent_since, self._failing_since, self._has_answered = None, None, True
+            self._patience.is_answered()
         self._tell(self._progress())
 
     # What there is
@@ -181,18 +174,8 @@ class Flight:
             found.append((f"{len(first):05d}", Cut(start)))
         return found
 
-    def _is_late(self) -> bool:
-        left = self._left_s()
-        return left is not None and left <= 0
-
-    def _late_s(self) -> float:
-        """Seconds since it was first seen that the deadline has passed."""
-        if self._late_since is None:
-            self._late_since = time.monotonic()
-        return time.monotonic() - self._late_since
-
     def _is_cut_short(self) -> bool:
-        return self._spent_out or self._is_late()
+        return self._spent_out or self._patience.is_late()
 
     def _progress(self) -> Standing:
         flying = self._flying()
@@ -439,7 +422,7 @@ class Flight:
                 "the deadline has passed, and it is not known yet which of the provider's batches is ours; the next "
                 "run collects the answers"
             )
-        if self._flying() and self._late_s() > _CANCEL_S:
+        if self._flying() and self._patience.is_over():
             raise DeadlineReached(
                 "the deadline has passed, and batches that were cancelled have not ended; the next run collects the "
                 "answers"
@@ -467,38 +450,10 @@ class Flight:
 
     def _pause(self, seconds: float) -> None:
         """Wait, and end at once where the run is to end, or as the deadline comes."""
-        until, was_late = time.monotonic() + seconds, self._is_late()
-        while (left := until - time.monotonic()) > 0 and self._is_late() == was_late:
+        until, was_late = time.monotonic() + seconds, self._patience.is_late()
+        while (left := until - time.monotonic()) > 0 and self._patience.is_late() == was_late:
             time.sleep(min(0.2, left))
             self._check()
-
-    def _slow_down(self, error: BusyProviderError) -> None:
-        self._give_up_late(error)
-        self._not_before = time.monotonic() + min(error.after_s or self._every_s, _PATIENCE_S)
-        self._has_answered, self._silent_since = True, None
-
-    def _give_up_late(self, error: LostReplyError | BusyProviderError) -> None:
-        """Leave the rest to the next run, if the provider has not done what it is asked for long after the deadline."""
-        self._failing_since = self._failing_since or time.monotonic()
-        failing_s = time.monotonic() - self._failing_since
-        if self._is_late() and min(self._late_s(), failing_s) > _LATE_PATIENCE_S:
-            raise DeadlineReached(f"the deadline has passed, and {error}; the next run collects the answers")
-
-    def _bear(self, error: LostReplyError) -> None:
-        """A provider that does not answer may do so later.
-
-        Raises:
-            EndpointError: It has never answered.
-            DeadlineReached: It is too late to wait.
-            JobError: It has not for hours.
-        """
-        self._give_up_late(error)
-        self._silent_since = self._silent_since or time.monotonic()
-        silent_s = time.monotonic() - self._silent_since
-        if not self._has_answered and silent_s > _FIRST_PATIENCE_S:
-            raise EndpointError(f"{error}; see score.endpoint.base_url") from error
-        if silent_s > _PATIENCE_S:
-            raise JobError(f"{error}, and has not for {silent_s / 3600:.0f} hours; the same command goes on") from error
 
 
 def share_of(max_tokens: int | None) -> int | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -92,6 +92,23 @@ class Run:
 
     def is_late(self) -> bool:
         return self.deadline is not None and datetime.now(UTC) >= self.deadline
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """An increment that is to be written.
+
+    Args:
+        rows: With their outcome.
+        by_workers: Has the workers write the same rows, where they can.
+        answered: By a provider's batches.
+        told: What the user is to hear of it.
+    """
+
+    rows: DataFrame
+    by_workers: Callable[[str], DataFrame] | None
+    answered: Answered | None
+    told: tuple[str, ...]
 
 
 class ResizeError(Exception):
@@ -182,10 +199,8 @@ class ScoreIncrement:
         if self._run.is_late():
             raise DeadlineReached("the deadline has passed")
         self._run.claim.check()
-        began = time.monotonic()
-        slots = count_slots(frame.sparkSession)
-        checkpoint = output.checkpoint()
-        spark = frame.sparkSession
+        began, spark = time.monotonic(), frame.sparkSession
+        slots = count_slots(spark)
         frame, gone = part_changes(frame, self._settings.key())
         with (
             spark_conf(spark, {"spark.sql.shuffle.partitions": str(min(slots, 200))}),
@@ -195,41 +210,54 @@ class ScoreIncrement:
         ):
             plan = Plan(read.counts.rows, plan_partitions(read.counts.rows, slots, self._settings))
             self._listener.begins(number, plan)
-            deadline = self._run.deadline.timestamp() if self._run.deadline else None
-            settings, told = settle_ranges(read.frame, self._settings, output, rows=plan.rows, deadline=deadline)
-            rows = readable_rows(read, settings)
-            answered = self._answer(rows, plan, output, number) if settings.is_hosted_in_batches() else None
-            if answered:
-                scored = join_replies(rows, settings, plan, answered)
-            else:
-                scored = score_frame(rows, settings, plan, deadline=deadline)
+            scored = self._score(read, plan, output, number)
+            source = self._tell_source(read, output, number)
             made = output.write(
-                add_malformed(scored, read, settings),
+                scored.rows,
                 number,
-                by_workers=None if answered else make_parts(read, settings, plan, deadline=deadline),
+                by_workers=scored.by_workers,
                 gone=gone,
-                requests=answered.counts() if answered else {},
+                requests=scored.answered.counts() if scored.answered else {},
                 run_id=self._run.run_id,
                 rows=None if self._kind == "once" else plan.rows,
                 began=began,
-                input_files=read.counts.files,
-                input_bytes=read.counts.bytes if span is None else size,
-                input_offset=checkpoint.offset_of(number) if self._kind == "files" else None,
-                input_bound=self._size if self._kind != "files" else None,
-                input_span=span,
-                ignored_files=read.ignored,
-                gone_files=read.gone,
-                repeated_files=read.repeated,
-                malformed_files=read.counts.malformed,
-                told=(*read.told, *told),
-                read=read.counts.read,
+                told=scored.told,
+                **source | ({} if span is None else {"input_span": span, "input_bytes": size}),
             )
-        if answered:
-            answered.ledger.delete()
+        if scored.answered:
+            scored.answered.ledger.delete()
         self._listener.commits(made)
         self._go_on(made)
-        if answered and answered.landed.spent_out:
-            raise DeadlineReached(answered.landed.spent_out)
+        if scored.answered and scored.answered.landed.spent_out:
+            raise DeadlineReached(scored.answered.landed.spent_out)
+
+    def _score(self, read: Readable, plan: Plan, output: Output, number: int) -> _Scored:
+        """Have the rows of an increment answered: by engines, or by a provider in batches."""
+        deadline = self._run.deadline.timestamp() if self._run.deadline else None
+        settings, told = settle_ranges(read.frame, self._settings, output, rows=plan.rows, deadline=deadline)
+        rows = readable_rows(read, settings)
+        answered = self._answer(rows, plan, output, number) if settings.is_hosted_in_batches() else None
+        if answered:
+            scored, by_workers = join_replies(rows, settings, plan, answered), None
+        else:
+            scored = score_frame(rows, settings, plan, deadline=deadline)
+            by_workers = make_parts(read, settings, plan, deadline=deadline)
+        return _Scored(add_malformed(scored, read, settings), by_workers, answered, (*read.told, *told))
+
+    def _tell_source(self, read: Readable, output: Output, number: int) -> dict[str, Any]:
+        """What an increment's mark says of what it was read from."""
+        of_files = self._kind == "files"
+        return {
+            "input_files": read.counts.files,
+            "input_bytes": read.counts.bytes,
+            "input_offset": output.checkpoint().offset_of(number) if of_files else None,
+            "input_bound": None if of_files else self._size,
+            "ignored_files": read.ignored,
+            "gone_files": read.gone,
+            "repeated_files": read.repeated,
+            "malformed_files": read.counts.malformed,
+            "read": read.counts.read,
+        }
 
     def _answer(self, rows: DataFrame, plan: Plan, output: Output, number: int) -> Answered:
         """Have a provider answer the rows, in batches."""

@@ -12,7 +12,7 @@ import pytest
 
 from jobs.errors import BusyError, DeadlineReached, EndpointError
 from jobs.folder import Folder
-from jobs.hosted import flight
+from jobs.hosted import patience
 from jobs.hosted.flight import Standing, Tempo, cancel_flight
 from jobs.hosted.ledger import Ledger
 from jobs.hosted.money import Purse, price_of
@@ -150,7 +150,7 @@ def test_at_the_deadline_batches_are_cancelled_and_what_is_left_expires(
 def test_a_provider_that_is_silent_at_the_deadline_is_left_to_the_next_run(
     engine: str, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flight, "_LATE_PATIENCE_S", 0.1)
+    monkeypatch.setattr(patience, "_LATE_PATIENCE_S", 0.1)
     with serve_provider(pace=Pace(polls=10_000)) as provider:
         ledger, told = ask(folder, engine), open_at(provider.url, provider.key, engine)
         late, ends = [False], time.monotonic() + 60
@@ -176,7 +176,7 @@ def test_a_provider_that_is_silent_at_the_deadline_is_left_to_the_next_run(
 def test_calls_that_fail_now_and_then_after_the_deadline_lose_no_answer(
     engine: str, provider: Provider, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flight, "_LATE_PATIENCE_S", 1.0)
+    monkeypatch.setattr(patience, "_LATE_PATIENCE_S", 1.0)
     provider.pace = Pace(polls=10_000)
     ledger, late = ask(folder, engine), [0.0]
 
@@ -255,7 +255,7 @@ def test_a_key_that_the_provider_quotes_is_neither_told_nor_noted(
 
 
 def test_a_provider_that_never_answers_is_told_after_a_while(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flight, "_FIRST_PATIENCE_S", 0.0)
+    monkeypatch.setattr(patience, "_FIRST_PATIENCE_S", 0.0)
     with pytest.raises(EndpointError, match="base_url"):
         fly(ask(folder, "openai-batch"), open_at("http://127.0.0.1:9", "key", "openai-batch"))
 
