@@ -81,6 +81,15 @@ class OutputSettings(Section):
         return self
 
     @model_validator(mode="after")
+    def _names_fit(self) -> OutputSettings:
+        if self.name.lower() in ADDED or not self.name:
+            raise ValueError(f"name is {self.name!r}: every output has columns {' and '.join(ADDED)}; take another")
+        columns = self.columns or []
+        if twice := [name for name in columns if columns.count(name) > 1]:
+            raise ValueError(f"columns names {twice[0]} twice")
+        return self
+
+    @model_validator(mode="after")
     def _layout_fits(self) -> OutputSettings:
         if self.prefix and self.layout != "flat":
             raise ValueError("prefix is for layout flat, whose columns it begins; a struct has a name")

@@ -39,7 +39,8 @@ class Comparison:
 
     Args:
         texts: That were timed, of one engine or several, and `seconds` that they took.
-        engines: That have answered; each would have had its part.
+        engines: That would have had a part each: those that have answered, or that the last increment tells of, if
+            these are more.
         alone_s: Seconds of those engines together for all that the run has scored, one text at a time: a ratio estimate
             by tokens, with a 95 % interval by Student's t, `alone_low_s` to `alone_high_s`.
         times: How many times as long as the run has scored, reading and writing included; `times_low`, `times_high`.
@@ -87,7 +88,12 @@ def compare(
     timed = _ask(spark, settings, run_id, budget_s)
     hosts = len({name.split(":", 1)[0] for name in counts.engines})
     return estimate(
-        timed, tokens=counts.input_tokens, scoring_s=scoring_s, usd_per_hour=settings.cost.usd_per_hour, hosts=hosts
+        timed,
+        tokens=counts.input_tokens,
+        scoring_s=scoring_s,
+        usd_per_hour=settings.cost.usd_per_hour,
+        hosts=hosts,
+        engines=len(increments[-1].counts.engines),
     )
 
 
@@ -98,6 +104,7 @@ def estimate(
     scoring_s: float,
     usd_per_hour: float | None = None,
     hosts: int = 1,
+    engines: int = 1,
 ) -> Comparison | None:
     """What all of a run would have taken, by some of its texts.
 
@@ -107,11 +114,12 @@ def estimate(
         scoring_s: Seconds that it took.
         usd_per_hour: Price of a machine.
         hosts: Machines.
+        engines: That have scored at once, as far as is known; some may not have answered.
 
     Source: Cochran, Sampling Techniques, the ratio estimator and its variance.
     """
     sizes, seconds = (np.array([pair[place] for of in timed for pair in of], float) for place in (0, 1))
-    count, engines = len(sizes), len(timed)
+    count, engines = len(sizes), max(len(timed), engines)
     if count < _LEAST_TEXTS or not tokens or scoring_s <= 0:
         return None
     rate = seconds.sum() / sizes.sum()

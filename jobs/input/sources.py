@@ -263,7 +263,10 @@ def check_columns(columns: list[str], settings: Settings, *, tells_case: bool = 
             raise InputError(
                 f"{setting} names {', '.join(absent)}, but the input's columns are: {', '.join(columns) or 'none'}"
             )
-    kept = lowered if settings.output.columns is None else list(map(fold, settings.output.columns))
+    named = list(map(fold, settings.output.columns or []))
+    if twice := [name for name in settings.output.columns or [] if named.count(fold(name)) > 1]:
+        raise InputError(f"output.columns names {twice[0]} twice")
+    kept = [*(lowered if settings.output.columns is None else named), *map(fold, _exploded(settings))]
     if taken := [name for name in added_columns(settings) if fold(name) in kept]:
         raise InputError(tell_taken(taken[0], settings))
 

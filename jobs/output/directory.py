@@ -370,7 +370,7 @@ class Output:
         self, draft: str, spark: SparkSession, gone: DataFrame | None, about: dict[str, Any]
     ) -> dict[str, Any]:
         """Write down what is to go from a merged table; tell of rows that their keys do not tell apart."""
-        rows, key = self._load(spark, [self.folder / draft]), self._settings.key()
+        rows, key = self._load_as_written(spark, [self.folder / draft]), self._settings.key()
         told = [*about.get("told", ()), *tell_unkeyed(rows, key, self._settings.output.place)]
         deleted = 0
         if gone is not None and (deleted := gone.count()):

@@ -14,6 +14,7 @@ from udfs.model.files import open_model_of
 from udfs.model.registry import IN_REGISTRY
 from udfs.tasks.registry import option_defaults
 
+_KEY = "input.key"
 _MAJOR = 0  # gristmill's major version: another one may give other answers
 
 
@@ -46,6 +47,8 @@ def _as_it_lies(settings: Settings) -> dict[str, Any]:
     if output.is_table:
         told |= {"output.table": output.table or _one_spelling(output.path), "output.mode": output.mode}
         told |= {"output.format": "" if output.table else output.format}
+    if output.mode == "merge":  # by another key rows take the place of others
+        told |= {_KEY: sorted({name.lower() for name in settings.key()})}
     return {name: value for name, value in told.items() if value not in ("struct", "stop", "", [])}
 
 
@@ -112,6 +115,8 @@ def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     An option that has its default is one that is not told: an output may be older than it, or tell those of all tasks.
     """
     held, wanted = _without_defaults(held), _without_defaults(wanted)
+    if _KEY not in held:  # an earlier gristmill kept none
+        wanted.pop(_KEY, None)
     if "input.path" in held:  # an earlier gristmill kept it as it was spelt
         held["input.path"] = _one_spelling(held["input.path"])
     return [key for key in sorted({*held, *wanted}) if held.get(key) != wanted.get(key)]

@@ -64,6 +64,16 @@ class Found:
         return self.reports[-1] if self.reports else {}
 
     @property
+    def worked(self) -> dict[str, Any]:
+        """The report of the last run that had something to score."""
+        return next((r for r in reversed(self.reports) if r.get("rows") and r.get("command") != "retry"), self.last)
+
+    @property
+    def compared(self) -> dict[str, Any]:
+        """The report of the last run that measured what texts take one at a time."""
+        return next((r for r in reversed(self.reports) if r.get("compared")), self.last)
+
+    @property
     def key(self) -> list[str]:
         """Columns by which failed rows are named."""
         return next((r["key"] for r in reversed(self.reports) if r.get("key")), [])
@@ -133,7 +143,7 @@ def make_page(found: Found) -> str:
         engines=_engines(found),
         money=_money(found),
         forecast=_forecast(found),
-        savings=tell_savings(totals, found.last, found.lengths, found.job),
+        savings=tell_savings(totals, found.compared, found.lengths, found.job),
         warnings=list(dict.fromkeys(w for r in found.reports for w in r.get("warnings", []))),
         strangers=totals.strangers,
     )
@@ -161,7 +171,7 @@ def _rate(amount: int, seconds: float) -> str:
 
 
 def _what_ran(found: Found) -> Lines:
-    job, last = found.job, found.last
+    job, last = found.job, found.worked
     source = next((str(job[name]) for name in ("input.path", "input.table", "input.query") if job.get(name)), None)
     told = {
         "task": job.get("task"),
@@ -266,6 +276,6 @@ def _forecast(found: Found) -> Lines:
         lines.append(("left", ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in left.items())))
     if by_rows:
         lines.append(("a million more such rows", f"about {tell_duration(_MILLION / by_rows)}"))
-        if last.get("usd") and last.get("rows"):
-            lines.append(("  cost", f"about {tell_usd(last['usd'] / last['rows'] * _MILLION)} USD"))
+        if (worked := found.worked).get("usd") and worked.get("rows"):
+            lines.append(("  cost", f"about {tell_usd(worked['usd'] / worked['rows'] * _MILLION)} USD"))
     return lines

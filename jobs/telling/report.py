@@ -152,11 +152,17 @@ def make_report(
         **_cost(settings, increments, committed),
         batches_run=sum(increment.requests.get("batches", 0) for increment in increments),
         deleted=sum(increment.deleted for increment in increments),
-        key=[name for name in settings.key() if name not in settings.text_columns()],
+        key=_untold(settings),
         compared=compared,
         error=error and hide(error, settings),
         too_many_failed=too_many_failed,
     )
+
+
+def _untold(settings: Settings) -> list[str]:
+    """Columns of the key that tell nothing of what was read; Spark tells no case apart."""
+    read = {name.lower() for name in settings.text_columns()}
+    return [name for name in settings.key() if name.lower() not in read]
 
 
 def _cost(settings: Settings, increments: list[Increment], committed: Committed) -> dict[str, Any]:

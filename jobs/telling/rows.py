@@ -148,9 +148,13 @@ def _read(folder: Folder, path: str, wanted: Mapping[str, tuple[str, str]]) -> I
     """Columns of a file, by the names that are wanted; those that it lacks are not there. Nothing where it is gone."""
     with contextlib.suppress(FileNotFoundError), folder.open(path) as source:
         file = pq.ParquetFile(source)
-        held = {file.schema.column(place).path for place in range(len(file.schema))}
-        there = file.schema_arrow.names
-        found = {own: next((p for p in places if p in held or p in there), None) for own, places in wanted.items()}
+        leaves = (file.schema.column(place).path for place in range(len(file.schema)))
+        held = {*leaves, *file.schema_arrow.names}
+        spelt = {name.lower(): name for name in held} | {name: name for name in held}  # settings may spell otherwise
+        found = {
+            own: next((spelt[p] for place in places for p in (place, place.lower()) if p in spelt), None)
+            for own, places in wanted.items()
+        }
         columns = sorted({place for place in found.values() if place is not None})
         for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
             table = pa.Table.from_batches([batch])

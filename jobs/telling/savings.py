@@ -21,7 +21,7 @@ def tell_savings(
 
     Args:
         totals: Sums over the output.
-        report: Of its last run.
+        report: Of the last run that measured it.
         lengths: Of its rows.
         job: What its job file says of the job.
     """

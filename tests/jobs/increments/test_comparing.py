@@ -65,6 +65,13 @@ def test_several_engines_have_each_their_part_and_money_is_by_machine() -> None:
     assert made.alone_usd == pytest.approx(3.6 / 3600 * 2 * 500)
 
 
+def test_engines_that_have_not_answered_had_their_part_of_the_work_too() -> None:
+    timed = [[(10, 0.01)] * 5]
+    made = estimate(timed, tokens=1_000_000, scoring_s=100.0, usd_per_hour=3.6, hosts=2, engines=2)
+    assert made is not None
+    assert (made.engines, made.times, made.alone_usd) == (2, pytest.approx(5.0), pytest.approx(1.0))
+
+
 @pytest.mark.parametrize("timed", [[], [[(9, 0.1)] * 2], [[]]])
 def test_too_few_texts_give_no_figure(timed: list[list[tuple[int, float]]]) -> None:
     assert estimate(timed, tokens=100, scoring_s=10.0) is None

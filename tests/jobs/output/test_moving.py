@@ -19,7 +19,7 @@ from jobs.output.directory import Output
 from jobs.output.merging import WAS, count_unkeyed, merge_statement, one_of_each
 from jobs.output.tables import Transaction
 from jobs.run import retry, score
-from jobs.settings import Settings
+from jobs.settings import InputSettings, Settings
 from jobs.spark.session import spark_conf
 from jobs.telling.totals import read_totals
 from tests.models import make_encoder
@@ -142,6 +142,23 @@ def test_an_overwritten_table_loses_its_rows_with_the_first_increment_and_not_be
     table.schema = None
     with pytest.raises(OutputError, match="the table is gone, and increments of this job are in it"):
         score(settings)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("layout", ["struct", "flat"])
+def test_what_is_gone_gets_into_a_table_with_the_columns_of_what_comes(
+    layout: str, spark: Any, settings: Settings, table: Pretended, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def part(frame: Any, _: Any) -> tuple[Any, Any]:
+        return frame.where("text IS NOT NULL"), frame.where("text IS NULL").select("id")
+
+    monkeypatch.setattr("jobs.increments.scoring.part_changes", part)
+    query = InputSettings(query="SELECT * FROM VALUES (1, 'a'), (2, NULL) AS t(id, text)", key=["id"])
+    output = settings.output.model_copy(update={"mode": "merge", "layout": layout})
+    score(settings.model_copy(update={"input": query, "output": output}))
+    assert table.told() == [(1, "succeeded", 0), (2, "deleted", 0)]
+    names = table.schema.names  # type: ignore[attr-defined]
+    assert ("embedding" in names, "prediction" in names) == (layout == "flat", layout == "struct")
 
 
 def test_of_each_key_one_row_is_merged_and_what_failed_alone_is_mended(spark: Any) -> None:

@@ -171,6 +171,23 @@ def test_what_was_compared_is_told_with_its_interval(tmp_path: Path) -> None:
     assert "22.00 USD (20.00 to 24.00)" in page
 
 
+def test_a_night_without_anything_new_takes_nothing_from_the_page(tmp_path: Path) -> None:
+    made = _whole(tmp_path)
+    compared = {"texts": 40, "seconds": 2.0, "times": 6.4, "times_low": 5.9, "times_high": 6.9}
+    made.report(SECOND, compared=compared, usd=0.2, rows=20, device="cuda:0", left={})
+    told = ("6.4 times as long (5.9 to 6.9)", "cuda:0", "about 10,000.00 USD")
+    assert all(line in _write(made) for line in told)
+    made.report("20261123T220000Z-dddddd", rows=0, usd=0.0, device=None)
+    page = _write(made)
+    assert [line for line in told if line not in page] == []
+
+
+def test_a_key_is_found_however_the_settings_spell_it(tmp_path: Path) -> None:
+    made = _failures_alone(tmp_path)
+    made.report(key=["ID"])
+    assert "ID=bad-1" in _write(made)
+
+
 def test_no_output_an_unwritable_page_and_no_matplotlib_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

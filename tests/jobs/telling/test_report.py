@@ -20,3 +20,9 @@ def test_a_report_says_whether_micro_batches_were_packed() -> None:
         status="completed",
     )
     assert (report.device, report.precision, report.batches) == ("cpu, cuda:0", "bfloat16, float32", "packed, padded")
+
+
+def test_a_key_that_was_read_is_no_key_to_be_shown_however_it_is_spelt() -> None:
+    settings = load_settings(ROOT / "conf/embeddings.yaml", ["input.key=[Product_ID, TITLE]"])
+    report = make_report(settings, [], run_id="r", started_at=datetime.now(UTC), status="completed")
+    assert report.key == ["Product_ID"]
