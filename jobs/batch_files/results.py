@@ -119,7 +119,7 @@ def _list_lines(spark: SparkSession, asked: Settings, run: Settings) -> Iterator
 def _committed(spark: SparkSession, run: Settings) -> DataFrame:
     """Each row once: one that a retry has mended as it is now."""
     output = Output(run)
-    rows = output.read_marked(spark, output.marks())
+    rows = output.frames.read_marked(spark, output.marks())
     if run.input.format not in BATCH_FORMATS:
         return rows
     mended = rows.where("increment >= 1000000").select("source", "line")

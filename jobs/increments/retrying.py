@@ -149,7 +149,7 @@ def find_failed(
     from pyspark.sql import functions as F
 
     name = settings.output.result
-    rows = output.read_marked(spark, marks, outcome="failed")
+    rows = output.frames.read_marked(spark, marks, outcome="failed")
     located = rows.select(
         *(column(c) for c in rows.columns if c not in (name, "outcome", "increment")),
         rows.metadataColumn("_metadata")["file_name"].alias(_FILE),
@@ -179,7 +179,9 @@ def _retried(spark: SparkSession, output: Output, name: str) -> DataFrame | None
     kept = output.retries()
     if not kept:
         return None
-    tried = output.read_marked(spark, kept).select(_FILE, _ROW, column(name)["error"]["code"].alias("code"), "outcome")
+    tried = output.frames.read_marked(spark, kept).select(
+        _FILE, _ROW, column(name)["error"]["code"].alias("code"), "outcome"
+    )
     tried = tried.where(F.col("code").isNull() | ~F.col("code").isin(EXPIRED.code, CANCELED.code))
     return tried.groupBy(_FILE, _ROW).agg(F.max((F.col("outcome") == "succeeded").cast("int")).alias("mended"))
 
@@ -246,8 +248,8 @@ def _retry(found: Found, settings: Settings, run: Run, listener: Listener, choic
         scored = join_replies(found.frame, settings, plan, answered, keep=keep)
     else:
         scored = score_frame(found.frame, settings, plan, deadline=deadline, keep=keep)
-    output.write_rows(scored, draft)
-    rows = output.read(spark, draft)
+    output.frames.write(scored, draft)
+    rows = output.frames.read(spark, draft)
     mended = rows.where("outcome = 'succeeded'").groupBy(F.col(_CODE).alias("code")).count().collect()
     output.commit(
         draft,
@@ -288,9 +290,9 @@ def _pending(output: Output, settings: Settings) -> Iterator[Choice]:
 
 def _publish(spark: SparkSession, output: Output, mark: Mark) -> Increment:
     """Show readers the good rows of a committed retry."""
-    good = output.read_marked(spark, [mark]).where("outcome = 'succeeded'").drop(_FILE, _ROW, _CODE)
+    good = output.frames.read_marked(spark, [mark]).where("outcome = 'succeeded'").drop(_FILE, _ROW, _CODE)
     draft = output.draft_of(name_of(mark.made.number), mark.made.run_id)
-    output.write_rows(good, draft)
+    output.frames.write(good, draft)
     return output.place(draft, mark.made, spark=spark)
 
 

@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from jobs import folder as files
@@ -15,16 +14,16 @@ from jobs.errors import SPARK_ERRORS, BusyError, InputError, JobError, OutputErr
 from jobs.input.checkpoint import Checkpoint
 from jobs.input.files import ReadFile
 from jobs.input.sources import Kind, find_kind
-from jobs.layout import Flat, flat_columns, put_together, take_apart, with_types
 from jobs.output.adopting import read_committed
 from jobs.output.checks import check_ours, check_whole
 from jobs.output.committed import Committed, Increment, count_outcomes, name_of
 from jobs.output.fingerprint import describe, differences, make_key, tell_versions
+from jobs.output.frames import WRITE_CONF, Frames
 from jobs.output.job_note import HOME, LIVE, RUNS, find_job, write_job
 from jobs.output.lock import Claim, hold_lock
 from jobs.output.marks import Mark
 from jobs.output.merging import DELETED, as_deleted, tell_unkeyed
-from jobs.output.partitions import null_place, tell_guessed
+from jobs.output.partitions import tell_guessed
 from jobs.output.parts import write_parts
 from jobs.output.placing import clean_draft, keep_apart, put_in_place
 from jobs.output.state import WRITING, JobState, sealed
@@ -43,13 +42,6 @@ if TYPE_CHECKING:
 _LOCK = f"{HOME}/lock"
 _NOTHING_LEFT = f"{HOME}/nothing-left.json"
 _NO_STATE = (_LOCK, _NOTHING_LEFT, f"{RUNS}/", LIVE)  # what comes and goes while nothing is scored
-# Rows of a task reach Python in Arrow batches of this size; a window is put together from several.
-_ARROW_ROWS = 1024
-_WRITE_CONF = {
-    "spark.sql.execution.arrow.maxRecordsPerBatch": str(_ARROW_ROWS),
-    "spark.sql.maxConcurrentOutputFileWriters": "4",  # both outcomes at once, without a sort
-    "spark.sql.sources.partitionOverwriteMode": "static",
-}
 
 
 class Output:
@@ -85,6 +77,7 @@ class Output:
         self.path = settings.output.state_path
         self._called = f"{'output.state' if settings.output.is_table else 'output.path'} {self.path}"
         self.folder = files.Folder(self.path)
+        self.frames = Frames(self.folder, settings, lambda: self._job_file().get("partitions"))
         self._columns: StructType | None = None  # of the table
         self._state = JobState(self.folder, claim or Claim(), home, in_table=settings.output.is_table)
         if self.folder.is_file():
@@ -342,12 +335,12 @@ class Output:
         draft = self.draft_of(name_of(number), run_id)
         try:
             if by_workers is not None and self.folder.is_disk:
-                with spark_conf(scored.sparkSession, _WRITE_CONF):
+                with spark_conf(scored.sparkSession, WRITE_CONF):
                     counts = write_parts(self.folder, draft, by_workers)
             else:
-                self.write_rows(scored, draft)
+                self.frames.write(scored, draft)
                 with named(scored.sparkSession, f"increment {number}: count"):
-                    counts = count_outcomes(self.read(scored.sparkSession, draft), self._settings.output.result)
+                    counts = count_outcomes(self.frames.read(scored.sparkSession, draft), self._settings.output.result)
             if rows is not None and counts.rows != rows:
                 raise JobError(
                     f"increment {number} was read as {rows:,} rows and written as {counts.rows:,}, and is not "
@@ -370,12 +363,12 @@ class Output:
         self, draft: str, spark: SparkSession, gone: DataFrame | None, about: dict[str, Any]
     ) -> dict[str, Any]:
         """Write down what is to go from a merged table; tell of rows that their keys do not tell apart."""
-        rows, key = self._load_as_written(spark, [self.folder / draft]), self._settings.key()
+        rows, key = self.frames.read_as_written(spark, [self.folder / draft]), self._settings.key()
         told = [*about.get("told", ()), *tell_unkeyed(rows, key, self._settings.output.place)]
         deleted = 0
         if gone is not None and (deleted := gone.count()):
             wanted = as_deleted(gone, rows.drop("outcome"))
-            with spark_conf(spark, _WRITE_CONF):
+            with spark_conf(spark, WRITE_CONF):
                 wanted.write.mode("append").parquet(self.folder / f"{draft}/outcome={DELETED}")
         return {**about, "told": tuple(told), "deleted": deleted}
 
@@ -383,56 +376,11 @@ class Output:
         """Where rows are written that are to be at `name`."""
         return f"{WRITING}/{run_id}/{name}"
 
-    def write_rows(self, scored: DataFrame, name: str) -> None:
-        """Write rows by Spark's committer, replacing what is there."""
-        with spark_conf(scored.sparkSession, _WRITE_CONF):
-            scored = take_apart(scored, self._settings.output.result, self._flat) if self._flat else scored
-            by = () if self._settings.output.is_table else self._settings.output.partition_by
-            scored.write.mode("overwrite").partitionBy("outcome", *by).parquet(self.folder / name)
-            if not any(entry.startswith("outcome=") for entry in self.folder.entries(name)):
-                empty = scored.drop("outcome", *by).limit(0).coalesce(1)  # so that the schema of no rows can be read
-                # Where rows are there, and the store has not told of them, one more file takes nothing away.
-                empty.write.mode("append").parquet(self.folder / f"{name}/outcome=succeeded{null_place(by)}")
-
-    def read(self, spark: SparkSession, name: str) -> DataFrame:
-        """Rows of a directory that is not committed."""
-        return self._load(spark, [self.folder / name])
-
     def read_rows(self, spark: SparkSession) -> DataFrame:
         """All that is committed; there is an increment at least."""
         if (table := self._open_table(spark)) is None:
-            return self.read_marked(spark, self.marks())
-        rows = table.read()
-        return put_together(rows, self._settings.output.result, self._flat) if self._flat else rows
-
-    def read_marked(self, spark: SparkSession, marks: Sequence[Mark], *, outcome: str = "") -> DataFrame:
-        """Rows of what is committed: of the files that the marks name.
-
-        Args:
-            spark: The session.
-            marks: Of one parent directory; there is one at least.
-            outcome: Only `failed` rows, or `succeeded`; empty for both.
-        """
-        wanted = [path for mark in marks for path in mark.paths if f"/outcome={outcome}" in path]
-        parent = self.folder / marks[0].place.rpartition("/")[0] if "/" in marks[0].place else self.path
-        return self._load(spark, [self.folder / path for path in wanted], basePath=parent)
-
-    def _load(self, spark: SparkSession, paths: list[str], **options: str) -> DataFrame:
-        """Rows with the struct of their answers."""
-        frame = self._load_as_written(spark, paths, **options)
-        return put_together(frame, self._settings.output.result, self._flat) if self._flat else frame
-
-    def _load_as_written(self, spark: SparkSession, paths: list[str], **options: str) -> DataFrame:
-        """Rows as they lie, with the types that directories' names do not tell."""
-        reader = spark.read.options(**options)
-        frame = reader.parquet(*paths)
-        if kinds := self._job_file().get("partitions"):
-            return reader.schema(with_types(frame.schema, kinds)).parquet(*paths)
-        return frame
-
-    @cached_property
-    def _flat(self) -> Flat | None:
-        return flat_columns(self._settings)
+            return self.frames.read_marked(spark, self.marks())
+        return self.frames.with_struct(table.read())
 
     def read_files(self) -> dict[str, ReadFile]:
         """The input's files in committed increments, by their URIs, as they were when they were read.
@@ -526,7 +474,7 @@ class Output:
         is_first = not any(other.moved for other in self._state.marks().read())
         once = Transaction(held["id"], "retries" if made.is_retry else "increments", made.number)
         try:
-            rows = self._load_as_written(session, [self.folder / mark.draft])
+            rows = self.frames.read_as_written(session, [self.folder / mark.draft])
             rows = rows.withColumn("increment", F.lit(made.number))
             open_table(session, self._settings).put(rows, once, replaces=bool(held.get("afresh")) and is_first)
         except SPARK_ERRORS as error:
@@ -594,7 +542,7 @@ class Output:
         if not first:
             return
         place = first[0].place if self.folder.exists(first[0].place) else first[0].draft  # of a driver that was killed
-        held = dict(self.read(frame.sparkSession, place).dtypes)
+        held = dict(self.frames.read(frame.sparkSession, place).dtypes)
         changed = [
             f"{name} is {kind} and was {held[name]}" for name, kind in frame.dtypes if held.get(name, kind) != kind
         ]

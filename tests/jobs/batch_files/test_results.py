@@ -18,7 +18,7 @@ def test_lines_are_made_of_what_is_committed_and_of_nothing_that_lies_beside(
     output = Output(settings)
     output.begin()
     rows = spark.createDataFrame([(1, "succeeded"), (2, "failed")], "line INT, outcome STRING")
-    output.write_rows(rows, "draft")
+    output.frames.write(rows, "draft")
     output.commit("draft", 0, counts=Committed(rows=2), run_id="run")
     whole = tmp_path / "out" / name_of(0)
     shutil.copytree(whole, tmp_path / "out" / name_of(1))  # of a driver that had lost its output

@@ -506,5 +506,5 @@ def test_a_listing_that_is_false_takes_no_row_of_what_was_written(
     rows = spark.range(5).selectExpr("id", "'succeeded' AS outcome")
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "entries", lambda *_, **__: [])
-        output.write_rows(rows, "draft")
-    assert output.read(spark, "draft").count() == 5
+        output.frames.write(rows, "draft")
+    assert output.frames.read(spark, "draft").count() == 5
