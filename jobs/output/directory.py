@@ -472,7 +472,8 @@ class Output:
 
         session, made, held = spark or SparkSession.active(), mark.made, self._job_file()
         is_first = not any(other.moved for other in self._state.marks().read())
-        once = Transaction(held["id"], "retries" if made.is_retry else "increments", made.number)
+        series = "retries" if made.is_retry else "increments"
+        once = Transaction(held["id"], series, made.number, since=made.committed_at)
         try:
             rows = self.frames.read_as_written(session, [self.folder / mark.draft])
             rows = rows.withColumn("increment", F.lit(made.number))

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from jobs.errors import SPARK_ERRORS, OutputError, explain
@@ -44,11 +45,13 @@ class Transaction:
         job: By which it is told from those of other jobs, and of the same job after it was started afresh.
         series: Whose numbers go up; those of retries are apart.
         number: Of the increment.
+        since: When it was marked: what was done to the table before is not it.
     """
 
     job: str
     series: str
     number: int
+    since: str
 
     @property
     def name(self) -> str:
@@ -180,19 +183,37 @@ class _Iceberg(Table):
         self._writer(rows).createOrReplace()
 
     def _merge(self, rows: DataFrame, statement: str, transaction: Transaction) -> None:
-        if not self._has_rows(transaction):
+        was_written_to = self._look_back(transaction)[0] > 0
+        if not (was_written_to and self._has_rows(transaction)):
             self._spark.sql(statement, rows=rows).collect()
 
     def _has_snapshot(self, transaction: Transaction) -> bool:
-        """It is done: a snapshot says so; where some have expired, the rows do."""
+        """It is done: a snapshot says so; where some have expired that it might be, the rows do."""
         from pyspark.sql import functions as F
 
         snapshots = self._spark.table(f"{self.sql}.snapshots")
         if snapshots.where(F.col("summary")[_PROPERTY] == transaction.name).limit(1).count():
             return True
-        ids = {row["snapshot_id"]: row["parent_id"] for row in snapshots.select("snapshot_id", "parent_id").collect()}
-        has_forgotten = any(parent is not None and parent not in ids for parent in ids.values())
+        _, has_forgotten = self._look_back(transaction)
         return has_forgotten and self._has_rows(transaction)
+
+    def _look_back(self, transaction: Transaction) -> tuple[int, bool]:
+        """How often the table was written to since the mark, as far as it tells; and whether it may have been more.
+
+        Rows alone do not tell: those of another job, or of a directory of state that is gone, have the same numbers.
+        """
+        from pyspark.sql import functions as F
+
+        told = self._spark.table(f"{self.sql}.snapshots").select(
+            "snapshot_id", "parent_id", F.unix_millis("committed_at").alias("ms")
+        )
+        there = {row["snapshot_id"]: row for row in told.collect()}
+        now = self._spark.table(f"{self.sql}.refs").where("name = 'main'").collect()
+        place, later = now[0]["snapshot_id"] if now else None, 0
+        since_ms = 1000 * datetime.fromisoformat(transaction.since).timestamp()
+        while place in there and there[place]["ms"] >= since_ms:
+            place, later = there[place]["parent_id"], later + 1
+        return later, place is not None and place not in there
 
     def _has_rows(self, transaction: Transaction) -> bool:
         from pyspark.sql import functions as F

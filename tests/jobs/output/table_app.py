@@ -14,7 +14,7 @@ from typing import Any
 from jobs.job_file import load_settings
 from jobs.run import score
 from jobs.settings import Settings
-from tests.jobs.input.lakehouse_app import COMPACT, EXTENSIONS, App
+from tests.jobs.input.lakehouse_app import COMPACT, EXPIRE, EXTENSIONS, App
 
 SPARK = {name: value for conf in EXTENSIONS.values() for name, value in conf.items()} | {
     "spark.sql.extensions": ",".join(conf["spark.sql.extensions"] for conf in EXTENSIONS.values())
@@ -148,6 +148,19 @@ def afresh(app: Tables) -> None:
     app.spark.sql(f"INSERT INTO {app.answers} VALUES (9)")
     report = score(app._job(), overwrite=True)
     app.told["nothing to score"] = [report.status, report.rows, app.rows()]
+
+
+def shared(app: Tables) -> None:
+    """Two jobs add to one table, which forgets its snapshots; their increments have the same numbers."""
+    app.append(1, 2)
+    app.score("first")
+    app.append(3)
+    app.score("more")
+    if app.kind == "iceberg":
+        app.spark.sql(EXPIRE.replace("db.texts", "db.answers")).collect()
+    app.output["state"] += "2"
+    app.score("another job")
+    app.note("shared")
 
 
 def paths(app: Tables) -> None:

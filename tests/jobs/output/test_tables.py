@@ -203,6 +203,15 @@ def test_an_overwritten_table_holds_the_new_job_s_rows_alone(kind: str, tmp_path
 
 
 @KINDS
+def test_a_second_job_adds_its_rows_to_a_table_whose_increments_have_the_same_numbers(
+    kind: str, tmp_path: Path
+) -> None:
+    told = _run("table_app.py", "shared", kind, str(tmp_path), folder=tmp_path)["told"]
+    assert told["another job"][:2] == ["completed", 3]
+    assert [row[0] for row in told["shared: rows"]] == [1, 1, 2, 2, 3, 3]
+
+
+@KINDS
 def test_a_directory_is_a_table_too_with_columns_by_themselves_and_partitions(kind: str, tmp_path: Path) -> None:
     told = _run("table_app.py", "paths", kind, str(tmp_path), folder=tmp_path)["told"]
     failed = [3, "failed", "input_too_long"]
