@@ -44,7 +44,7 @@ def test_what_is_no_checkout_is_refused(write_job: WriteJob, tmp_path: Path) -> 
         run_host_bench(settings, texts="poems", against=None, **asked)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_host_is_measured_by_whole_jobs_in_turn_with_another_checkout(write_job: WriteJob, tmp_path: Path) -> None:
     settings = load_settings(write_job(score={"model": MINILM, "overflow": "truncate"}))
     told, console = tmp_path / "figures.json", Console(record=True, width=160)
