@@ -36,10 +36,10 @@ from jobs.increments.plan import Plan, plan_partitions, score_frame
 from jobs.increments.sizing import BATCHED_BYTES, bytes_per_s, choose_bytes, is_off, sample_bytes, take_for_full
 from jobs.input.changes import explain_change, is_bounded
 from jobs.input.files import ReadFile
-from jobs.input.following import part_changes
+from jobs.input.following import leave_present, part_changes
 from jobs.input.iceberg import Snapshot, next_span, read_span
 from jobs.input.reading import Readable, let_go, read_frame, read_planned
-from jobs.input.sources import Kind, explode_variants, read_stream, select_needed
+from jobs.input.sources import Kind, explode_variants, read_now, read_stream, select_needed
 from jobs.input.spans import Span
 from jobs.output.committed import Committed, Increment, add_up
 from jobs.output.directory import Output
@@ -186,7 +186,7 @@ class ScoreIncrement:
         slots = count_slots(frame.sparkSession)
         checkpoint = output.checkpoint()
         spark = frame.sparkSession
-        frame, gone = part_changes(frame, self._settings.key())
+        frame, gone = self._part(frame)
         with (
             spark_conf(spark, {"spark.sql.shuffle.partitions": str(min(slots, 200))}),
             named(spark, f"increment {number}: read"),
@@ -230,6 +230,14 @@ class ScoreIncrement:
         self._go_on(made)
         if answered and answered.landed.spent_out:
             raise DeadlineReached(answered.landed.spent_out)
+
+    def _part(self, frame: DataFrame) -> tuple[DataFrame, DataFrame | None]:
+        """What is to be scored, and the keys of rows that are there no more."""
+        frame, gone = part_changes(frame, self._settings.key())
+        if gone is None or not gone.limit(1).count():  # the table is looked through for the others alone
+            return frame, None
+        source = self._settings.input
+        return frame, leave_present(gone, read_now(frame.sparkSession, source), source.key)
 
     def _answer(self, rows: DataFrame, plan: Plan, output: Output, number: int) -> Answered:
         """Have a provider answer the rows, in batches."""

@@ -94,6 +94,18 @@ def read_input(spark: SparkSession, settings: Settings, schema: StructType | Non
     return frame.select(*(column(name) for name in frame.columns if name.lower() in known or name == raw))
 
 
+def read_now(spark: SparkSession, source: InputSettings) -> DataFrame:
+    """All that a table holds.
+
+    Raises:
+        InputError: It is not there, or cannot be read.
+    """
+    try:
+        return _load(spark, source, None)
+    except SPARK_ERRORS as error:
+        raise unreadable_input(error) from error
+
+
 def _look_into(spark: SparkSession, settings: Settings) -> DataFrame:
     """The input as its files tell its columns.
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jobs.input.following import CHANGE, ORDER, as_changes, part_changes
+from jobs.input.following import CHANGE, ORDER, as_changes, leave_present, part_changes
 
 CHANGES = f"id int, text string, attrs map<string, string>, {CHANGE} string, {ORDER} bigint"
 
@@ -46,3 +46,12 @@ def test_rows_without_changes_are_all_scored(spark: Any) -> None:
     assert part_changes(frame, ["id"]) == (frame, None)
     named = as_changes(spark.sql("SELECT 1 AS id, 'x' AS _change_type, 2 AS _commit_version, 3 AS _commit_timestamp"))
     assert named.columns == ["id", CHANGE, ORDER]
+
+
+def test_a_key_that_the_table_still_has_is_not_gone(spark: Any) -> None:
+    gone = spark.createDataFrame(
+        [(1, "x", "de"), (1, "y", "de"), (2, "x", "de")], "`A.b` int, `c d` string, lang string"
+    )
+    table = spark.createDataFrame([(1, "x"), (1, "x"), (None, "y"), (2, None)], "`a.B` int, `c d` string")
+    kept = leave_present(gone, table, ["a.b", "C d"])
+    assert sorted(map(tuple, kept.collect())) == [(1, "y", "de"), (2, "x", "de")]
