@@ -34,7 +34,7 @@ from jobs.increments.malformed import add_malformed, readable_rows
 from jobs.increments.parts import make_parts
 from jobs.increments.plan import Plan, plan_partitions, score_frame
 from jobs.increments.sizing import BATCHED_BYTES, bytes_per_s, choose_bytes, is_off, sample_bytes, take_for_full
-from jobs.input.changes import explain_change, is_bounded
+from jobs.input.changes import explain_change, explain_vacuumed, is_bounded
 from jobs.input.files import ReadFile
 from jobs.input.following import leave_present, part_changes
 from jobs.input.iceberg import Snapshot, next_span, read_span
@@ -156,7 +156,8 @@ class ScoreIncrement:
         except JobError as error:
             raise RuntimeError(pack_error(error)) from None
         except SPARK_ERRORS as error:
-            raise RuntimeError(pack_error(as_job_error(error))) from None
+            gone = explain_vacuumed(explain(error)) if self._kind == "table" else None
+            raise RuntimeError(pack_error(gone or as_job_error(error))) from None
         except OSError as error:
             raise RuntimeError(pack_error(JobError(f"increment {number} cannot be committed: {error}"))) from None
 
@@ -468,7 +469,7 @@ def _told(number: int) -> Iterator[None]:
     try:
         yield
     except SPARK_ERRORS as error:
-        raise as_job_error(error) from error
+        raise explain_change(explain(error)) or as_job_error(error) from error
     except OSError as error:
         raise JobError(f"increment {number} cannot be committed: {error}") from error
 
