@@ -12,7 +12,7 @@ from jobs.folder import Folder
 from jobs.input.checkpoint import path_of
 from jobs.input.following import CHANGE, ORDER, as_changes
 from jobs.input.json_lines import read_joined
-from jobs.input.kinds import check_text_types, column, tells_case
+from jobs.input.kinds import can_hash, check_text_types, column, tells_case
 from jobs.input.records import (
     Headers,
     as_pattern,
@@ -314,6 +314,13 @@ def check_types(frame: DataFrame, settings: Settings) -> None:
             raise InputError(
                 f"output.partition_by names {field.name}, which is of type {kind}; a directory's name can be of a "
                 "string, a whole number, a boolean or a date, so cast it in a `query`"
+            )
+    key = {name.lower() for name in settings.input.key} if settings.output.mode == "merge" else set()
+    for field in frame.schema.fields:
+        kind = field.dataType.simpleString()
+        if field.name.lower() in key and not can_hash(kind):
+            raise InputError(
+                f"input.key names {field.name}, which is of type {kind}, and tells no rows apart for a merge"
             )
 
 
