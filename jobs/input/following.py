@@ -50,11 +50,10 @@ def part_changes(frame: DataFrame, key: Sequence[str]) -> tuple[DataFrame, DataF
     content = Window.partitionBy(*keys, ORDER, F.xxhash64(F.lit(0), *needed))
     moved = frame.withColumn(_LEFT, F.sum(F.when(arrives, 1).otherwise(-1)).over(content)).where(F.col(_LEFT) != 0)
     in_order = Window.partitionBy(*keys).orderBy(F.col(ORDER).desc(), arrives.desc())
-    placed = moved.withColumn(_LAST, F.row_number().over(in_order))
+    placed = moved.withColumn(_LAST, F.rank().over(in_order) == 1)  # several, where they have one key: told later
     unkeyed = _has_null(keys)
-    last = (F.col(_LAST) == 1) | unkeyed
-    scored = placed.where(last & arrives).drop(CHANGE, ORDER, _LEFT, _LAST)
-    return scored, placed.where(last & ~arrives & ~unkeyed).select(*keys)
+    scored = placed.where((F.col(_LAST) | unkeyed) & arrives).drop(CHANGE, ORDER, _LEFT, _LAST)
+    return scored, placed.where(F.col(_LAST) & ~arrives & ~unkeyed).select(*keys).distinct()
 
 
 def leave_present(gone: DataFrame, table: DataFrame, key: Sequence[str]) -> DataFrame:

@@ -20,6 +20,8 @@ CHANGES = f"id int, text string, attrs map<string, string>, {CHANGE} string, {OR
         ([(1, "a", "DELETE", 1), (1, "a", "INSERT", 1)], [], []),  # moved to another file
         ([(1, "a", "insert", 0), (1, "a", "delete", 1)], [], [1]),
         ([(1, "a", "delete", 0), (1, "a", "insert", 1)], [(1, "a")], []),
+        ([(1, "a", "insert", 1), (1, "b", "insert", 1), (1, "c", "insert", 0)], [(1, "a"), (1, "b")], []),
+        ([(1, "a", "delete", 1), (1, "b", "delete", 1)], [], [1]),
         ([(1, "a", "update_preimage", 3), (2, "a", "update_postimage", 3)], [(2, "a")], [1]),
         ([(1, "a", "insert", 0), (1, "b", "insert", 2), (1, "c", "insert", 1)], [(1, "b")], []),
         (
