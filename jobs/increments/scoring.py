@@ -34,12 +34,12 @@ from jobs.increments.malformed import add_malformed, readable_rows
 from jobs.increments.parts import make_parts
 from jobs.increments.plan import Plan, plan_partitions, score_frame
 from jobs.increments.sizing import BATCHED_BYTES, bytes_per_s, choose_bytes, is_off, sample_bytes, take_for_full
-from jobs.input.changes import explain_change, is_bounded
+from jobs.input.changes import explain_change, explain_vacuumed, is_bounded
 from jobs.input.files import ReadFile
-from jobs.input.following import part_changes
+from jobs.input.following import leave_present, part_changes
 from jobs.input.iceberg import Snapshot, next_span, read_span
 from jobs.input.reading import Readable, let_go, read_frame, read_planned
-from jobs.input.sources import Kind, explode_variants, read_stream, select_needed
+from jobs.input.sources import Kind, explode_variants, read_now, read_stream, select_needed
 from jobs.input.spans import Span
 from jobs.output.committed import Committed, Increment, add_up
 from jobs.output.directory import Output
@@ -173,7 +173,8 @@ class ScoreIncrement:
         except JobError as error:
             raise RuntimeError(pack_error(error)) from None
         except SPARK_ERRORS as error:
-            raise RuntimeError(pack_error(as_job_error(error))) from None
+            gone = explain_vacuumed(explain(error)) if self._kind == "table" else None
+            raise RuntimeError(pack_error(gone or as_job_error(error))) from None
         except OSError as error:
             raise RuntimeError(pack_error(JobError(f"increment {number} cannot be committed: {error}"))) from None
 
@@ -201,7 +202,7 @@ class ScoreIncrement:
         self._run.claim.check()
         began, spark = time.monotonic(), frame.sparkSession
         slots = count_slots(spark)
-        frame, gone = part_changes(frame, self._settings.key())
+        frame, gone = self._part(frame)
         with (
             spark_conf(spark, {"spark.sql.shuffle.partitions": str(min(slots, 200))}),
             named(spark, f"increment {number}: read"),
@@ -258,6 +259,14 @@ class ScoreIncrement:
             "malformed_files": read.counts.malformed,
             "read": read.counts.read,
         }
+
+    def _part(self, frame: DataFrame) -> tuple[DataFrame, DataFrame | None]:
+        """What is to be scored, and the keys of rows that are there no more."""
+        frame, gone = part_changes(frame, self._settings.key())
+        if gone is None or not gone.limit(1).count():  # the table is looked through for the others alone
+            return frame, None
+        source = self._settings.input
+        return frame, leave_present(gone, read_now(frame.sparkSession, source), source.key)
 
     def _answer(self, rows: DataFrame, plan: Plan, output: Output, number: int) -> Answered:
         """Have a provider answer the rows, in batches."""
@@ -488,7 +497,7 @@ def _told(number: int) -> Iterator[None]:
     try:
         yield
     except SPARK_ERRORS as error:
-        raise as_job_error(error) from error
+        raise explain_change(explain(error)) or as_job_error(error) from error
     except OSError as error:
         raise JobError(f"increment {number} cannot be committed: {error}") from error
 

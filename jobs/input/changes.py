@@ -14,6 +14,8 @@ _SKIPS = (_SKIP_COMMITS, *SKIP_SNAPSHOTS.values())
 _CHANGED = re.compile(r"DELTA_SOURCE_TABLE_IGNORE_CHANGES|DELTA_SOURCE_IGNORE_DELETE")
 _NO_FEED = re.compile(r"DELTA_MISSING_CHANGE_DATA|change data was not recorded", re.I)
 _GONE = re.compile(r"DIFFERENT_DELTA_TABLE_READ_BY_STREAMING_SOURCE")
+_DELETE_FILES = re.compile(r"delete files are currently not supported", re.I)
+_VACUUMED = re.compile(r"cannot be read: .*(FileNotFoundException|FILE_NOT_FOUND|FILE_NOT_EXIST)", re.S)
 _BOUNDS = {"maxbytespertrigger", "maxfilespertrigger"}
 # How a log is followed; another choice changes nothing of what is scored already.
 _HOW_TO_FOLLOW = {
@@ -30,7 +32,7 @@ def explain_change(told: str) -> InputError | None:
     """What a user can do about a table that was changed; None where it says something else.
 
     Args:
-        told: By Delta's stream.
+        told: By Delta's stream, or as Iceberg's changes are read.
     """
     if _CHANGED.search(told):
         return changed_rows(told, _SKIP_COMMITS)
@@ -40,12 +42,25 @@ def explain_change(told: str) -> InputError | None:
             "(delta.enableChangeDataFeed = true)` makes it do so from then on, and --overwrite begins with what it "
             "holds now"
         )
-    if _GONE.search(told):
+    if _DELETE_FILES.search(told):
         return InputError(
-            f"the table's log no longer goes back to what was scored last ({told}); score all that the table holds now "
-            "with --overwrite"
+            f"the table's changes cannot be followed ({told}): Iceberg tells of them where rows are copied on write. "
+            "Set write.delete.mode, write.update.mode and write.merge.mode to copy-on-write, and begin with what it "
+            "holds now by --overwrite"
         )
-    return None
+    return _no_way_back(told) if _GONE.search(told) else None
+
+
+def explain_vacuumed(told: str) -> InputError | None:
+    """What a user can do where files that a Delta table's log names are gone; None where it says something else."""
+    return _no_way_back(told) if _VACUUMED.search(told) and "_gristmill/" not in told else None
+
+
+def _no_way_back(told: str) -> InputError:
+    return InputError(
+        f"the table's log no longer goes back to what was scored last ({told}); score all that the table holds now "
+        "with --overwrite"
+    )
 
 
 def changed_rows(told: str, option: str) -> InputError:

@@ -1,7 +1,8 @@
 """Changes of a table that are followed: which rows are to be scored, and which are there no more.
 
 Delta tells of them by its change data feed, Iceberg by the `changes` of a table between two snapshots. Of an increment,
-what counts of each key is what was done to it last.
+what counts of each key is what was done to it last. An increment may end in the middle of a commit, and a key be that
+of several rows: so one that was deleted is gone only where the table has it no more.
 """
 
 from __future__ import annotations
@@ -49,11 +50,26 @@ def part_changes(frame: DataFrame, key: Sequence[str]) -> tuple[DataFrame, DataF
     content = Window.partitionBy(*keys, ORDER, F.xxhash64(F.lit(0), *needed))
     moved = frame.withColumn(_LEFT, F.sum(F.when(arrives, 1).otherwise(-1)).over(content)).where(F.col(_LEFT) != 0)
     in_order = Window.partitionBy(*keys).orderBy(F.col(ORDER).desc(), arrives.desc())
-    placed = moved.withColumn(_LAST, F.row_number().over(in_order))
+    placed = moved.withColumn(_LAST, F.rank().over(in_order) == 1)  # several, where they have one key: told later
     unkeyed = _has_null(keys)
-    last = (F.col(_LAST) == 1) | unkeyed
-    scored = placed.where(last & arrives).drop(CHANGE, ORDER, _LEFT, _LAST)
-    return scored, placed.where(last & ~arrives & ~unkeyed).select(*keys)
+    scored = placed.where((F.col(_LAST) | unkeyed) & arrives).drop(CHANGE, ORDER, _LEFT, _LAST)
+    return scored, placed.where(F.col(_LAST) & ~arrives & ~unkeyed).select(*keys).distinct()
+
+
+def leave_present(gone: DataFrame, table: DataFrame, key: Sequence[str]) -> DataFrame:
+    """Keys without those that a table has.
+
+    Args:
+        gone: Keys of rows that were deleted.
+        table: As it is now: what it gets later comes with a later increment.
+        key: Their columns, as far as the table has them.
+    """
+    from pyspark.sql import functions as F
+
+    names = [f"_gristmill_key_{number}" for number in range(len(key))]
+    there = table.select(*(column(k).alias(name) for k, name in zip(key, names, strict=True)))
+    same = [column(k) == F.col(name) for k, name in zip(key, names, strict=True)]
+    return gone.join(there, same, "left_anti")
 
 
 def _has_null(keys: Sequence[Column]) -> Column:

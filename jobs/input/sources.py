@@ -12,7 +12,7 @@ from jobs.folder import Folder
 from jobs.input.checkpoint import path_of
 from jobs.input.following import CHANGE, ORDER, as_changes
 from jobs.input.json_lines import read_joined
-from jobs.input.kinds import check_text_types, column, tells_case
+from jobs.input.kinds import can_hash, check_text_types, column, tells_case
 from jobs.input.records import (
     Headers,
     as_pattern,
@@ -92,6 +92,18 @@ def read_input(spark: SparkSession, settings: Settings, schema: StructType | Non
         return frame
     known = {name.lower() for name in schema.names}  # Spark adds partition columns that are new
     return frame.select(*(column(name) for name in frame.columns if name.lower() in known or name == raw))
+
+
+def read_now(spark: SparkSession, source: InputSettings) -> DataFrame:
+    """All that a table holds.
+
+    Raises:
+        InputError: It is not there, or cannot be read.
+    """
+    try:
+        return _load(spark, source, None)
+    except SPARK_ERRORS as error:
+        raise unreadable_input(error) from error
 
 
 def _look_into(spark: SparkSession, settings: Settings) -> DataFrame:
@@ -302,6 +314,13 @@ def check_types(frame: DataFrame, settings: Settings) -> None:
             raise InputError(
                 f"output.partition_by names {field.name}, which is of type {kind}; a directory's name can be of a "
                 "string, a whole number, a boolean or a date, so cast it in a `query`"
+            )
+    key = {name.lower() for name in settings.input.key} if settings.output.mode == "merge" else set()
+    for field in frame.schema.fields:
+        kind = field.dataType.simpleString()
+        if field.name.lower() in key and not can_hash(kind):
+            raise InputError(
+                f"input.key names {field.name}, which is of type {kind}, and tells no rows apart for a merge"
             )
 
 

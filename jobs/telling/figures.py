@@ -155,7 +155,7 @@ def draw_lengths(tokens: np.ndarray, *, most: int) -> Drawn:
 
     of = f"{len(tokens):,} rows" if len(tokens) >= most else f"{len(tokens):,} of {most:,} rows"
     told = (
-        f"Of {of}: the median has {median:,.0f} tokens, one in twenty more than {late:,.0f}, the longest "
+        f"Of {of}: the median has {median:,.0f} tokens, one in twenty {late:,.0f} or more, the longest "
         f"{tokens.max():,}."
     )
     return _draw("lengths", f"Length of rows ({of})", told, draw)

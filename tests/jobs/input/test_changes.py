@@ -9,7 +9,7 @@ import pytest
 
 from jobs.errors import SettingsError, explain
 from jobs.hiding import seal
-from jobs.input.changes import explain_change, takes_all, tell_skipped
+from jobs.input.changes import explain_change, explain_vacuumed, takes_all, tell_skipped
 from jobs.job_file import load_settings
 from jobs.output.fingerprint import describe
 
@@ -22,6 +22,7 @@ STREAM = "[STREAM_FAILED] Query [id = 1-a, runId = 2-b] terminated with exceptio
         ("[DELTA_SOURCE_TABLE_IGNORE_CHANGES] Detected a data update", "skipChangeCommits: true"),
         ("[DELTA_SOURCE_IGNORE_DELETE] Detected deleted data", "skipChangeCommits: true"),
         ("[DIFFERENT_DELTA_TABLE_READ_BY_STREAMING_SOURCE] unexpected", "--overwrite"),
+        ("Delete files are currently not supported in changelog scans", "copy-on-write"),
     ],
 )
 def test_a_changed_table_is_told_with_what_to_do(told: str, advice: str) -> None:
@@ -35,6 +36,15 @@ def test_a_changed_table_is_told_with_what_to_do(told: str, advice: str) -> None
 
 def test_other_errors_are_not_taken_for_changes() -> None:
     assert explain_change("Task failed while writing rows") is None
+    assert explain_vacuumed("Task failed while writing rows") is None
+    assert explain_vacuumed("the file s/_gristmill/x.parquet cannot be read: java.io.FileNotFoundException: no") is None
+
+
+def test_what_was_vacuumed_is_told_with_what_to_do() -> None:
+    gone = (
+        "the file file:/t/_change_data/cdc-0.parquet cannot be read: java.io.FileNotFoundException: File does not exist"
+    )
+    assert "--overwrite" in str(explain_vacuumed(gone))
 
 
 def test_how_a_log_is_followed_may_change_and_what_it_gives_may_not(write_job: Callable[..., Path]) -> None:

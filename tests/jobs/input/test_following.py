@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jobs.input.following import CHANGE, ORDER, as_changes, part_changes
+from jobs.input.following import CHANGE, ORDER, as_changes, leave_present, part_changes
 
 CHANGES = f"id int, text string, attrs map<string, string>, {CHANGE} string, {ORDER} bigint"
 
@@ -20,6 +20,8 @@ CHANGES = f"id int, text string, attrs map<string, string>, {CHANGE} string, {OR
         ([(1, "a", "DELETE", 1), (1, "a", "INSERT", 1)], [], []),  # moved to another file
         ([(1, "a", "insert", 0), (1, "a", "delete", 1)], [], [1]),
         ([(1, "a", "delete", 0), (1, "a", "insert", 1)], [(1, "a")], []),
+        ([(1, "a", "insert", 1), (1, "b", "insert", 1), (1, "c", "insert", 0)], [(1, "a"), (1, "b")], []),
+        ([(1, "a", "delete", 1), (1, "b", "delete", 1)], [], [1]),
         ([(1, "a", "update_preimage", 3), (2, "a", "update_postimage", 3)], [(2, "a")], [1]),
         ([(1, "a", "insert", 0), (1, "b", "insert", 2), (1, "c", "insert", 1)], [(1, "b")], []),
         (
@@ -46,3 +48,12 @@ def test_rows_without_changes_are_all_scored(spark: Any) -> None:
     assert part_changes(frame, ["id"]) == (frame, None)
     named = as_changes(spark.sql("SELECT 1 AS id, 'x' AS _change_type, 2 AS _commit_version, 3 AS _commit_timestamp"))
     assert named.columns == ["id", CHANGE, ORDER]
+
+
+def test_a_key_that_the_table_still_has_is_not_gone(spark: Any) -> None:
+    gone = spark.createDataFrame(
+        [(1, "x", "de"), (1, "y", "de"), (2, "x", "de")], "`A.b` int, `c d` string, lang string"
+    )
+    table = spark.createDataFrame([(1, "x"), (1, "x"), (None, "y"), (2, None)], "`a.B` int, `c d` string")
+    kept = leave_present(gone, table, ["a.b", "C d"])
+    assert sorted(map(tuple, kept.collect())) == [(1, "y", "de"), (2, "x", "de")]

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from jobs.errors import InputError
 from jobs.folder import Folder
 from jobs.input.checkpoint import Checkpoint
-from jobs.input.sources import read_files, read_input, read_stream
+from jobs.input.sources import check_types, read_files, read_input, read_stream
 from jobs.job_file import load_settings
 
 WriteJob = Callable[..., Path]
@@ -61,3 +63,17 @@ def test_planned_files_are_read_as_the_whole_input_is(
     assert read.dtypes == frame.dtypes
     assert Counter(read.collect()) == Counter(frame.collect())
     assert read.count() == rows
+
+
+@pytest.mark.parametrize(("key", "is_told"), [("attrs", True), ("Tags", False), ("id", False)])
+def test_a_key_that_tells_no_rows_apart_is_told_before_they_are_merged(
+    spark: Any, write_job: WriteJob, key: str, is_told: bool
+) -> None:
+    frame = spark.createDataFrame([], "id int, text string, attrs map<string, int>, tags array<string>")
+
+    def check(**output: str) -> None:
+        check_types(frame, load_settings(write_job(input={"key": [key]}, output=output)))
+
+    with pytest.raises(InputError, match="attrs, which is of type map") if is_told else nullcontext():
+        check(format="delta", mode="merge")
+    check(format="delta", mode="append")

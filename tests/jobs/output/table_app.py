@@ -107,6 +107,16 @@ def followed(app: Tables) -> None:
     app.sql("DELETE FROM {table} WHERE id = 4")
     app.score("deleted alone", **source)
     app.note("deleted alone")
+    app.append(2, text="twice")
+    app.sql("DELETE FROM {table} WHERE id = 2 AND text LIKE 'twice%'")
+    app.score("one of two", **source)
+    app.note("one of two")
+    rows = [(number, f"a lamp {number}") for number in (2, 5, 8, 9)]
+    app.spark.createDataFrame(rows, "id int, text string").repartition(4, "id").createOrReplaceTempView("lamps")
+    app.sql("INSERT OVERWRITE {table} SELECT * FROM lamps")
+    parted = {"increment_bytes": 1} if app.kind == "delta" else {}  # Iceberg parts by the key, which is slow here
+    app.score("overwritten", **parted, **source)
+    app.note("overwritten")
     app.score("not followed")
 
 

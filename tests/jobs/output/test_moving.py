@@ -150,10 +150,10 @@ def test_what_is_gone_gets_into_a_table_with_the_columns_of_what_comes(
     layout: str, spark: Any, settings: Settings, table: Pretended, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def part(frame: Any, _: Any) -> tuple[Any, Any]:
-        return frame.where("text IS NOT NULL"), frame.where("text IS NULL").select("id")
+        return frame, spark.createDataFrame([(1,), (2,)], "id int")
 
     monkeypatch.setattr("jobs.increments.scoring.part_changes", part)
-    query = InputSettings(query="SELECT * FROM VALUES (1, 'a'), (2, NULL) AS t(id, text)", key=["id"])
+    query = InputSettings(query="SELECT * FROM VALUES (1, 'a') AS t(id, text)", key=["id"])
     output = settings.output.model_copy(update={"mode": "merge", "layout": layout})
     score(settings.model_copy(update={"input": query, "output": output}))
     assert table.told() == [(1, "succeeded", 0), (2, "deleted", 0)]

@@ -174,6 +174,9 @@ def test_changed_rows_are_scored_again_and_deleted_ones_disappear(kind: str, tmp
     assert told["nothing new"] == ["completed", 0, 0]
     assert told["deleted alone"][:2] == ["completed", 0]
     assert [row[0] for row in told["deleted alone: rows"]] == [2, 5, 6, 7]
+    assert [row[0] for row in told["one of two: rows"]] == [2, 5, 6, 7]
+    assert told["overwritten"][:2] == ["completed", 4]
+    assert [row[0] for row in told["overwritten: rows"]] == [2, 5, 8, 9]
     assert "differs in input.changes" in told["not followed"]
 
 
