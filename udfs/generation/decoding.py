@@ -7,18 +7,21 @@ once for all. On a GPU, where steps without prompts are recorded and cost far le
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from udfs.generation.cache import Arena, Slot, capacity_of
-from udfs.generation.drafting import Draft, Drafter
+from udfs.generation.drafting import Drafter
+from udfs.generation.found import Found
 from udfs.generation.graphs import Graphs
 from udfs.generation.picking import Picker
 from udfs.generation.prefixes import BLOCK, Prefixes, hash_blocks
 from udfs.generation.room import Room
+from udfs.generation.running import Active, Writing
 from udfs.generation.sequences import Sequence
 from udfs.generation.step import MOST_TOGETHER, Pieces, Step
 from udfs.model.positions import NO_TURN, Turn
@@ -32,66 +35,35 @@ _ANSWERS = 64  # whose lengths are remembered, about
 _STEPS_WITHOUT_DRAFTS = 256  # after memory has run out
 
 
-@dataclass(eq=False)
-class _Active:
-    """A sequence in the cache.
-
-    Args:
-        sequence: What is written.
-        slot: Where its keys and values are.
-        read: What is read before the next token is written: the prompt, or all of a text that is read again.
-        past: Tokens of it that are there.
-        begun: It has been looked at for a prefix that another has.
-        awaited: The sequence that it has waited for.
-        hashes: Of the blocks of what is read.
-        draft: What it may go on with; None until it is written, or where there are no drafts.
-        settled: Its slot has room for the longest answer, and stays its own.
-    """
-
-    sequence: Sequence
-    slot: Slot
-    read: np.ndarray
-    past: int = 0
-    begun: bool = False
-    awaited: _Active | None = None
-    hashes: list[int] = field(default_factory=list)
-    draft: Draft | None = None
-    settled: bool = False
-
-    @property
-    def longest(self) -> int:
-        """Tokens of prompt and longest answer."""
-        return len(self.sequence.prompt) + self.sequence.way.options.max_new_tokens
-
-    @property
-    def unread(self) -> int:
-        """Tokens that are to be run before it is written."""
-        return max(0, len(self.read) - self.past)
-
-    def read_again(self) -> None:
-        """Begin anew, with what is written so far."""
-        self.read, self.past = np.concatenate([self.sequence.prompt, np.array(self.sequence.ids, dtype=np.int32)]), 0
-
-
 @dataclass(frozen=True)
 class _Plan:
-    """What a step runs.
+    """What a step runs: the last token of all that is being written, and more.
 
     Args:
-        writing: Sequences of which the last token is run, and their drafts after it.
-        drafts: Of each; None where there are none at all.
+        drafts: What is run after that, of each; None where there are none at all.
         reading: Sequences of which a part of what is read is run.
         counts: So many tokens of each of those.
     """
 
-    writing: list[_Active]
     drafts: list[list[int]] | None
-    reading: list[_Active]
+    reading: list[Active]
     counts: list[int]
 
     @property
     def drafted(self) -> int:
         return sum(map(len, self.drafts)) if self.drafts else 0
+
+
+_NOTHING_ELSE = _Plan(None, [], [])
+
+
+@dataclass(frozen=True)
+class _Launched:
+    """A step that the device has been told to run."""
+
+    found: Found
+    wrote: int
+    plan: _Plan
 
 
 class Decoder:
@@ -133,26 +105,33 @@ class Decoder:
     ) -> None:
         self.max_sequences, self.wrote, self.read, self.gained = max_sequences, 0, 0, 0
         self._drafter, self._undrafted = drafter, 0
-        self._ready, self._coming = Prefixes[_Active](), Prefixes[_Active]()
+        self._ready, self._coming = Prefixes[Active](), Prefixes[Active]()
         self._unread = 0
         self._room, self._draining = room, False
         self._turn = turn
         self._graphs, self._steps_unread = graphs, 0
         self._model, self._picker, self._arena, self._device = model, picker, arena, device
         self._max_new_tokens, self._step_tokens = max_new_tokens, max(step_tokens, max_sequences)
-        self._active: list[_Active] = []
-        self._evicted: list[_Active] = []  # without a slot
-        self._kept: dict[_Active, None] = {}  # over, the oldest first
+        self._reading: list[Active] = []  # in the order in which they began
+        self._writing = Writing()
+        self._ahead: _Launched | None = None
+        self._evicted: list[Active] = []  # without a slot
+        self._kept: dict[Active, None] = {}  # over, the oldest first
         self._mean_answer, self._outgrow = max_new_tokens / 4, 0.5  # tokens; share that outgrows its first slot
         self._refused: list[Sequence] = []
 
     def __len__(self) -> int:
-        return len(self._active) + len(self._evicted) + len(self._refused)
+        return self._running + len(self._evicted) + len(self._refused)
+
+    @property
+    def _running(self) -> int:
+        return len(self._writing) + len(self._reading)
 
     @property
     def sequences(self) -> list[Sequence]:
-        """Those that run, in the order in which they began, then those whose options cannot be followed."""
-        return [*(active.sequence for active in (*self._active, *self._evicted)), *self._refused]
+        """Those that are written, those that are read, then those whose options cannot be followed."""
+        read = [active.sequence for active in (*self._reading, *self._evicted)]
+        return [*self._writing.sequences, *read, *self._refused]
 
     @property
     def step_tokens(self) -> int:
@@ -165,9 +144,9 @@ class Decoder:
 
     def is_hungry(self) -> bool:
         """The next step has room for more prompts than there are."""
-        if self._evicted or (self._draining and self._active):
+        if self._evicted or (self._draining and self._running):
             return False
-        return len(self._active) < self.max_sequences and self._unread < self._step_tokens
+        return self._running < self.max_sequences and self._unread < self._step_tokens
 
     def fits(self, tokens: int, told: str | None = None) -> bool:
         """A prompt of so many tokens could be run at all, if the cache has all the memory that it may come to have.
@@ -197,16 +176,16 @@ class Decoder:
             self._arena.give_back(slot, wipe=0)
             self._refused.append(sequence)
         else:
-            self._active.append(self._hash(_Active(sequence, slot, prompt, settled=first == longest)))
+            self._reading.append(self._hash(Active(sequence, slot, prompt, settled=first == longest)))
             self._unread += len(prompt)
         return True
 
     def _may_begin(self, tokens: int) -> bool:
         """There is room beside what those that have begun are likely to need."""
-        if not self._active or self._evicted:
+        if not self._running or self._evicted:
             return not self._evicted
         kept = sum([active.slot.slab.capacity for active in self._kept])
-        more = sum([active.longest - active.slot.slab.capacity for active in self._active if not active.settled])
+        more = int(self._writing.told["more"].sum()) + sum([active.more for active in self._reading])
         left = self._arena.tokens - self._arena.used + kept - self._outgrow * more
         return left >= capacity_of(tokens)
 
@@ -214,7 +193,7 @@ class Decoder:
         """A text that is read again is as it was: not where what was written before a turn stays as it is."""
         return self._turn.above is None or self._turn.reads_again
 
-    def _hash(self, active: _Active) -> _Active:
+    def _hash(self, active: Active) -> Active:
         active.hashes = hash_blocks(active.read, salt=self._turn.is_passed(len(active.read)))
         return active
 
@@ -226,7 +205,7 @@ class Decoder:
         single one does not need."""
         self._undrafted = _STEPS_WITHOUT_DRAFTS
         self._release(len(self._kept))
-        if self._room is None or self._active:
+        if self._room is None or self._running:
             return
         need = max(capacity_of(len(sequence.prompt) + sequence.way.options.max_new_tokens) for sequence in sequences)
         self._forget_graphs()
@@ -234,22 +213,28 @@ class Decoder:
 
     def drop(self, sequences: list[Sequence]) -> None:
         """Forget some sequences, whatever has become of them."""
-        import torch
-
         gone = set(map(id, sequences))
         if not gone:
             return
-        over = [active for active in self._active if id(active.sequence) in gone]
-        with torch.inference_mode():  # in which the cache was made
-            for active in over:
-                self._unread -= active.unread
-                self._forget_blocks(active)
-                self._arena.give_back(active.slot, wipe=self._tokens_to_wipe(active))
-        self._active = [active for active in self._active if id(active.sequence) not in gone]
+        over = [active for active in self._reading if id(active.sequence) in gone]
+        self._reading = [active for active in self._reading if id(active.sequence) not in gone]
+        self._unread -= sum([active.unread for active in over])
+        rows = [row for row, sequence in enumerate(self._writing.sequences) if id(sequence) in gone]
+        self._give_up(over + self._writing.take_out(rows))
         self._evicted = [active for active in self._evicted if id(active.sequence) not in gone]
         self._refused = [sequence for sequence in self._refused if id(sequence) not in gone]
 
-    def _tokens_to_wipe(self, active: _Active) -> int:
+    def _give_up(self, over: list[Active]) -> None:
+        """Their slots and what they hold are free."""
+        import torch
+
+        with torch.inference_mode():  # in which the cache was made
+            for active in over:
+                self._ready.remove(active, active.hashes)
+                self._coming.remove(active, active.hashes)
+                self._arena.give_back(active.slot, wipe=self._tokens_to_wipe(active))
+
+    def _tokens_to_wipe(self, active: Active) -> int:
         """All that may have been written, those of a step that has raised too.
 
         A kernel reads no more of a slot than its sequence has, so that what has ended well may stay there. Products
@@ -258,54 +243,113 @@ class Decoder:
         sound = self._graphs is not None and active.sequence.finish in (STOP, LENGTH)
         return 0 if sound else max(len(active.read), active.past + 1 + MOST_TOGETHER)
 
-    def _forget_blocks(self, active: _Active) -> None:
-        self._ready.remove(active, active.hashes)
-        self._coming.remove(active, active.hashes)
-
     def step(self) -> list[Sequence]:
-        """Run the model once; returns the sequences that have ended, which are forgotten."""
+        """Run the model once; returns the sequences that have ended, which are forgotten.
+
+        Where it can, the device is told to run the next step too before the tokens of this one are looked at.
+        """
         import torch
 
         refused, self._refused = self._refused, []
         with torch.inference_mode():
-            self._make_room()
-            self._take_back()
-            if not self._active:
-                self.wrote = self.read = self.gained = 0
-                return refused
-            plan = self._plan()
-            self.wrote, self.read = len(plan.writing), sum(plan.counts) + plan.drafted
-            logits = self._run(plan)
-            over = self._write(logits, plan)
-            if over:
-                self._end(over)
+            launched, self._ahead = self._ahead if len(self._writing) else None, None
+            if launched is None:
+                self._make_room()
+                self._take_back()
+                if not self._running:
+                    self.wrote = self.read = self.gained = 0
+                    return refused
+                launched = self._launch()
+            rows = self._writing.told["row"].copy()
+            self._ahead = self._launch_ahead(launched, rows)
+            over = self._take_found(launched, rows)
         if self._turn.reads_again:
-            for active in self._active:
-                if self._has_turned(active):
-                    self._read_again(active)
-        return refused + [active.sequence for active in over]
+            for active in [active for active in self._writing.actives if self._has_turned(active)]:
+                self._read_again(active)
+        return refused + over
 
-    def _end(self, over: list[_Active]) -> None:
-        """Forget what has ended, but leave in the cache what has ended well, as long as there is room for it."""
+    def _launch(self) -> _Launched:
+        """Have the model run what is planned."""
+        plan = self._plan()
+        wrote = len(self._writing)
+        logits = self._run(plan)
+        self._writing.told["past"] += 1
+        self._writing.join(self._note_read(plan))
+        self._writing.told["row"] = np.arange(len(self._writing))
+        return _Launched(self._picker.look(logits), wrote, plan)
+
+    def _launch_ahead(self, last: _Launched, rows: np.ndarray) -> _Launched | None:
+        """Have the model run the tokens of a step that nobody has looked at.
+
+        Only where the next step is certain but for the tokens and for what ends with them, which it then runs in vain:
+        a step of a recording, for sequences that are given the likeliest token and stay where they are.
+
+        Args:
+            last: The step, of sequences that have no drafts.
+            rows: Of its logits, for each sequence.
+        """
+        graphs, told = self._working_graphs(), self._writing.told
+        if graphs is None or self._evicted or not (self._picker.is_plain and told["free"].all()):
+            return None
+        stays = told["left"] > 1
+        goes = told[stays]
+        if not len(goes) or (goes["past"] >= goes["capacity"]).any() or self._may_turn(goes["past"]):
+            return None
+        if self._reading and self._is_time_to_read(len(goes)):
+            return None
+        slots = [slot for slot, is_in in zip(self._writing.slots, stays.tolist(), strict=True) if is_in]
+        pieces = Pieces(slots, goes["start"], np.ones(len(goes), np.int64), goes["past"], np.zeros(len(goes), np.int64))
+        logits = graphs.run_after(last.found.tokens, rows[stays], pieces)
+        if logits is None:
+            return None
+        self._steps_unread += bool(self._reading)
+        told["past"] += stays
+        told["row"][stays] = np.arange(len(goes))
+        return _Launched(self._picker.look(logits), len(goes), _NOTHING_ELSE)
+
+    def _may_turn(self, pasts: np.ndarray) -> bool:
+        """Some text is to be read again with its next token."""
+        return self._turn.reads_again and bool((pasts == self._turn.above).any())
+
+    def _take_found(self, launched: _Launched, rows: np.ndarray) -> list[Sequence]:
+        """Pick tokens by the logits of a step; returns what has ended, and is forgotten."""
+        plan, writing = launched.plan, self._writing
+        self.wrote, self.read = launched.wrote, sum(plan.counts) + plan.drafted
+        sequences, told, drafts = writing.sequences, writing.told, plan.drafts
+        if not drafts and not told["free"].all() and self._device.startswith("cuda"):
+            self._picker.prepare(sequences)
+        before = told["left"].copy()
+        if drafts:
+            drafts = drafts + [[]] * (len(sequences) - len(drafts))
+        broken = bool(sequences) and self._picker.take(launched.found, sequences, told, rows=rows, drafts=drafts)
+        gained = before - told["left"]
+        self.gained = int(gained.sum())
+        if drafts:  # all but the last token that was written is in the cache
+            told["past"][: launched.wrote] += np.maximum(gained[: launched.wrote], 1) - 1
+            if broken:
+                self._wipe_drafts(drafts, gained)
+        over = [row for row, sequence in enumerate(sequences) if sequence.finish is not None]
+        if over:
+            self._end(writing.take_out(over))
+        return [sequences[row] for row in over]
+
+    def _end(self, over: list[Active]) -> None:
+        """Leave in the cache what has ended well, as long as there is room for it."""
         for active in over:
             written = len(active.sequence.ids)
             self._outgrow += ((written > _TYPICAL * self._mean_answer) - self._outgrow) / _ANSWERS
             self._mean_answer += (written - self._mean_answer) / _ANSWERS
         kept = [active for active in over if active.sequence.finish in (STOP, LENGTH) and active.hashes]
-        self.drop([active.sequence for active in over if active not in kept])
+        self._give_up([active for active in over if active not in kept])
         self._kept.update(dict.fromkeys(kept))
-        self._active = [active for active in self._active if active.sequence.finish is None]
         self._release(len(self._kept) - _KEPT)
 
     def _release(self, count: int) -> None:
         """Give the slots of so many back that have been over for longest."""
-        import torch
-
-        with torch.inference_mode():
-            for active in list(self._kept)[: max(0, count)]:
-                del self._kept[active]
-                self._forget_blocks(active)
-                self._arena.give_back(active.slot, wipe=self._tokens_to_wipe(active))
+        over = list(self._kept)[: max(0, count)]
+        for active in over:
+            del self._kept[active]
+        self._give_up(over)
 
     def _slot(self, tokens: int) -> Slot | None:
         """A slot, at the cost of what is over."""
@@ -325,56 +369,53 @@ class Decoder:
             active = self._evicted[0]
             slot = self._take(active.longest)
             if slot is None:
-                if not self._active:
+                if not self._running:
                     raise MemoryError("out of memory: the cache has no room for a text that it had room for")
                 return
             active.slot = slot
-            self._active.append(self._hash(self._evicted.pop(0)))
+            self._reading.append(self._hash(self._evicted.pop(0)))
             self._unread += active.unread
 
     def _make_room(self) -> None:
         """Give longer slots to answers that have outgrown theirs, if need be at the cost of those that began last."""
-        for active in [a for a in self._active if a.past >= a.slot.slab.capacity]:
-            while active.slot.slab.capacity <= active.past and active in self._active:
+        told, actives = self._writing.told, self._writing.actives
+        short = [actives[row] for row in np.flatnonzero(told["past"] >= told["capacity"]).tolist()]
+        short += [active for active in self._reading if len(active.read) > active.slot.slab.capacity]
+        for active in short:
+            while not active.settled and active not in self._evicted:
                 if (slot := self._slot(active.longest)) is not None:
-                    self._arena.copy(active.slot, slot, active.past)
-                    self._arena.give_back(active.slot, wipe=0 if self._graphs else active.past)
-                    active.slot, active.settled = slot, True
+                    self._move(active, slot)
                 else:
-                    self._evict(next((a for a in reversed(self._active) if not a.settled and a is not active), active))
+                    last = next((a for a in self._from_last() if not a.settled and a is not active), active)
+                    self._evict(last)
 
-    def _evict(self, active: _Active) -> None:
+    def _move(self, active: Active, slot: Slot) -> None:
+        before, is_read = active.slot, active in self._reading
+        past = active.past if is_read else self._writing.past_of(active)
+        self._arena.copy(before, slot, past)
+        self._arena.give_back(before, wipe=0 if self._graphs else past)
+        if is_read:
+            active.slot, active.settled = slot, True
+        else:
+            self._writing.move(active, slot)
+
+    def _from_last(self) -> Iterator[Active]:
+        """Those that run, about from the one that began last."""
+        return itertools.chain(reversed(self._reading), reversed(self._writing.actives))
+
+    def _evict(self, active: Active) -> None:
         """Read it again later, once: its slot is then as long as it can become."""
-        self._forget_blocks(active)
-        self._arena.give_back(active.slot, wipe=self._tokens_to_wipe(active))
-        self._active.remove(active)
-        self._unread -= active.unread
+        if active in self._reading:
+            self._reading.remove(active)
+            self._unread -= active.unread
+        else:
+            self._writing.take_out([self._writing.actives.index(active)])
+        self._give_up([active])
         active.read_again()
         active.begun, active.awaited, active.settled = False, None, True
         self._evicted.append(active)
 
-    def _write(self, logits: Any, plan: _Plan) -> list[_Active]:
-        """Pick tokens by the logits of a step, and note what is in the cache by now; returns what has ended."""
-        through = self._note_read(plan)
-        ready = plan.writing + through
-        sequences = [active.sequence for active in ready]
-        if self._device.startswith("cuda"):  # which has only been told what to do
-            self._picker.prepare(sequences)
-        answers = [sequence.ids for sequence in sequences]
-        before = sum(map(len, answers))
-        drafts = plan.drafts + [[] for _ in through] if plan.drafts else None
-        broken = bool(sequences) and self._picker.pick(logits, sequences, drafts)
-        self.gained = sum(map(len, answers)) - before
-        if broken and plan.drafts:
-            self._wipe_drafts(plan.writing, plan.drafts)
-        for active in plan.writing:
-            if drafts:  # all but the last token that was written is in the cache
-                active.past = len(active.sequence.prompt) + len(active.sequence.ids) - 1
-            else:
-                active.past += 1
-        return [active for active in ready if active.sequence.finish is not None]
-
-    def _note_read(self, plan: _Plan) -> list[_Active]:
+    def _note_read(self, plan: _Plan) -> list[Active]:
         """So much more of prompts is there; returns those that are through."""
         through = []
         for active, count in zip(plan.reading, plan.counts, strict=True):
@@ -385,30 +426,35 @@ class Decoder:
                 self._coming.remove(active, active.hashes)
                 through.append(active)
         self._unread -= sum(plan.counts)
+        if through:
+            self._reading = [active for active in self._reading if active.unread]
         return through
 
-    def _wipe_drafts(self, writing: list[_Active], drafts: list[list[int]]) -> None:
+    def _wipe_drafts(self, drafts: list[list[int]], gained: np.ndarray) -> None:
         """What a draft left that was no number would come through a mask."""
-        for active, drafted in zip(writing, drafts, strict=True):
+        pasts, goes_on = self._writing.told["past"].tolist(), self._writing.actives
+        for row, (active, drafted) in enumerate(zip(goes_on, drafts, strict=True)):
             if drafted and active.sequence.finish is None:
-                written = len(active.sequence.prompt) + len(active.sequence.ids) - 1
-                self._arena.wipe(active.slot, written, active.past + 1 + len(drafted))
+                self._arena.wipe(active.slot, pasts[row], pasts[row] - int(gained[row]) + 1 + len(drafted))
 
-    def _read_again(self, active: _Active) -> None:
-        self._forget_blocks(active)
+    def _read_again(self, active: Active) -> None:
+        self._writing.take_out([self._writing.actives.index(active)])
+        self._ready.remove(active, active.hashes)
+        self._coming.remove(active, active.hashes)
         active.read_again()
         self._hash(active)
         self._coming.add(active, active.hashes)
+        self._reading.append(active)
         self._unread += active.unread
 
-    def _has_turned(self, active: _Active) -> bool:
+    def _has_turned(self, active: Active) -> bool:
         """What has been read has other frequencies than what is written next."""
         text = len(active.sequence.prompt) + len(active.sequence.ids)
         return self._turn.is_passed(text) != self._turn.is_passed(len(active.read))
 
     def _take(self, tokens: int) -> Slot | None:
         """A slot. A cache that could be larger is made anew once it is empty, and may be emptied for it."""
-        if self._active:
+        if self._running:
             slot = self._slot(tokens)
             self._draining = slot is None and self._room is not None and self._room.may_grow()
             return slot
@@ -420,27 +466,27 @@ class Decoder:
         return self._slot(tokens)
 
     def _forget_graphs(self) -> None:
+        if self._ahead is not None:
+            self._ahead.found.wait()
+        self._ahead = None
         if self._graphs is not None:
             self._graphs.forget()
 
     def _plan(self) -> _Plan:
         """What each sequence runs in this step: first those that are being written, then prompts."""
-        writing = (
-            [active for active in self._active if active.past >= len(active.read)] if self._unread else self._active
-        )
-        drafts = self._draft(writing) if writing else None
-        plan = _Plan(list(writing), drafts, [], [])
-        if not self._unread:
+        writing = len(self._writing)
+        plan = _Plan(self._draft() if writing else None, [], [])
+        if not self._reading:
             self._steps_unread = 0
             return plan
-        if not self._is_time_to_read(len(writing)):
+        if not self._is_time_to_read(writing):
             self._steps_unread += 1
             return plan
-        room, reading = self._step_tokens - len(writing) - plan.drafted, dict[_Active, None]()
-        for active in self._active:
+        room, reading = self._step_tokens - writing - plan.drafted, dict[Active, None]()
+        for active in self._reading:
             if room <= 0:
                 break
-            if not active.unread or not (active.begun or self._begin(active, reading)):
+            if not (active.begun or self._begin(active, reading)):
                 continue
             reading[active] = None
             plan.counts.append(min(active.unread, room))
@@ -449,32 +495,31 @@ class Decoder:
         self._steps_unread = 0 if sum(plan.counts) == self._unread else _STEPS_UNREAD  # the rest is due at once
         return plan
 
-    def _draft(self, writing: list[_Active]) -> list[list[int]] | None:
+    def _draft(self) -> list[list[int]] | None:
         """What each may go on with, as far as it pays and has room; None for nothing at all."""
         if self._drafter is None or self._working_graphs():
             return None
         if self._undrafted:
             self._undrafted -= 1
             return None
-        drafts, room = list[list[int]](), (self._step_tokens - len(writing)) // 2
-        drafter, none, drafted = self._drafter, list[int](), 0
-        price = drafter.price(len(writing), sum([active.past for active in writing]))
-        for active in writing:
-            draft = active.draft
-            if draft is None:
-                draft = active.draft = Draft(active.sequence)
-            if drafter.is_worth_a_look(draft):
-                most = min(self._room_for_drafts(active), room - drafted)
-                drafts.append(drafter.draft(draft, most=most, price=price))
-                drafted += len(drafts[-1])
-            else:
-                drafts.append(none)
+        told, room = self._writing.told, (self._step_tokens - len(self._writing)) // 2
+        drafter, looked = self._drafter, self._writing.look_for_drafts()
+        places = drafter.look(looked, told)
+        price = drafter.price(len(told), int(told["past"].sum()))
+        drafts, drafted = [list[int]()] * len(looked), 0
+        for row in np.flatnonzero((np.array(places) >= 0) | ~told["free"]).tolist():
+            if places[row] < 0 and looked[row].sequence.matcher is None:
+                continue
+            most = min(self._room_for_drafts(row), room - drafted)
+            drafts[row] = drafter.draft(looked[row], places[row], most=most, price=price)
+            told["guessed"][row] = bool(looked[row].guess)
+            drafted += len(drafts[row])
         return drafts if drafted else None
 
-    def _room_for_drafts(self, active: _Active) -> int:
+    def _room_for_drafts(self, row: int) -> int:
         """A token of the longest answer has to be left after them; none is beyond a turn that the text is before."""
-        sequence, text = active.sequence, active.past + 1
-        left = min(sequence.way.options.max_new_tokens - len(sequence.ids), active.slot.slab.capacity - active.past) - 1
+        told = self._writing.told[row]
+        text, left = int(told["past"]) + 1, int(min(told["left"], told["capacity"] - told["past"])) - 1
         above = self._turn.above
         return left if above is None or text > above else min(left, above - text)
 
@@ -483,14 +528,14 @@ class Decoder:
         return (
             not self._working_graphs()
             or self._steps_unread >= _STEPS_UNREAD
-            or len(self._active) - writing >= writing
+            or len(self._reading) >= writing
             or self._unread >= self._step_tokens
         )
 
     def _working_graphs(self) -> Graphs | None:
         return self._graphs if self._graphs is not None and self._graphs.works else None
 
-    def _begin(self, active: _Active, reading: dict[_Active, None]) -> bool:
+    def _begin(self, active: Active, reading: dict[Active, None]) -> bool:
         """Take what another sequence's prompt has in common with this one, as far as it is computed, and alike.
 
         Args:
@@ -521,27 +566,27 @@ class Decoder:
 
     def _run(self, plan: _Plan) -> Any:
         """(R, V) logits after the last token and each draft of what is written, and of prompts that are through."""
-        ready = plan.writing + plan.reading
-        pasts = np.array([active.past for active in ready])
-        texts = np.array([0] * len(plan.writing) + [len(active.read) for active in plan.reading])
-        written = [active.sequence.ids[-1] for active in plan.writing]
+        told, reading, wrote = self._writing.told, plan.reading, len(self._writing)
+        slots, starts, pasts = self._writing.slots, told["start"], told["past"]
+        texts, counts, written = np.zeros(wrote, np.int64), np.ones(wrote, np.int64), told["last"]
         if plan.drafts:
-            parts = [[last, *drafted] for last, drafted in zip(written, plan.drafts, strict=True)]
-            counts, written = [*map(len, parts)], [token for part in parts for token in part]
-        else:
-            counts = [1] * len(written)
+            parts = [[last, *drafted] for last, drafted in zip(written.tolist(), plan.drafts, strict=True)]
+            counts, written = np.array([*map(len, parts)]), np.array([token for part in parts for token in part])
+        if reading:
+            slots += [active.slot for active in reading]
+            starts = np.append(starts, [active.slot.start for active in reading])
+            pasts = np.append(pasts, [active.past for active in reading])
+            texts = np.append(texts, [len(active.read) for active in reading])
+            counts = np.append(counts, plan.counts)
         read = [
-            active.read[active.past : active.past + count]
-            for active, count in zip(plan.reading, plan.counts, strict=True)
+            active.read[active.past : active.past + count] for active, count in zip(reading, plan.counts, strict=True)
         ]
-        ids = np.concatenate([np.array(written, dtype=np.int64), *read])
-        pieces = Pieces([active.slot for active in ready], np.array(counts + plan.counts), pasts, texts)
-        if not plan.reading:
-            last = np.arange(len(ids))
-        else:
-            through = (pasts + pieces.counts >= texts)[len(plan.writing) :]
-            last = np.concatenate([np.arange(len(written)), pieces.ends[len(plan.writing) :][through] - 1])
-        if (graphs := self._working_graphs()) and len(ids) == len(ready) == len(last):
+        ids, pieces = np.concatenate([written, *read]), Pieces(slots, starts, counts, pasts, texts)
+        last = np.arange(len(written))
+        if reading:
+            through = (pasts + counts >= texts)[wrote:]
+            last = np.append(last, pieces.ends[wrote:][through] - 1)
+        if (graphs := self._working_graphs()) and len(ids) == len(slots) == len(last):
             return graphs.run(ids, pieces, lambda: self._call(ids, pieces, last))
         return self._call(ids, pieces, last)
 

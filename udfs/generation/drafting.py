@@ -37,6 +37,11 @@ class _Record:
         self.right, self.seen = self.right * fades + right, self.seen * fades + seen
 
 
+# What is known of each sequence's drafts. pair: its last two tokens when it was last looked at; noted: tokens that it
+# had then, 0 before; guessed: something was thought to come next.
+LOOKED = np.dtype([("pair", np.int64), ("noted", np.int64), ("guessed", np.bool_)])
+
+
 class Draft:
     """What one sequence may go on with: what followed its last two tokens when they were last there.
 
@@ -44,41 +49,45 @@ class Draft:
         sequence: Has begun to be written.
 
     Attributes:
+        after: By two tokens, the place after them, when they were last there.
+        first: The last two of the prompt, which are not in it.
         guess: What was last thought to come next; all of it was run, or only looked at.
     """
 
-    __slots__ = ("_after", "_last", "_noted", "_place", "_prompt", "guess", "kind", "records", "sequence")
+    __slots__ = ("_prompt", "after", "first", "guess", "kind", "records", "sequence")
 
     def __init__(self, sequence: Sequence) -> None:
         tokens = sequence.prompt
         pairs = (tokens[:-1].astype(np.int64) << _BITS) | tokens[1:]
         self.sequence, self.guess, self.kind = sequence, list[int](), ""
         self.records = {kind: _Record() for kind in _LIKELY}
-        self._prompt, self._noted, self._place = tokens, 0, -1
-        self._after = dict(zip(pairs[:-1].tolist(), range(2, len(tokens)), strict=True)) if len(tokens) > 2 else {}
-        self._last = int(pairs[-1]) if len(pairs) else int(tokens[-1])
+        self._prompt = tokens
+        self.after = dict(zip(pairs[:-1].tolist(), range(2, len(tokens)), strict=True)) if len(tokens) > 2 else {}
+        self.first = int(pairs[-1]) if len(pairs) else int(tokens[-1])
 
-    def look(self) -> bool:
-        """Note what was written since; whether there is something to go on with."""
-        ids, after, last, place = self.sequence.ids, self._after, self._last, len(self._prompt) + self._noted
-        for token in ids[self._noted :]:
-            after[last] = place
-            place += 1
-            last = (last & _LOW) << _BITS | token
-        self._noted, self._last, self._place = len(ids), last, after.get(last, -1)
-        return self._place >= 0 or self.sequence.matcher is not None
+    def note(self, pair: int, noted: int) -> int:
+        """Note what was written since, but for the last token; returns the two tokens before that.
 
-    def unseen(self) -> list[int]:
-        """What was written since the last look."""
-        return self.sequence.ids[self._noted :]
+        Args:
+            pair: The last two that were there then.
+            noted: So many were.
+        """
+        for place, token in enumerate(self.written_since(noted)[:-1], noted):
+            self.after[pair] = place
+            pair = (pair & _LOW) << _BITS | token
+        return pair
 
-    def find(self, most: int) -> tuple[str, list[int]]:
-        """What followed, and whether three tokens were the same; nothing where the last two are new."""
-        if self._place < 0:
+    def written_since(self, noted: int) -> list[int]:
+        """What has come to a text of so many tokens."""
+        return self.sequence.ids[noted - len(self._prompt) :]
+
+    def find(self, place: int, most: int) -> tuple[str, list[int]]:
+        """What followed, from a place on, and whether three tokens were the same; nothing where there is no place."""
+        if place < 0:
             return "", []
-        end = len(self._prompt) + self._noted
-        alike = self._place > 2 and self._at(self._place - 3) == self._at(end - 3)
-        found = [self._at(place) for place in range(self._place, min(self._place + most, end))]
+        end = len(self._prompt) + len(self.sequence.ids)
+        alike = place > 2 and self._at(place - 3) == self._at(end - 3)
+        found = [self._at(next_) for next_ in range(place, min(place + most, end))]
         return "long" if alike else "short", (found * -(-most // len(found)))[:most]  # it begins anew at the end
 
     def _at(self, place: int) -> int:
@@ -107,15 +116,37 @@ class Drafter:
         """
         return writing * self._row / (1.0 + writing * self._row + pasts * self._past)
 
-    def is_worth_a_look(self, draft: Draft) -> bool:
-        """Learn from what was written how good the last guess was; whether there is something to go on with now."""
-        if draft.guess:
-            self._learn(draft, draft.unseen())
-        return draft.look()
+    def look(self, drafts: list[Draft], told: np.ndarray) -> list[int]:
+        """Where in each text its last two tokens were before, and what followed them; -1 where they are new.
 
-    def draft(self, draft: Draft, *, most: int, price: float) -> list[int]:
-        """What is to be run after a sequence's last token; what is guessed and not run is learnt from all the same."""
-        draft.kind, guess = self._guess(draft, most) if most > 0 else ("", [])
+        Learns from what was written how good the last guesses were.
+
+        Args:
+            drafts: Of some sequences.
+            told: (B,) `LOOKED` of each, which is brought up to date, and its `last` token and `past` before that.
+        """
+        for row in np.flatnonzero(told["guessed"]).tolist():
+            self._learn(drafts[row], drafts[row].written_since(int(told["noted"][row])))
+        told["guessed"] = False
+        before, pasts = told["pair"], told["past"]
+        for row in np.flatnonzero(pasts > told["noted"]).tolist():
+            before[row] = drafts[row].note(int(before[row]), int(told["noted"][row]))
+        pairs = (before & _LOW) << _BITS | told["last"]
+        for draft, pair, past in zip(drafts, before.tolist(), pasts.tolist(), strict=True):
+            draft.after[pair] = past
+        told["pair"], told["noted"] = pairs, pasts + 1
+        return [draft.after.get(pair, -1) for draft, pair in zip(drafts, pairs.tolist(), strict=True)]
+
+    def draft(self, draft: Draft, place: int, *, most: int, price: float) -> list[int]:
+        """What is to be run after a sequence's last token; what is guessed and not run is learnt from all the same.
+
+        Args:
+            draft: Of the sequence.
+            place: Where its last two tokens were before.
+            most: So many tokens at most.
+            price: As `price` has it.
+        """
+        draft.kind, guess = self._guess(draft, place, most) if most > 0 else ("", [])
         run = guess[: self._count(draft, price)] if guess else []
         draft.guess = run or guess[:1]
         return run
@@ -131,11 +162,11 @@ class Drafter:
         self._records[draft.kind].note(right, seen, _FADES_FOR_ALL)
         draft.guess = []
 
-    def _guess(self, draft: Draft, most: int) -> tuple[str, list[int]]:
+    def _guess(self, draft: Draft, place: int, most: int) -> tuple[str, list[int]]:
         matcher = draft.sequence.matcher if draft.sequence.thinks is False else None
         if matcher is not None and (forced := matcher.forced(min(most, _MOST_FORCED))):
             return "forced", forced
-        kind, guess = draft.find(min(most, MOST_DRAFTED))
+        kind, guess = draft.find(place, min(most, MOST_DRAFTED))
         if guess and matcher is not None:
             guess = guess[: matcher.count_allowed(guess)]
         return kind, guess

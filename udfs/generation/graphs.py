@@ -76,6 +76,30 @@ class Graphs:
         recording = self._recordings[rows]
         return unrecorded() if recording is None else _replay(*recording, numbers)[: len(ids)]
 
+    def run_after(self, tokens: Tensor, rows: np.ndarray, pieces: Pieces) -> Tensor | None:
+        """Write one token of each sequence after another step, whose tokens nobody has looked at.
+
+        Nothing here waits for the device.
+
+        Args:
+            tokens: (R,) int64 of that step, on the device.
+            rows: (B,) int64, which of those is the last of each sequence.
+            pieces: Of one token each.
+
+        Returns:
+            As `run`; None where no such step is recorded.
+        """
+        import torch
+
+        recording = self._recordings.get(_round_up(len(rows)))
+        if recording is None:
+            return None
+        fixed, replay = recording
+        numbers = self._numbers(fixed.shape[1], np.zeros(len(rows)), pieces)
+        fixed.copy_(_send(numbers, like=fixed))
+        fixed[0, : len(rows)] = tokens.index_select(0, _send(torch.from_numpy(rows), like=fixed))
+        return replay()[: len(rows)]
+
     def _numbers(self, rows: int, ids: np.ndarray, pieces: Pieces | None = None) -> Tensor:
         """(4, rows) int64: token, its position, its place in the arena, and where its sequence begins there."""
         import torch
@@ -144,6 +168,11 @@ class Graphs:
 def _round_up(rows: int) -> int:
     size = _ROWS if rows <= _FINE * _ROWS else _COARSE * _ROWS
     return -(-rows // size) * size
+
+
+def _send(numbers: Tensor, *, like: Tensor) -> Tensor:
+    """To the device of another, which is not waited for."""
+    return numbers.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else numbers.to(like.device)
 
 
 def _replay(fixed: Tensor, replay: Call, numbers: Tensor) -> Tensor:

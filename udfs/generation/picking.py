@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -13,8 +12,9 @@ import numpy as np
 from udfs.errors import as_exception
 from udfs.generation.choices import Choices
 from udfs.generation.drawing import draw, find_best
+from udfs.generation.found import Found
 from udfs.generation.grammar import Grammar, Matcher
-from udfs.generation.sequences import Sequence, Way, digest
+from udfs.generation.sequences import Sequence, Way, digest, retell, tell
 from udfs.model.files import ModelFiles
 from udfs.tasks.row_options import read_differing
 from udfs.tasks.writing_options import WritingOptions
@@ -72,6 +72,7 @@ class Picker:
         files: ModelFiles | None = None,
     ) -> None:
         self._options, self._ends, self._given, self._penalty, self._files = options, ends, tokenizer, penalty, files
+        self._end_ids = np.array([*ends], dtype=np.int64)
         grammar: Any = Choices(choices, ends) if choices else None
         if schema := options.form.json_schema:
             grammar = Grammar(schema, tokenizer, ends)
@@ -128,36 +129,101 @@ class Picker:
 
         return self._given if self._given is not None else load_tokenizer(self._model_files)
 
-    def pick(self, logits: Tensor, sequences: list[Sequence], drafts: list[list[int]] | None = None) -> bool:
-        """Write one more token of each sequence, and one more after each of its drafts that came out as drafted.
+    @property
+    def is_plain(self) -> bool:
+        """The model has no penalty of its own: who is free is given the likeliest token as it is."""
+        return self._penalty == 1.0
 
-        Each token is picked as it would be without drafts, one after the other, by the same numbers.
+    def pick(self, logits: Tensor, sequences: list[Sequence]) -> None:
+        """Write one more token of each sequence.
 
         Args:
-            logits: (R, V) after the last token of each sequence, and after each of its drafts.
+            logits: (B, V) after the last token of each.
+            sequences: Each is told its token, and whether it ends.
+        """
+        self.take(self.look(logits), sequences, tell(sequences))
+
+    def look(self, logits: Tensor) -> Found:
+        """What logits say at once; (R, V) of some sequences and their drafts. Nothing waits for the device here."""
+        return Found(logits)
+
+    def take(
+        self,
+        found: Found,
+        sequences: list[Sequence],
+        told: np.ndarray,
+        *,
+        rows: np.ndarray | None = None,
+        drafts: list[list[int]] | None = None,
+    ) -> bool:
+        """Write one more token of each sequence, and one more after each of its drafts that came out as drafted.
+
+        Each token is picked as it would be without drafts, one after the other, by the same numbers. Python looks only
+        at those sequences that are not free, are drafted, or end.
+
+        Args:
+            found: By the logits after the last token of each sequence, and after each of its drafts.
             sequences: Each is told its tokens, and whether it ends.
+            told: (B,) of each, which is brought up to date.
+            rows: (B,) where the logits of each are, if not one after the other.
             drafts: Of each sequence, the tokens that were run after its last; None for none.
 
         Returns:
             Whether logits were no numbers, be it after a draft that was not taken.
         """
-        import torch
+        best, broken = found.read()
+        free = told["free"] if self.is_plain else np.zeros(len(told), dtype=bool)
+        if drafts:
+            counts = np.array([*map(len, drafts)])
+            rows, free = np.cumsum(counts + 1) - counts - 1, free & (counts == 0)
+        tokens, no_number = (best, broken) if rows is None else (best[rows], broken[rows])
+        self._take_best(tokens, no_number, free, sequences, told)
+        if not free.all():
+            places = np.flatnonzero(~free).tolist()
+            self._take_others(found.logits, best, broken, places, sequences, rows=rows, drafts=drafts)
+            retell(told, places, sequences)
+        return bool(broken.any())
 
-        found, no_number = find_best(logits)
-        best, broken = torch.stack([found, no_number.to(found.dtype)]).tolist()  # waits once
-        row, others, plain, ends = 0, [], self._penalty == 1.0, self._ends
-        for sequence, drafted in zip(sequences, drafts or itertools.repeat([]), strict=False):
-            if not plain or not sequence.way.is_free:
-                others.append(_Picked(sequence, row, drafted))
-            elif drafted or broken[row] or (token := best[row]) in ends:
-                self._take_best(sequence, best, broken, row, drafted)
-            else:
+    def _take_best(
+        self, tokens: np.ndarray, broken: np.ndarray, free: np.ndarray, sequences: list[Sequence], told: np.ndarray
+    ) -> None:
+        """Write the likeliest token of those that are free."""
+        ends = broken | (tokens[:, None] == self._end_ids).any(1)
+        goes = free & ~ends
+        written = tokens.tolist()
+        if goes.all():
+            for sequence, token in zip(sequences, written, strict=True):
                 sequence.ids.append(token)
-                if len(sequence.ids) >= sequence.way.most:
-                    sequence.finish = LENGTH
-            row += 1 + len(drafted)
-        self._pick_in_rounds(logits, best, broken, others)
-        return any(broken)
+        else:
+            for place in np.flatnonzero(goes).tolist():
+                sequences[place].ids.append(written[place])
+        np.copyto(told["last"], tokens, where=goes)
+        told["left"] -= goes
+        for place in np.flatnonzero(goes & (told["left"] <= 0)).tolist():
+            sequences[place].finish = LENGTH
+        for place in np.flatnonzero(free & ends).tolist():
+            sequences[place].finish = BROKEN if broken[place] else STOP
+
+    def _take_others(
+        self,
+        logits: Tensor,
+        best: np.ndarray,
+        broken: np.ndarray,
+        places: list[int],
+        sequences: list[Sequence],
+        *,
+        rows: np.ndarray | None,
+        drafts: list[list[int]] | None,
+    ) -> None:
+        tokens, no_numbers, others = best.tolist(), broken.tolist(), []
+        for place in places:
+            sequence, drafted = sequences[place], drafts[place] if drafts else []
+            row = place if rows is None else int(rows[place])
+            if self.is_plain and sequence.way.is_free:
+                self._take_drafted(sequence, tokens, no_numbers, row, drafted)
+            else:
+                others.append(_Picked(sequence, row, drafted))
+        self._pick_in_rounds(logits, tokens, no_numbers, others)
 
     def prepare(self, sequences: list[Sequence]) -> None:
         """Make the masks of schemas ahead, while a GPU still computes the logits."""
@@ -168,7 +234,9 @@ class Picker:
         for grammar, matchers in held.items():
             grammar.prepare(matchers)
 
-    def _take_best(self, sequence: Sequence, best: list[int], broken: list[int], row: int, drafted: list[int]) -> None:
+    def _take_drafted(
+        self, sequence: Sequence, best: list[int], broken: list[bool], row: int, drafted: list[int]
+    ) -> None:
         ids, most = sequence.ids, sequence.way.most
         for place in range(row, row + len(drafted) + 1):
             token = best[place]
@@ -184,7 +252,7 @@ class Picker:
                     continue
             return
 
-    def _pick_in_rounds(self, logits: Tensor, best: list[int], broken: list[int], waiting: list[_Picked]) -> None:
+    def _pick_in_rounds(self, logits: Tensor, best: list[int], broken: list[bool], waiting: list[_Picked]) -> None:
         """A token of each, then a second of those whose first is the one that was drafted, and so on."""
         depth = 0
         while waiting:

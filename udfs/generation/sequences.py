@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 _TAIL_TOKENS = 8
 _TOKENS_A_CHARACTER = 4  # at most: one for each of its bytes
 
+# What a picker needs to know of each sequence. last: the token that was written last; left: tokens until the longest
+# answer; free: `Way.is_free`.
+PICKED = np.dtype([("last", np.int64), ("left", np.int64), ("free", np.bool_)])
+
 
 @dataclass(frozen=True, eq=False)
 class Way:
@@ -112,6 +116,18 @@ class Sequence:
             np.array([ids for _, ids, _ in told], dtype=np.int32).reshape(len(told), width),
             np.array([values for _, _, values in told], dtype=np.float32).reshape(len(told), width),
         )
+
+
+def tell(sequences: list[Sequence]) -> np.ndarray:
+    """(B,) `PICKED` of some sequences."""
+    told = [(s.ids[-1] if s.ids else 0, s.way.most - len(s.ids), s.way.is_free) for s in sequences]
+    return np.array(told, dtype=PICKED)
+
+
+def retell(told: np.ndarray, places: list[int], sequences: list[Sequence]) -> None:
+    """Bring what is told of some of the sequences up to date."""
+    for name in ("last", "left"):
+        told[name][places] = tell([sequences[place] for place in places])[name]
 
 
 def prompt_seed(prompt: np.ndarray, seed: int, index: int = 0) -> int:

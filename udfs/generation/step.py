@@ -23,6 +23,7 @@ class Pieces:
 
     Args:
         slots: Where the past of each is.
+        starts: (B,) int64, where each of those begins in the arena.
         counts: (B,) int64, its new tokens, at least one.
         pasts: (B,) int64, its tokens that are there.
         texts: (B,) int64, the length of the text that they are read with: of a part of a prompt, the whole prompt's; 0
@@ -30,6 +31,7 @@ class Pieces:
     """
 
     slots: Sequence[Slot]
+    starts: np.ndarray
     counts: np.ndarray
     pasts: np.ndarray
     texts: np.ndarray
@@ -38,11 +40,6 @@ class Pieces:
     def ends(self) -> np.ndarray:
         """(B,) where the tokens of each end in the row."""
         return np.cumsum(self.counts)
-
-    @functools.cached_property
-    def starts(self) -> np.ndarray:
-        """(B,) where the slot of each begins in the arena."""
-        return np.array([slot.start for slot in self.slots], dtype=np.int64)
 
     def each(self, values: np.ndarray) -> np.ndarray:
         """(T,) what is told of each sequence, told of each token."""
@@ -169,7 +166,7 @@ class Step:
     def spans(self) -> Spans:
         """All sequences, however many new tokens they have."""
         pieces = self.pieces
-        news, starts = np.pad(pieces.ends, (1, 0)), np.pad(pieces.starts, (0, 1))
+        news, starts = np.append(0, pieces.ends), np.append(pieces.starts, 0)
         lengths = pieces.pasts + pieces.counts
         sent = [self._send(part.astype(np.int32)) for part in (news, starts, lengths)]
         return Spans(sent[0], sent[1], sent[2], int(pieces.counts.max()), int(lengths.max()))

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from udfs.generation.found import Found
 from udfs.generation.picking import Picker
-from udfs.generation.sequences import Sequence
+from udfs.generation.sequences import Sequence, retell
 from udfs.model.files import ModelFiles
 from udfs.tasks.writing_options import WritingOptions
 from udfs.text.codec import load_codec
@@ -37,12 +38,13 @@ class Watch(Picker):
         self.seen: dict[int, list[np.ndarray]] = {}
         self._forced = [token for token in range(3, 3 + STEPS + len(ends)) if token not in ends]
 
-    def pick(self, logits: Any, sequences: list[Sequence], drafts: list[list[int]] | None = None) -> bool:
-        for row, sequence in zip(logits.float().cpu().numpy(), sequences, strict=True):
+    def take(self, found: Found, sequences: list[Sequence], told: np.ndarray, **_: Any) -> bool:
+        for row, sequence in zip(found.logits.float().cpu().numpy(), sequences, strict=True):
             self.seen.setdefault(len(sequence.prompt), []).append(row)
             sequence.ids.append(self._forced[len(sequence.ids)])
             if len(sequence.ids) >= STEPS:
                 sequence.finish = LENGTH
+        retell(told, [*range(len(sequences))], sequences)
         return False
 
 

@@ -17,7 +17,7 @@ from tests.decoders import NEW, make_options, put_to_write, write_all
 from tests.fetch_smollm2 import TARGET
 from tests.random_writers import FAMILIES, make_prompts, make_writer, write_alone
 from tests.writers import CHARACTERS, make_decoder
-from udfs.generation.drafting import MOST_DRAFTED, Draft, Drafter
+from udfs.generation.drafting import LOOKED, MOST_DRAFTED, Draft, Drafter
 from udfs.generation.grammar import Grammar
 from udfs.generation.picking import Picker
 from udfs.generation.sequences import Sequence
@@ -120,45 +120,63 @@ def test_what_was_read_after_a_wrong_draft_and_was_no_number_does_not_come_throu
     assert [sequence.ids for sequence in write_all(decoder, prompts)] == alone
 
 
+def _look(drafter: Drafter, draft: Draft, told: np.ndarray) -> int:
+    """Where its last two tokens were before; of any number of tokens that were written since."""
+    text = len(draft.sequence.prompt) + len(draft.sequence.ids)
+    told["past"], told["last"] = text - 1, draft.sequence.ids[-1] if draft.sequence.ids else draft.sequence.prompt[-1]
+    return drafter.look([draft], told)[0]
+
+
+def _tell(draft: Draft) -> np.ndarray:
+    return np.array([(draft.first, len(draft.sequence.prompt), False, 0, 0)], dtype=TOLD)
+
+
+TOLD = np.dtype([*LOOKED.descr, ("last", np.int64), ("past", np.int64)])
+
+
 def _begin(prompt: list[int]) -> Draft:
     picker = Picker(make_options(), ends=frozenset(), tokenizer=None)
     return Draft(picker.begin(None, np.array(prompt, dtype=np.int32)))
 
 
-def _find(draft: Draft, most: int, *written: int) -> tuple[str, list[int]]:
+def _find(draft: Draft, told: np.ndarray, most: int, *written: int) -> tuple[str, list[int]]:
     draft.sequence.ids.extend(written)
-    assert draft.look() == bool(draft.find(1)[1])
-    return draft.find(most)
+    return draft.find(_look(Drafter(read_rows=1), draft, told), most)
 
 
 def test_drafts_follow_the_last_tokens_as_they_were_last() -> None:
     draft = _begin([1, 2, 3, 4, 9, 2, 3, 5, 2])
-    assert _find(draft, 3) == ("", [])
-    assert _find(draft, 3, 3) == ("short", [5, 2, 3])
-    assert _find(draft, 2, 4, 1, 2, 3) == ("short", [4, 1])
-    assert _find(draft, MOST_DRAFTED, 4) == ("long", [1, 2, 3, 4] * 2)
+    told = _tell(draft)
+    assert _find(draft, told, 3, 3) == ("short", [5, 2, 3])
+    assert _find(draft, told, 2, 4, 1, 2, 3) == ("short", [4, 1])
+    assert _find(draft, told, MOST_DRAFTED, 4) == ("long", [1, 2, 3, 4] * 2)
+    assert _find(draft, told, 3, 8) == ("", [])
 
 
 @pytest.mark.parametrize("prompt", [[5], [5, 6], [5, 6, 5]])
 def test_a_prompt_may_be_too_short_to_look_anything_up(prompt: list[int]) -> None:
     draft = _begin(prompt)
-    assert _find(draft, 2) == ("", [])
-    assert _find(draft, 1, 5, 6, 5, 6)[1] == [5]
+    told = _tell(draft)
+    assert _find(draft, told, 2, 7) == ("", [])
+    assert _find(draft, told, 1, 5, 6, 5, 6)[1] == [5]
 
 
 def test_a_text_that_repeats_itself_is_drafted_beyond_its_end() -> None:
-    assert _find(_begin([7, 8, 7, 8, 7]), 6) == ("long", [8, 7, 8, 7, 8, 7])
+    draft = _begin([7, 8, 7, 8, 7])
+    assert _find(draft, _tell(draft), 6, 8) == ("long", [7, 8, 7, 8, 7, 8])
 
 
 def test_drafts_give_way_where_they_are_wrong_and_grow_where_they_are_right() -> None:
     drafter, lengths = Drafter(read_rows=10), {True: list[int](), False: list[int]()}
     drafts = {True: _begin([1, 2, 3]), False: _begin([1, 2, 3])}
+    told = {is_right: _tell(draft) for is_right, draft in drafts.items()}
     for step in range(30):
         for is_right, draft in drafts.items():
             draft.sequence.ids.extend([1, 2, 3])
-            if not drafter.is_worth_a_look(draft):
+            if (place := _look(drafter, draft, told[is_right])) < 0:
                 continue
-            lengths[is_right].append(len(drafter.draft(draft, most=9, price=0.5)))
+            lengths[is_right].append(len(drafter.draft(draft, place, most=9, price=0.5)))
+            told[is_right]["guessed"] = True
             draft.sequence.ids.extend(draft.guess if is_right else [20 + step])
     assert lengths[True][-1] > lengths[True][0]
     assert lengths[False][-1] == 0

@@ -5,6 +5,7 @@ So a token that is missing, stale or another text's changes the answer. It has n
 
 from __future__ import annotations
 
+import bisect
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.decoders import make_options
+from tests.recorded import Recorder
 from udfs.generation.cache import Arena
 from udfs.generation.decoding import Decoder
 from udfs.generation.drafting import Drafter
+from udfs.generation.graphs import Graphs
 from udfs.generation.picking import Picker
 from udfs.wire.written import LENGTH, STOP
 
@@ -30,15 +33,17 @@ def _next_token(text: np.ndarray) -> int:
     return END if told % 41 == 0 else 1 + told % (WORDS - 1)
 
 
-def _remember(*, input_ids: torch.Tensor, logits_to_keep: torch.Tensor, step: Any, **_: Any) -> Any:
+def _remember(*, input_ids: torch.Tensor, step: Any, logits_to_keep: torch.Tensor | None = None, **_: Any) -> Any:
     keys, values = step.arena.layer(0, _KIND)
     keys[step.places, 0, 0] = input_ids[0].float()
     values[step.places, 0, 0] = input_ids[0].float()
-    logits = torch.zeros(1, len(logits_to_keep), WORDS)
-    starts, positions = step.pieces.each(step.pieces.starts), step.pieces.positions
-    for row, place in enumerate(logits_to_keep.tolist()):
-        text = keys[starts[place] : starts[place] + positions[place] + 1, 0, 0].numpy().astype(np.int64)
-        logits[0, row, _next_token(text)] = 1
+    rows = torch.arange(input_ids.shape[1]) if logits_to_keep is None else logits_to_keep
+    logits, ends = torch.zeros(1, len(rows), WORDS), step.spans.news[1:].tolist()
+    for number, row in enumerate(rows.tolist()):
+        which = bisect.bisect_right(ends, row)
+        begin, length = int(step.spans.starts[which]), int(step.spans.lengths[which]) - ends[which] + row + 1
+        text = keys[begin : begin + length, 0, 0].numpy().astype(np.int64)
+        logits[0, number, _next_token(text)] = 1
     return SimpleNamespace(logits=logits)
 
 
@@ -56,6 +61,7 @@ def _make_decoder(data: st.DataObject) -> Decoder:
     arena = Arena(data.draw(st.sampled_from([384, 640, 1024, 4096])), slab_slots=data.draw(st.sampled_from([1, 8])))
     with torch.inference_mode():
         arena.layer(0, _KIND)
+    recorded = data.draw(st.booleans())
     return Decoder(
         _remember,
         Picker(make_options(max_new_tokens=MOST), ends=frozenset({END}), tokenizer=None),
@@ -64,6 +70,7 @@ def _make_decoder(data: st.DataObject) -> Decoder:
         max_new_tokens=MOST,
         max_sequences=data.draw(st.integers(1, 12)),
         step_tokens=data.draw(st.integers(12, 300)),
+        graphs=Graphs(_remember, arena, longest=1024, device="cpu", record=Recorder()) if recorded else None,
         drafter=Drafter(read_rows=1e6) if data.draw(st.booleans()) else None,
     )
 
@@ -93,13 +100,15 @@ def test_no_mix_of_arrivals_cancellations_and_room_changes_what_the_cache_holds(
             gone.add(victim.owner)
             decoder.drop([victim])
         over |= {sequence.owner: sequence for sequence in decoder.step()}
-        assert decoder._unread == sum(active.unread for active in decoder._active)
+        assert decoder._unread == sum(active.unread for active in decoder._reading)
     assert over.keys() | gone == set(range(len(prompts)))
     for number, sequence in over.items():
         assert (sequence.ids, sequence.finish) == _write_alone(prompts[number])
     assert len(set(evicted)) == len(evicted)
     decoder._release(len(decoder._kept))
     assert decoder._arena.used == 0
-    assert not any(states.any() for states in (*decoder._arena.keys.values(), *decoder._arena.values.values()))
+    assert decoder._graphs or not any(
+        states.any() for states in (*decoder._arena.keys.values(), *decoder._arena.values.values())
+    )
     assert not decoder._ready._holders
     assert not decoder._coming._holders
