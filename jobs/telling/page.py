@@ -119,6 +119,8 @@ def _look_at_rows(found: Found, folder: Folder, marks: Sequence[Mark]) -> Found:
     failed = find_failed(folder, marks, names, found.key, found.totals.failed_by_code)
     moved = any(mark.moved for mark in marks)
     told = "The rows that succeeded are in a table, which is not read: lengths are missing here." if moved else None
+    if told and found.job.get("output.mode") == "merge":
+        told += " Rows count as often as they were scored, also those that others have replaced since."
     return Found(found.totals, found.job, found.reports, lengths, failed, told)
 
 

@@ -204,7 +204,7 @@ def test_no_output_an_unwritable_page_and_no_matplotlib_are_told(
 
 
 def test_a_tables_state_lies_beside_it_and_its_rows_are_not_read(tmp_path: Path) -> None:
-    made = LaidOut(tmp_path / "out.gristmill", **{"output.table": "main.shop.answers"})
+    made = LaidOut(tmp_path / "out.gristmill", **{"output.table": "main.shop.answers", "output.mode": "merge"})
     made.increment(0, [5, 6, 7], failed={"bad-1": "empty_input"})
     made.report()
     job, mark = (made.path / "_gristmill" / name for name in ("job.json", "marks/increment=000000.json"))
@@ -217,6 +217,7 @@ def test_a_tables_state_lies_beside_it_and_its_rows_are_not_read(tmp_path: Path)
     write_page(str(tmp_path / "out"), str(tmp_path / "page.html"))
     page = (tmp_path / "page.html").read_text()
     assert "are in a table" in page
+    assert "also those that others have replaced since" in page
     assert "main.shop.answers" in page
     assert "id=bad-1" in page
     assert "lengths" not in _figures(page)
