@@ -136,7 +136,7 @@ class _Writing:
 
 
 def _name(held: bool, drafts: bool) -> str:
-    return f"{'held' if held else 'free, as long'}, {'with' if drafts else 'without'} drafts"
+    return ("held" if held else "free") + (", drafts" if drafts else "")
 
 
 def _make_figures(way: tuple[bool, bool], rounds: list[_Round], plain: list[_Round]) -> StructuredFigures:
@@ -157,7 +157,7 @@ def _rate(of: _Round, seconds: float) -> float:
 
 
 def _make_table(figures: list[StructuredFigures]) -> Table:
-    table = Table("answers", box=None, pad_edge=False, caption="medians of the rounds")
+    table = Table("answers", box=None, pad_edge=False, caption="as long; medians of the rounds")
     for name in ("seconds", "CPU s", "tokens", "steps", "tokens/s", "tokens/s, times", "a CPU s, times"):
         table.add_column(name, justify="right")
     for f in figures:

@@ -21,7 +21,7 @@ from udfs.generation.graphs import Graphs
 from udfs.generation.picking import Picker
 from udfs.generation.room import Room
 from udfs.generation.running import Active, Writing
-from udfs.generation.sequences import Sequence
+from udfs.generation.sequences import Sequence, note_ids
 from udfs.generation.sharing import Sharing
 from udfs.generation.step import MOST_TOGETHER, Pieces, Step
 from udfs.model.positions import NO_TURN, Turn
@@ -258,7 +258,7 @@ class Decoder:
             self._ahead = self._launch_ahead(launched, rows)
             over = self._take_found(launched, rows)
         if self._turn.reads_again:
-            for active in [active for active in self._writing.actives if self._has_turned(active)]:
+            for active in self._find_turned():
                 self._read_again(active)
         return refused + over
 
@@ -320,10 +320,9 @@ class Decoder:
             told["past"][: launched.wrote] += np.maximum(gained[: launched.wrote], 1) - 1
             if broken:
                 self._wipe_drafts(drafts, gained)
-        over = [row for row, sequence in enumerate(sequences) if sequence.finish is not None]
-        if over:
-            self._end(writing.take_out(over))
-        return [sequences[row] for row in over]
+        over = writing.take_out(np.flatnonzero(told["over"]).tolist())
+        self._end(over)
+        return [active.sequence for active in over]
 
     def _end(self, over: list[Active]) -> None:
         """Leave in the cache what has ended well, as long as there is room for it."""
@@ -438,10 +437,13 @@ class Decoder:
         self._begin_to_read(active)
         self._sharing.tell_coming(active)
 
-    def _has_turned(self, active: Active) -> bool:
-        """What has been read has other frequencies than what is written next."""
-        text = len(active.sequence.prompt) + len(active.sequence.ids)
-        return self._turn.is_passed(text) != self._turn.is_passed(len(active.read))
+    def _find_turned(self) -> list[Active]:
+        """Those of which what has been read has other frequencies than what is written next."""
+        is_passed, left = self._turn.is_passed, self._writing.told["left"].tolist()
+        texts = [active.longest - more for active, more in zip(self._writing.actives, left, strict=True)]
+        return [
+            a for a, text in zip(self._writing.actives, texts, strict=True) if is_passed(text) != is_passed(len(a.read))
+        ]
 
     def _take(self, tokens: int) -> Slot | None:
         """A slot. A cache that could be larger is made anew once it is empty, and may be emptied for it."""
@@ -497,12 +499,14 @@ class Decoder:
             return None
         told, room = self._writing.told, (self._step_tokens - len(self._writing)) // 2
         drafter, looked = self._drafter, self._writing.look_for_drafts()
+        note_ids(told, drafter.find_noted(told), self._writing.sequences)
         places = drafter.look(looked, told)
         price = drafter.price(len(told), int(told["past"].sum()))
         drafts, drafted = [list[int]()] * len(looked), 0
         for row in np.flatnonzero((np.array(places) >= 0) | ~told["free"]).tolist():
             if places[row] < 0 and looked[row].sequence.matcher is None:
                 continue
+            note_ids(told, [row], self._writing.sequences)
             most = min(self._room_for_drafts(row), room - drafted)
             drafts[row] = drafter.draft(looked[row], places[row], most=most, price=price)
             told["guessed"][row] = bool(looked[row].guess)
@@ -531,13 +535,12 @@ class Decoder:
     def _run(self, plan: _Plan) -> Any:
         """(R, V) logits after the last token and each draft of what is written, and of prompts that are through."""
         told, reading, wrote = self._writing.told, plan.reading, len(self._writing)
-        slots, starts, pasts = self._writing.slots, told["start"].copy(), told["past"].copy()
+        starts, pasts = told["start"].copy(), told["past"].copy()
         texts, counts, written = np.zeros(wrote, np.int64), np.ones(wrote, np.int64), told["last"]
         if plan.drafts:
             parts = [[last, *drafted] for last, drafted in zip(written.tolist(), plan.drafts, strict=True)]
             counts, written = np.array([*map(len, parts)]), np.array([token for part in parts for token in part])
         if reading:
-            slots += [active.slot for active in reading]
             starts = np.append(starts, [active.slot.start for active in reading])
             pasts = np.append(pasts, [active.past for active in reading])
             texts = np.append(texts, [len(active.read) for active in reading])
@@ -545,12 +548,16 @@ class Decoder:
         read = [
             active.read[active.past : active.past + count] for active, count in zip(reading, plan.counts, strict=True)
         ]
+
+        def slots() -> list[Slot]:
+            return self._writing.slots() + [active.slot for active in reading]
+
         ids, pieces = np.concatenate([written, *read]), Pieces(slots, starts, counts, pasts, texts)
         last = np.arange(len(written))
         if reading:
             through = (pasts + counts >= texts)[wrote:]
             last = np.append(last, pieces.ends[wrote:][through] - 1)
-        if (graphs := self._working_graphs()) and len(ids) == len(slots) == len(last):
+        if (graphs := self._working_graphs()) and len(ids) == len(counts) == len(last):
             return graphs.run(ids, pieces, lambda: self._call(ids, pieces, last))
         return self._call(ids, pieces, last)
 
