@@ -10,13 +10,13 @@ from jobs.bench import structured
 from jobs.errors import UserError
 from jobs.job_file import load_settings
 from jobs.settings import Settings
-from tests.writers import make_decoder
+from tests.random_writers import save_writer
 
 SCHEMA = "{type: object, properties: {a: {enum: [tea, soil]}, b: {type: integer}}, required: [a, b]}"
 
 
 def _load(path: Path, more: str) -> Settings:
-    job, model = path / "job.yaml", make_decoder(path / "model")
+    job, model = path / "job.yaml", save_writer(path / "model")
     score = f"task: text-generation, model: {model}, prompt: '{{{{ text }}}}', max_new_tokens: 40, max_tokens: 40"
     job.write_text(f"input: {{path: none}}\noutput: {{path: {path / 'out'}}}\nscore: {{{score}{more}}}\n")
     return load_settings(job, None)
