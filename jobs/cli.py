@@ -301,6 +301,10 @@ def bench(
     steps: Annotated[
         bool, typer.Option("--steps", help="Of a job that writes: a decoder's step by its parts, also without a model.")
     ] = False,
+    structured: Annotated[
+        bool,
+        typer.Option("--structured", help="Of a job with a schema or choices: what it costs to hold answers to them."),
+    ] = False,
     against: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Another checkout, in turn: with --host, or of a job that writes."),
@@ -325,6 +329,7 @@ def bench(
         shape=shape,
         host=host,
         steps=steps,
+        structured=structured,
         against=against,
         json_path=json_path,
     )

@@ -24,6 +24,7 @@ class Asked:
     shape: str | None = None
     host: bool = False
     steps: bool = False
+    structured: bool = False
     against: Path | None = None
     json_path: Path | None = None
 
@@ -40,6 +41,10 @@ def run_asked(settings: Settings, asked: Asked, console: Console) -> None:
         from jobs.bench.steps import run_steps_bench
 
         run_steps_bench(settings, rounds=asked.rounds, json_path=asked.json_path, console=console)
+    elif asked.structured:
+        from jobs.bench.structured import run_structured_bench
+
+        run_structured_bench(settings, **_common(asked), console=console)
     elif asked.engine or asked.shape:
         from jobs.bench.engine import run_engine_bench
 

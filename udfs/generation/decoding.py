@@ -19,10 +19,10 @@ from udfs.generation.drafting import Drafter
 from udfs.generation.found import Found
 from udfs.generation.graphs import Graphs
 from udfs.generation.picking import Picker
-from udfs.generation.prefixes import BLOCK, Prefixes, hash_blocks
 from udfs.generation.room import Room
 from udfs.generation.running import Active, Writing
-from udfs.generation.sequences import Sequence
+from udfs.generation.sequences import Sequence, note_ids
+from udfs.generation.sharing import Sharing
 from udfs.generation.step import MOST_TOGETHER, Pieces, Step
 from udfs.model.positions import NO_TURN, Turn
 from udfs.wire.written import LENGTH, STOP
@@ -105,7 +105,7 @@ class Decoder:
     ) -> None:
         self.max_sequences, self.wrote, self.read, self.gained = max_sequences, 0, 0, 0
         self._drafter, self._undrafted = drafter, 0
-        self._ready, self._coming = Prefixes[Active](), Prefixes[Active]()
+        self._sharing = Sharing(arena, turn)
         self._unread = 0
         self._room, self._draining = room, False
         self._turn = turn
@@ -176,8 +176,7 @@ class Decoder:
             self._arena.give_back(slot, wipe=0)
             self._refused.append(sequence)
         else:
-            self._reading.append(self._hash(Active(sequence, slot, prompt, settled=first == longest)))
-            self._unread += len(prompt)
+            self._begin_to_read(Active(sequence, slot, prompt, settled=first == longest))
         return True
 
     def _may_begin(self, tokens: int) -> bool:
@@ -192,10 +191,6 @@ class Decoder:
     def _may_move(self) -> bool:
         """A text that is read again is as it was: not where what was written before a turn stays as it is."""
         return self._turn.above is None or self._turn.reads_again
-
-    def _hash(self, active: Active) -> Active:
-        active.hashes = hash_blocks(active.read, salt=self._turn.is_passed(len(active.read)))
-        return active
 
     def _longest_answer(self, told: str | None) -> int:
         return self._max_new_tokens if told is None else self._picker.max_new_tokens(told)
@@ -230,8 +225,7 @@ class Decoder:
 
         with torch.inference_mode():  # in which the cache was made
             for active in over:
-                self._ready.remove(active, active.hashes)
-                self._coming.remove(active, active.hashes)
+                self._sharing.forget(active)
                 self._arena.give_back(active.slot, wipe=self._tokens_to_wipe(active))
 
     def _tokens_to_wipe(self, active: Active) -> int:
@@ -264,7 +258,7 @@ class Decoder:
             self._ahead = self._launch_ahead(launched, rows)
             over = self._take_found(launched, rows)
         if self._turn.reads_again:
-            for active in [active for active in self._writing.actives if self._has_turned(active)]:
+            for active in self._find_turned():
                 self._read_again(active)
         return refused + over
 
@@ -297,12 +291,10 @@ class Decoder:
             return None
         if self._reading and self._is_time_to_read(len(goes)):
             return None
-        slots = [slot for slot, is_in in zip(self._writing.slots, stays.tolist(), strict=True) if is_in]
-        pieces = Pieces(slots, goes["start"], np.ones(len(goes), np.int64), goes["past"], np.zeros(len(goes), np.int64))
-        logits = graphs.run_after(last.found.tokens, rows[stays], pieces)
+        logits = graphs.run_after(last.found.tokens, rows[stays], goes["start"], goes["past"])
         if logits is None:
             return None
-        self._steps_unread += bool(self._reading)
+        self._steps_unread = self._steps_unread + 1 if self._reading else 0
         told["past"] += stays
         told["row"][stays] = np.arange(len(goes))
         return _Launched(self._picker.look(logits), len(goes), _NOTHING_ELSE)
@@ -316,7 +308,7 @@ class Decoder:
         plan, writing = launched.plan, self._writing
         self.wrote, self.read = launched.wrote, sum(plan.counts) + plan.drafted
         sequences, told, drafts = writing.sequences, writing.told, plan.drafts
-        if not drafts and not told["free"].all() and self._device.startswith("cuda"):
+        if not told["free"].all() and self._device.startswith("cuda"):
             self._picker.prepare(sequences)
         before = told["left"].copy()
         if drafts:
@@ -328,10 +320,9 @@ class Decoder:
             told["past"][: launched.wrote] += np.maximum(gained[: launched.wrote], 1) - 1
             if broken:
                 self._wipe_drafts(drafts, gained)
-        over = [row for row, sequence in enumerate(sequences) if sequence.finish is not None]
-        if over:
-            self._end(writing.take_out(over))
-        return [sequences[row] for row in over]
+        over = writing.take_out(np.flatnonzero(told["over"]).tolist())
+        self._end(over)
+        return [active.sequence for active in over]
 
     def _end(self, over: list[Active]) -> None:
         """Leave in the cache what has ended well, as long as there is room for it."""
@@ -373,8 +364,12 @@ class Decoder:
                     raise MemoryError("out of memory: the cache has no room for a text that it had room for")
                 return
             active.slot = slot
-            self._reading.append(self._hash(self._evicted.pop(0)))
-            self._unread += active.unread
+            self._begin_to_read(self._evicted.pop(0))
+
+    def _begin_to_read(self, active: Active) -> None:
+        self._sharing.hash(active)
+        self._reading.append(active)
+        self._unread += active.unread
 
     def _make_room(self) -> None:
         """Give longer slots to answers that have outgrown theirs, if need be at the cost of those that began last."""
@@ -419,11 +414,9 @@ class Decoder:
         """So much more of prompts is there; returns those that are through."""
         through = []
         for active, count in zip(plan.reading, plan.counts, strict=True):
-            known = active.past // BLOCK
             active.past += count
-            self._ready.add(active, active.hashes[known : active.past // BLOCK])
+            self._sharing.note_read(active, count)
             if not active.unread:
-                self._coming.remove(active, active.hashes)
                 through.append(active)
         self._unread -= sum(plan.counts)
         if through:
@@ -439,18 +432,18 @@ class Decoder:
 
     def _read_again(self, active: Active) -> None:
         self._writing.take_out([self._writing.actives.index(active)])
-        self._ready.remove(active, active.hashes)
-        self._coming.remove(active, active.hashes)
+        self._sharing.forget(active)
         active.read_again()
-        self._hash(active)
-        self._coming.add(active, active.hashes)
-        self._reading.append(active)
-        self._unread += active.unread
+        self._begin_to_read(active)
+        self._sharing.tell_coming(active)
 
-    def _has_turned(self, active: Active) -> bool:
-        """What has been read has other frequencies than what is written next."""
-        text = len(active.sequence.prompt) + len(active.sequence.ids)
-        return self._turn.is_passed(text) != self._turn.is_passed(len(active.read))
+    def _find_turned(self) -> list[Active]:
+        """Those of which what has been read has other frequencies than what is written next."""
+        is_passed, left = self._turn.is_passed, self._writing.told["left"].tolist()
+        texts = [active.longest - more for active, more in zip(self._writing.actives, left, strict=True)]
+        return [
+            a for a, text in zip(self._writing.actives, texts, strict=True) if is_passed(text) != is_passed(len(a.read))
+        ]
 
     def _take(self, tokens: int) -> Slot | None:
         """A slot. A cache that could be larger is made anew once it is empty, and may be emptied for it."""
@@ -486,8 +479,10 @@ class Decoder:
         for active in self._reading:
             if room <= 0:
                 break
-            if not (active.begun or self._begin(active, reading)):
-                continue
+            if not active.begun:
+                if (copied := self._sharing.begin(active, reading)) is None:
+                    continue
+                self._unread -= copied
             reading[active] = None
             plan.counts.append(min(active.unread, room))
             room -= plan.counts[-1]
@@ -504,12 +499,14 @@ class Decoder:
             return None
         told, room = self._writing.told, (self._step_tokens - len(self._writing)) // 2
         drafter, looked = self._drafter, self._writing.look_for_drafts()
+        note_ids(told, drafter.find_noted(told), self._writing.sequences)
         places = drafter.look(looked, told)
         price = drafter.price(len(told), int(told["past"].sum()))
         drafts, drafted = [list[int]()] * len(looked), 0
         for row in np.flatnonzero((np.array(places) >= 0) | ~told["free"]).tolist():
             if places[row] < 0 and looked[row].sequence.matcher is None:
                 continue
+            note_ids(told, [row], self._writing.sequences)
             most = min(self._room_for_drafts(row), room - drafted)
             drafts[row] = drafter.draft(looked[row], places[row], most=most, price=price)
             told["guessed"][row] = bool(looked[row].guess)
@@ -535,45 +532,15 @@ class Decoder:
     def _working_graphs(self) -> Graphs | None:
         return self._graphs if self._graphs is not None and self._graphs.works else None
 
-    def _begin(self, active: Active, reading: dict[Active, None]) -> bool:
-        """Take what another sequence's prompt has in common with this one, as far as it is computed, and alike.
-
-        Args:
-            active: Is to begin.
-            reading: Sequences whose prompts run in this step.
-
-        Returns:
-            Whether it begins now: it waits where more of what it needs is just being computed, but once alone for one
-            that ends with its first token and leaves nothing behind.
-        """
-        best = self._ready.find(active.hashes)
-        count = 0 if best is None else min(_count_shared(active.read, best.read), best.past)
-        if active.awaited is None or active.awaited in reading:
-            coming = self._coming.find(active.hashes, reading)
-            if coming is not None and _count_shared(active.read, coming.read) - count >= BLOCK:
-                active.awaited = coming
-                return False
-        active.begun, active.awaited = True, None
-        if best is not None and count >= BLOCK:
-            self._arena.copy(best.slot, active.slot, count)
-            active.past = count
-            if not active.sequence.ids:
-                active.sequence.cached_tokens = count
-            self._unread -= count
-            self._ready.add(active, active.hashes[: count // BLOCK])
-        self._coming.add(active, active.hashes)
-        return True
-
     def _run(self, plan: _Plan) -> Any:
         """(R, V) logits after the last token and each draft of what is written, and of prompts that are through."""
         told, reading, wrote = self._writing.told, plan.reading, len(self._writing)
-        slots, starts, pasts = self._writing.slots, told["start"], told["past"]
+        starts, pasts = told["start"].copy(), told["past"].copy()
         texts, counts, written = np.zeros(wrote, np.int64), np.ones(wrote, np.int64), told["last"]
         if plan.drafts:
             parts = [[last, *drafted] for last, drafted in zip(written.tolist(), plan.drafts, strict=True)]
             counts, written = np.array([*map(len, parts)]), np.array([token for part in parts for token in part])
         if reading:
-            slots += [active.slot for active in reading]
             starts = np.append(starts, [active.slot.start for active in reading])
             pasts = np.append(pasts, [active.past for active in reading])
             texts = np.append(texts, [len(active.read) for active in reading])
@@ -581,12 +548,16 @@ class Decoder:
         read = [
             active.read[active.past : active.past + count] for active, count in zip(reading, plan.counts, strict=True)
         ]
+
+        def slots() -> list[Slot]:
+            return self._writing.slots() + [active.slot for active in reading]
+
         ids, pieces = np.concatenate([written, *read]), Pieces(slots, starts, counts, pasts, texts)
         last = np.arange(len(written))
         if reading:
             through = (pasts + counts >= texts)[wrote:]
             last = np.append(last, pieces.ends[wrote:][through] - 1)
-        if (graphs := self._working_graphs()) and len(ids) == len(slots) == len(last):
+        if (graphs := self._working_graphs()) and len(ids) == len(counts) == len(last):
             return graphs.run(ids, pieces, lambda: self._call(ids, pieces, last))
         return self._call(ids, pieces, last)
 
@@ -606,12 +577,3 @@ class Decoder:
         import torch
 
         return torch.from_numpy(array).to(self._device)
-
-
-def _count_shared(prompt: np.ndarray, other: np.ndarray) -> int:
-    """Tokens that a prompt begins with as another does; one of them is left to be run."""
-    most = min(len(prompt) - 1, len(other))
-    if most < BLOCK or prompt[0] != other[0]:
-        return 0
-    differ = np.flatnonzero(prompt[:most] != other[:most])
-    return int(differ[0]) if len(differ) else most

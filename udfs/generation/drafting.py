@@ -116,6 +116,10 @@ class Drafter:
         """
         return writing * self._row / (1.0 + writing * self._row + pasts * self._past)
 
+    def find_noted(self, told: np.ndarray) -> list[int]:
+        """Of which sequences `look` reads the ids; of the others their last token says enough."""
+        return np.flatnonzero(told["guessed"] | (told["past"] > told["noted"])).tolist()
+
     def look(self, drafts: list[Draft], told: np.ndarray) -> list[int]:
         """Where in each text its last two tokens were before, and what followed them; -1 where they are new.
 

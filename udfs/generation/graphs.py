@@ -68,7 +68,7 @@ class Graphs:
             (B, V) logits, which the next call may overwrite.
         """
         rows = _round_up(len(ids))
-        numbers = self._numbers(rows, ids, pieces)
+        numbers = self._numbers(rows, ids, pieces.starts, pieces.pasts)
         if rows not in self._recordings:
             wanted = unrecorded()
             self._try_to_record(rows, numbers, wanted)
@@ -76,7 +76,7 @@ class Graphs:
         recording = self._recordings[rows]
         return unrecorded() if recording is None else _replay(*recording, numbers)[: len(ids)]
 
-    def run_after(self, tokens: Tensor, rows: np.ndarray, pieces: Pieces) -> Tensor | None:
+    def run_after(self, tokens: Tensor, rows: np.ndarray, starts: np.ndarray, pasts: np.ndarray) -> Tensor | None:
         """Write one token of each sequence after another step, whose tokens nobody has looked at.
 
         Nothing here waits for the device.
@@ -84,7 +84,8 @@ class Graphs:
         Args:
             tokens: (R,) int64 of that step, on the device.
             rows: (B,) int64, which of those is the last of each sequence.
-            pieces: Of one token each.
+            starts: (B,) where the slot of each begins in the arena.
+            pasts: (B,) tokens of each that are there.
 
         Returns:
             As `run`; None where no such step is recorded.
@@ -95,24 +96,24 @@ class Graphs:
         if recording is None:
             return None
         fixed, replay = recording
-        numbers = self._numbers(fixed.shape[1], np.zeros(len(rows)), pieces)
+        numbers = self._numbers(fixed.shape[1], 0, starts, pasts)
         fixed.copy_(_send(numbers, like=fixed))
         fixed[0, : len(rows)] = tokens.index_select(0, _send(torch.from_numpy(rows), like=fixed))
         return replay()[: len(rows)]
 
-    def _numbers(self, rows: int, ids: np.ndarray, pieces: Pieces | None = None) -> Tensor:
+    def _numbers(self, rows: int, ids: np.ndarray | int, starts: np.ndarray, pasts: np.ndarray) -> Tensor:
         """(4, rows) int64: token, its position, its place in the arena, and where its sequence begins there."""
         import torch
 
         numbers = np.zeros((4, rows), dtype=np.int64)
         numbers[2:] = self._arena.tokens
-        if pieces is not None:
-            numbers[:, : len(ids)] = ids, pieces.pasts, pieces.starts + pieces.pasts, pieces.starts
+        for number, values in enumerate((ids, pasts, starts + pasts, starts)):
+            numbers[number, : len(starts)] = values
         return torch.from_numpy(numbers)
 
     def _try_to_record(self, rows: int, numbers: Tensor, wanted: Tensor) -> None:
         """Record a step of idle rows and hold it to its like with real ones, which a recording of numbers is not."""
-        fixed = self._numbers(rows, np.zeros(0)).to(self._device)
+        fixed = self._numbers(rows, 0, *np.zeros((2, 0), np.int64)).to(self._device)
         try:
             replay = self._record(lambda: self._call(fixed))
             found = _replay(fixed, replay, numbers)[: len(wanted)]

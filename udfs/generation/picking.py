@@ -14,7 +14,7 @@ from udfs.generation.choices import Choices
 from udfs.generation.drawing import draw, find_best
 from udfs.generation.found import Found
 from udfs.generation.grammar import Grammar, Matcher
-from udfs.generation.sequences import Sequence, Way, digest, retell, tell
+from udfs.generation.sequences import RECENT, Sequence, Way, digest, note_ids, retell, tell
 from udfs.model.files import ModelFiles
 from udfs.tasks.row_options import read_differing
 from udfs.tasks.writing_options import WritingOptions
@@ -141,7 +141,9 @@ class Picker:
             logits: (B, V) after the last token of each.
             sequences: Each is told its token, and whether it ends.
         """
-        self.take(self.look(logits), sequences, tell(sequences))
+        told = tell(sequences)
+        self.take(self.look(logits), sequences, told)
+        note_ids(told, list(range(len(sequences))), sequences)
 
     def look(self, logits: Tensor) -> Found:
         """What logits say at once; (R, V) of some sequences and their drafts. Nothing waits for the device here."""
@@ -164,7 +166,8 @@ class Picker:
         Args:
             found: By the logits after the last token of each sequence, and after each of its drafts.
             sequences: Each is told its tokens, and whether it ends.
-            told: (B,) of each, which is brought up to date.
+            told: (B,) of each, which is brought up to date. It has the tokens of those that are free and go on: their
+                ids follow later.
             rows: (B,) where the logits of each are, if not one after the other.
             drafts: Of each sequence, the tokens that were run after its last; None for none.
 
@@ -180,6 +183,7 @@ class Picker:
         self._take_best(tokens, no_number, free, sequences, told)
         if not free.all():
             places = np.flatnonzero(~free).tolist()
+            note_ids(told, places, sequences)
             self._take_others(found.logits, best, broken, places, sequences, rows=rows, drafts=drafts)
             retell(told, places, sequences)
         return bool(broken.any())
@@ -189,20 +193,19 @@ class Picker:
     ) -> None:
         """Write the likeliest token of those that are free."""
         ends = broken | (tokens[:, None] == self._end_ids).any(1)
-        goes = free & ~ends
-        written = tokens.tolist()
-        if goes.all():
-            for sequence, token in zip(sequences, written, strict=True):
-                sequence.ids.append(token)
-        else:
-            for place in np.flatnonzero(goes).tolist():
-                sequences[place].ids.append(written[place])
-        np.copyto(told["last"], tokens, where=goes)
-        told["left"] -= goes
-        for place in np.flatnonzero(goes & (told["left"] <= 0)).tolist():
+        goes = np.flatnonzero(free & ~ends)
+        fresh, taken = told["fresh"][goes], tokens[goes]
+        told["recent"][goes, fresh] = taken
+        told["fresh"][goes], told["last"][goes] = fresh + 1, taken
+        told["left"][goes] -= 1
+        long = goes[told["left"][goes] <= 0].tolist()
+        for place in long:
             sequences[place].finish = LENGTH
-        for place in np.flatnonzero(free & ends).tolist():
+        ended = np.flatnonzero(free & ends).tolist()
+        for place in ended:
             sequences[place].finish = BROKEN if broken[place] else STOP
+        told["over"][long + ended] = True
+        note_ids(told, [*long, *ended, *goes[fresh + 1 >= RECENT].tolist()], sequences)
 
     def _take_others(
         self,

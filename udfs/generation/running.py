@@ -13,7 +13,7 @@ import numpy as np
 
 from udfs.generation.cache import Slot
 from udfs.generation.drafting import LOOKED, Draft
-from udfs.generation.sequences import PICKED, Sequence, tell
+from udfs.generation.sequences import PICKED, Sequence, note_ids, tell
 
 # past: tokens in the cache; start, capacity: of its slot; more: tokens that it may need beyond that; row: of the logits
 # of the step that is looked at next.
@@ -72,22 +72,18 @@ class Writing:
     """The sequences that are being written, in the order in which they came to be.
 
     Attributes:
-        actives: Them.
+        actives, sequences: Them.
         told: (B,) what is told of each.
     """
 
     def __init__(self) -> None:
         self.actives: list[Active] = []
+        self.sequences: list[Sequence] = []
         self.told = np.zeros(0, dtype=_TOLD)
 
     def __len__(self) -> int:
         return len(self.actives)
 
-    @property
-    def sequences(self) -> list[Sequence]:
-        return [active.sequence for active in self.actives]
-
-    @property
     def slots(self) -> list[Slot]:
         return [active.slot for active in self.actives]
 
@@ -95,20 +91,22 @@ class Writing:
         """They are read."""
         if not actives:
             return
-        told = np.zeros(len(actives), dtype=_TOLD)
-        picked = tell([active.sequence for active in actives])
+        told, picked = np.zeros(len(actives), dtype=_TOLD), tell([active.sequence for active in actives])
         for name in PICKED.names or ():
             told[name] = picked[name]
+        told["past"] = [active.past for active in actives]
+        told["start"] = [active.slot.start for active in actives]
+        told["capacity"] = [active.slot.slab.capacity for active in actives]
+        told["more"] = [active.more for active in actives]
         self.actives += actives
+        self.sequences += [active.sequence for active in actives]
         self.told = np.concatenate([self.told, told])
-        for row, active in enumerate(actives, len(self) - len(actives)):
-            self.told["past"][row] = active.past
-            self._note_slot(row)
 
     def move(self, active: Active, slot: Slot) -> None:
         """It has another slot, which is long enough."""
         active.slot, active.settled = slot, True
-        self._note_slot(self.actives.index(active))
+        told = self.told[self.actives.index(active)]
+        told["start"], told["capacity"], told["more"] = slot.start, slot.slab.capacity, 0
 
     def look_for_drafts(self) -> list[Draft]:
         """What each may go on with; of those that have just come, by their prompts alone."""
@@ -121,19 +119,16 @@ class Writing:
     def past_of(self, active: Active) -> int:
         return int(self.told["past"][self.actives.index(active)])
 
-    def _note_slot(self, row: int) -> None:
-        active, told = self.actives[row], self.told[row]
-        told["start"], told["capacity"], told["more"] = active.slot.start, active.slot.slab.capacity, active.more
-
     def take_out(self, rows: Collection[int]) -> list[Active]:
         """Forget some; each then knows its own past."""
         if not rows:
             return []
-        out = [self.actives[row] for row in rows]
-        for active, past in zip(out, self.told["past"][list(rows)].tolist(), strict=True):
+        which = sorted(rows)
+        note_ids(self.told, which, self.sequences)
+        out = [self.actives[row] for row in which]
+        for active, past in zip(out, self.told["past"][which].tolist(), strict=True):
             active.past = past
-        kept = np.ones(len(self), dtype=bool)
-        kept[list(rows)] = False
-        self.told = self.told[kept]
-        self.actives = [self.actives[row] for row in np.flatnonzero(kept).tolist()]
+        self.told = np.delete(self.told, which)
+        for row in reversed(which):  # a list made anew would touch each object that stays
+            del self.actives[row], self.sequences[row]
         return out

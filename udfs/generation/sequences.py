@@ -20,8 +20,18 @@ _TAIL_TOKENS = 8
 _TOKENS_A_CHARACTER = 4  # at most: one for each of its bytes
 
 # What a picker needs to know of each sequence. last: the token that was written last; left: tokens until the longest
-# answer; free: `Way.is_free`.
-PICKED = np.dtype([("last", np.int64), ("left", np.int64), ("free", np.bool_)])
+# answer; free: `Way.is_free`; over: it has ended; recent: its last tokens, of which `fresh` are not among its ids yet.
+RECENT = 32
+PICKED = np.dtype(
+    [
+        ("last", np.int64),
+        ("left", np.int64),
+        ("fresh", np.int64),
+        ("recent", np.int32, (RECENT,)),
+        ("free", np.bool_),
+        ("over", np.bool_),
+    ]
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,14 +130,32 @@ class Sequence:
 
 def tell(sequences: list[Sequence]) -> np.ndarray:
     """(B,) `PICKED` of some sequences."""
-    told = [(s.ids[-1] if s.ids else 0, s.way.most - len(s.ids), s.way.is_free) for s in sequences]
-    return np.array(told, dtype=PICKED)
+    told = np.zeros(len(sequences), dtype=PICKED)
+    told["free"] = [sequence.way.is_free for sequence in sequences]
+    retell(told, list(range(len(sequences))), sequences)
+    return told
 
 
 def retell(told: np.ndarray, places: list[int], sequences: list[Sequence]) -> None:
-    """Bring what is told of some of the sequences up to date."""
-    for name in ("last", "left"):
-        told[name][places] = tell([sequences[place] for place in places])[name]
+    """Bring what is told of some of the sequences up to date, whose ids are."""
+    for place in places:
+        sequence = sequences[place]
+        if sequence.ids:
+            told["last"][place] = sequence.ids[-1]
+        told["left"][place] = sequence.way.most - len(sequence.ids)
+        told["over"][place] = sequence.finish is not None
+
+
+def note_ids(told: np.ndarray, places: list[int], sequences: list[Sequence]) -> None:
+    """Bring the ids of some of the sequences up to date.
+
+    To append each token as it comes touches as many objects as there are sequences, all over the memory.
+    """
+    recent, fresh = told["recent"], told["fresh"]
+    for place in places:
+        if count := int(fresh[place]):
+            sequences[place].ids.extend(recent[place, :count].tolist())
+            fresh[place] = 0
 
 
 def prompt_seed(prompt: np.ndarray, seed: int, index: int = 0) -> int:

@@ -22,7 +22,7 @@ class Pieces:
     """New tokens of B sequences, one sequence after the other in the row.
 
     Args:
-        slots: Where the past of each is.
+        find_slots: Where the past of each is; a GPU's kernel does not ask.
         starts: (B,) int64, where each of those begins in the arena.
         counts: (B,) int64, its new tokens, at least one.
         pasts: (B,) int64, its tokens that are there.
@@ -30,11 +30,15 @@ class Pieces:
             where it ends with them.
     """
 
-    slots: Sequence[Slot]
+    find_slots: Callable[[], Sequence[Slot]]
     starts: np.ndarray
     counts: np.ndarray
     pasts: np.ndarray
     texts: np.ndarray
+
+    @functools.cached_property
+    def slots(self) -> Sequence[Slot]:
+        return self.find_slots()
 
     @functools.cached_property
     def ends(self) -> np.ndarray:

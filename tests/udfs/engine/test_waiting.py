@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,6 @@ from udfs.generation.attention import CACHED, register_cached
 from udfs.generation.cache import Arena
 from udfs.generation.found import Found
 from udfs.generation.graphs import Graphs
-from udfs.generation.step import Pieces
 from udfs.model.files import open_model
 from udfs.model.limits import first_position
 from udfs.model.loading import leave_masks_unread, masks_as_usual
@@ -86,14 +84,15 @@ def test_the_next_step_is_launched_without_asking_for_the_tokens_of_the_last(mon
     register_cached()
     model = make_writer("Llama").to("meta", torch.bfloat16)
     model.set_attn_implementation(CACHED)
-    graphs, slots = Graphs(model, Arena(256), longest=64, device="meta"), [SimpleNamespace()] * 3
+    graphs, begins = Graphs(model, Arena(256), longest=64, device="meta"), np.array([0, 64, 128])
     fixed = torch.zeros(4, 32, dtype=torch.int64, device="meta")
     graphs._recordings[32] = fixed, lambda: graphs._call(fixed)
-    pieces = Pieces(slots, np.array([0, 64, 128]), np.ones(3, np.int64), np.array([5, 6, 7]), np.zeros(3, np.int64))
     with torch.inference_mode():
         last = Found(graphs._call(fixed))
-        logits = graphs.run_after(last.tokens, np.array([0, 2, 3]), pieces)
+        logits = graphs.run_after(last.tokens, np.array([0, 2, 3]), begins, np.array([5, 6, 7]))
         assert logits is not None
         assert Found(logits).tokens.is_meta
     assert logits.shape == (3, 97)
-    assert graphs.run_after(last.tokens, np.arange(40), pieces) is None  # of so many nothing is recorded
+    assert (
+        graphs.run_after(last.tokens, np.arange(40), np.arange(40), np.ones(40)) is None
+    )  # of so many nothing is recorded

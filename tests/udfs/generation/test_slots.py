@@ -110,5 +110,5 @@ def test_no_mix_of_arrivals_cancellations_and_room_changes_what_the_cache_holds(
     assert decoder._graphs or not any(
         states.any() for states in (*decoder._arena.keys.values(), *decoder._arena.values.values())
     )
-    assert not decoder._ready._holders
-    assert not decoder._coming._holders
+    assert not decoder._sharing.ready._holders
+    assert not decoder._sharing.coming._holders
