@@ -20,6 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from jobs.bench.lane import time_lane
 from jobs.errors import UserError
 from jobs.settings import Settings
 from udfs.generation.cache import Arena
@@ -37,6 +38,7 @@ _SEQUENCES, _REAL_SEQUENCES = (64, 256, 512, 1024), (8, 64)
 _PROMPT, _SHARED, _ANSWER, _STEP_TOKENS = 250, 200, 100, 4096
 _REAL_ANSWER = 24
 _STEPS, _REAL_STEPS = 200, 8  # that are measured
+_TURNS = 3  # so many prompts to each sequence of a lane
 _WORDS = 1024  # of the model that takes no time
 _READ_ROWS = 12.0
 _OTHERS = 7919
@@ -54,6 +56,7 @@ class StepFigures:
         step_ms: Of the whole step.
         parts_ms: Of its parts; `call` is the model's, on a GPU what it takes to launch it, and `pick` waits for it.
         device_ms: Of the GPU, by its own clock; None on a CPU.
+        lane_ms: Of an engine's lane, between two steps; None where it was not measured.
         tokens_per_s: Written.
         read: Tokens of prompts a step.
     """
@@ -64,6 +67,7 @@ class StepFigures:
     step_ms: float
     parts_ms: dict[str, float]
     device_ms: float | None
+    lane_ms: float | None
     tokens_per_s: float
     read: float
 
@@ -133,7 +137,11 @@ class _NoModel:
 
 def _measure_none(sequences: int, shared: int, drafts: bool) -> StepFigures:
     name = "none, looks for drafts" if drafts else "none"
-    return _measure(_load_none(sequences, drafts=drafts), _Fill(name, sequences, shared, _ANSWER, _STEPS))
+    fill = _Fill(name, sequences, shared, _ANSWER, _STEPS)
+    figures = _measure(_load_none(sequences, drafts=drafts), fill)
+    prompts = list(itertools.islice(_prompts(fill), _TURNS * sequences))
+    lane_ms = time_lane(_load_none(sequences, drafts=drafts), prompts, sequences=sequences)
+    return replace(figures, lane_ms=lane_ms)
 
 
 def _load_none(sequences: int, *, drafts: bool) -> Decoder:
@@ -187,7 +195,9 @@ def _measure(decoder: Decoder, fill: _Fill) -> StepFigures:
     step_ms = clock.seconds["step"] / fill.steps * 1e3
     rate = written / clock.seconds["step"]
     device_ms = clock.device_ms(fill.steps)
-    return StepFigures(fill.model, fill.sequences, fill.shared, step_ms, parts, device_ms, rate, read / fill.steps)
+    return StepFigures(
+        fill.model, fill.sequences, fill.shared, step_ms, parts, device_ms, None, rate, read / fill.steps
+    )
 
 
 class _Clock:
@@ -250,11 +260,11 @@ class _Clock:
 
 def _make_table(figures: list[StepFigures]) -> Table:
     table = Table("model", box=None, pad_edge=False, caption="medians of the rounds")
-    for name in ("sequences", "prompts share", "step ms", *PARTS, "device", "tokens/s"):
+    for name in ("sequences", "prompts share", "step ms", *PARTS, "device", "lane", "tokens/s"):
         table.add_column(name, justify="right")
     for f in figures:
         shown = [f"{f.parts_ms[name]:.2f}" for name in PARTS]
-        device = "" if f.device_ms is None else f"{f.device_ms:.2f}"
+        more = ["" if ms is None else f"{ms:.2f}" for ms in (f.device_ms, f.lane_ms)]
         counts = [str(f.sequences), str(f.shared)]
-        table.add_row(f.model, *counts, f"{f.step_ms:.2f}", *shown, device, f"{f.tokens_per_s:,.0f}")
+        table.add_row(f.model, *counts, f"{f.step_ms:.2f}", *shown, *more, f"{f.tokens_per_s:,.0f}")
     return table

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
 from udfs.wire.items import Items, join_items, token_places
 from udfs.wire.messages import Answer
 from udfs.wire.written import Written
+
+_FIRST = np.zeros(1, dtype=np.int64)
 
 
 @dataclass(eq=False)
@@ -89,18 +93,28 @@ class MicroBatch:
 
     @property
     def lengths(self) -> np.ndarray:
-        return self.round.items.lengths[self.indices]
+        offsets = self.round.items.offsets
+        return offsets[self.indices + 1] - offsets[self.indices]
 
     def by_parcel(self) -> Iterator[tuple[Parcel, np.ndarray, np.ndarray]]:
         """Each parcel with which of the batch's rows are its, and their places in it."""
         owners = self.round.parcel_of[self.indices]
+        if len(owners) == 1:  # of a decoder's hundreds, each step
+            yield self.round.parcels[owners[0]], _FIRST, self.round.place[self.indices]
+            return
         for owner in np.unique(owners):
             rows = np.flatnonzero(owners == owner)
             yield self.round.parcels[owner], rows, self.round.place[self.indices[rows]]
 
-    def whose(self) -> list[tuple[str, int, list[int]]]:
-        """Client, number of its parcel and places in it, of all items."""
-        return [(parcel.client, parcel.number, places.tolist()) for parcel, _, places in self.by_parcel()]
+    def is_dropped(self) -> bool:
+        """The client of some of its items is gone."""
+        return any(parcel.dropped for parcel, _, _ in self.by_parcel())
+
+    @cached_property
+    def whose(self) -> str:
+        """Client, number of its parcel and places in it, of all items, as lists of JSON; it is told again and again."""
+        told = [(parcel.client, parcel.number, places.tolist()) for parcel, _, places in self.by_parcel()]
+        return ", ".join(map(json.dumps, told))
 
     def digest_alone(self) -> str | None:
         """Digest of the item that runs all by itself; None where several do."""

@@ -32,6 +32,9 @@ class Scheduler:
         lanes: Micro-batches that run at once.
         per_token: Outputs are a row a token, not a row an item.
         singly: Items are taken one by one, by a model that puts them together itself.
+
+    Attributes:
+        drops: Clients that were dropped so far.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Scheduler:
         self._unanswered: dict[str, deque[Parcel]] = {}
         self._ended: set[str] = set()
         self._gone: set[str] = set()
+        self.drops = 0
         self._sound = False  # something has been answered
         self._cut: deque[MicroBatch] = deque()  # what waits of rounds, the next first
         self._alone: deque[MicroBatch] = deque()
@@ -85,6 +89,7 @@ class Scheduler:
             self._gone.add(client)
             self._cut = deque(filter(None, map(_without_dropped, self._cut)))
             self._alone = deque(filter(None, map(_without_dropped, self._alone)))
+            self.drops += 1
             self._changed.notify_all()
 
     def forget(self, client: str) -> None:

@@ -50,6 +50,7 @@ class WritingRunner(Runner):
         self._decoders = decoders
         self._pieces = Budget(min(decoder.step_tokens for decoder in decoders), 1)  # in tokens of a step
         self._held: dict[int, MicroBatch] = {}  # of a lane, the item that waits for room
+        self._drops = [0] * len(decoders)  # that each lane has seen
         super().__init__(model, scheduler, budget, lanes=len(decoders), threads=threads, journal=journal)
 
     def _work(self, lane: int) -> None:
@@ -62,7 +63,7 @@ class WritingRunner(Runner):
                 self._began[lane] = time.monotonic()
                 self._step(lane)
                 self._began.pop(lane, None)
-                self._drop_abandoned(decoder)
+                self._drop_abandoned(lane)
 
     def _admit(self, lane: int) -> bool:
         """Begin items as long as there is room; waits for one where nothing is being written."""
@@ -123,12 +124,17 @@ class WritingRunner(Runner):
             ran = len(sequence.prompt) - sequence.cached_tokens + len(sequence.ids)
             self._scheduler.finish(sequence.owner, [sequence.written()], np.array([ran]))
 
-    def _drop_abandoned(self, decoder: Decoder | VllmDecoder) -> None:
-        """Let go of items whose client is gone."""
-        gone = [s for s in decoder.sequences if any(p.dropped for p, _, _ in s.owner.by_parcel())]
+    def _drop_abandoned(self, lane: int) -> None:
+        """Let go of items whose client is gone; there is none as long as no client has gone since the last look."""
+        if (drops := self._scheduler.drops) == self._drops[lane]:
+            return
+        self._drops[lane], decoder = drops, self._decoders[lane]
+        gone = [sequence for sequence in decoder.sequences if sequence.owner.is_dropped()]
         decoder.drop(gone)
         for sequence in gone:
             self._scheduler.retry(sequence.owner, alone=False)
+        if lane in self._held and self._held[lane].is_dropped():
+            self._scheduler.retry(self._held.pop(lane), alone=False)
 
     def _have_no_room(self, batch: MicroBatch, tokens: int) -> None:
         """The cache, to which others have left little memory, is too small for a prompt."""

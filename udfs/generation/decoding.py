@@ -53,6 +53,11 @@ class _Plan:
     def drafted(self) -> int:
         return sum(map(len, self.drafts)) if self.drafts else 0
 
+    @property
+    def tokens(self) -> int:
+        """Beside the last of each that is written."""
+        return sum(self.counts) + self.drafted
+
 
 _NOTHING_ELSE = _Plan(None, [], [])
 
@@ -266,6 +271,7 @@ class Decoder:
         """Have the model run what is planned."""
         plan = self._plan()
         wrote = len(self._writing)
+        self.wrote, self.read = wrote, plan.tokens  # also where the model raises
         logits = self._run(plan)
         self._writing.told["past"] += 1
         self._writing.join(self._note_read(plan))
@@ -306,7 +312,7 @@ class Decoder:
     def _take_found(self, launched: _Launched, rows: np.ndarray) -> list[Sequence]:
         """Pick tokens by the logits of a step; returns what has ended, and is forgotten."""
         plan, writing = launched.plan, self._writing
-        self.wrote, self.read = launched.wrote, sum(plan.counts) + plan.drafted
+        self.wrote, self.read = launched.wrote, plan.tokens
         sequences, told, drafts = writing.sequences, writing.told, plan.drafts
         if not told["free"].all() and self._device.startswith("cuda"):
             self._picker.prepare(sequences)

@@ -14,8 +14,9 @@ from typing import Protocol
 class Running(Protocol):
     """What the journal asks of a micro-batch."""
 
-    def whose(self) -> list[tuple[str, int, list[int]]]:
-        """Client, number of its parcel and places in it, of all items."""
+    @property
+    def whose(self) -> str:
+        """Client, number of its parcel and places in it, of all items: lists of JSON, with commas between them."""
         ...
 
     def digest_alone(self) -> str | None:
@@ -56,19 +57,20 @@ class Journal:
 
     def begin(self, lane: int, batches: Sequence[Running], budget: int) -> None:
         """A lane is about to run some micro-batches at once."""
-        running = [whose for batch in batches for whose in batch.whose()]
+        running = ", ".join([batch.whose for batch in batches])
         alone = next((digest for batch in batches if (digest := batch.digest_alone())), None)
         self._write(lane, budget, running, alone)
 
     def end(self, lane: int, answered: int) -> None:
         """A lane is done with its micro-batch, whose items are counted unless they are to be run again."""
         self._answered[lane] += answered
-        self._write(lane, 0, [], None)
+        self._write(lane, 0, "", None)
 
-    def _write(self, lane: int, budget: int, running: list[tuple[str, int, list[int]]], alone: str | None) -> None:
-        line = {"answered": self._answered[lane], "budget": budget, "running": running, "alone": alone}
+    def _write(self, lane: int, budget: int, running: str, alone: str | None) -> None:
+        told = json.dumps({"answered": self._answered[lane], "budget": budget, "alone": alone})
+        line = f'{told[:-1]}, "running": [{running}]}}\n'
         with contextlib.suppress(OSError):  # a full disk: the work goes on, a death would only be told less exactly
-            os.pwrite(self._files[lane], json.dumps(line).encode() + b"\n", 0)  # what a longer line leaves is after it
+            os.pwrite(self._files[lane], line.encode(), 0)  # what a longer line leaves is after it
 
 
 def read_journal(folder: Path) -> Fallen:

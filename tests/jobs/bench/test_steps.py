@@ -32,6 +32,7 @@ def test_the_parts_of_a_step_are_told_with_a_model_and_without(tmp_path: Path, m
         assert sum(figure.parts_ms.values()) == pytest.approx(figure.step_ms)
         assert all(ms >= 0 for ms in figure.parts_ms.values())
         assert figure.tokens_per_s > 0
+        assert (figure.lane_ms is not None) == (figure.model != model)
     assert figures[2].read < figures[0].read  # what is shared is not read again
     assert [one["sequences"] for one in json.loads(told.read_text())] == [4, 4, 4, 4, 2]
 
