@@ -61,12 +61,8 @@ class _Round:
     steps: int
 
 
-_WAYS = (
-    (False, False),
-    (True, False),
-    (False, True),
-    (True, True),
-)  # held, drafts; the first is what others are told by
+# Held, drafts. The first is what others are told by; each second round has them the other way round.
+_WAYS = ((False, False), (True, False), (False, True), (True, True))
 
 
 def run_structured_bench(
@@ -99,7 +95,7 @@ def run_structured_bench(
     lengths = writing.write(prompts, None, drafts=False).lengths
     found: dict[tuple[bool, bool], list[_Round]] = {way: [] for way in _WAYS}
     for number in range(1, rounds + 1):
-        for held, drafts in _WAYS:
+        for held, drafts in _WAYS[:: 1 if number % 2 else -1]:
             with console.status(f"round {number} of {rounds}: {_name(held, drafts)}"):
                 found[held, drafts].append(writing.write(prompts, None if held else lengths, drafts=drafts))
     figures = [_make_figures(way, of, found[_WAYS[0]]) for way, of in found.items()]
