@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -148,3 +150,63 @@ def test_what_a_client_abandons_is_not_written_on(llama: Any) -> None:
         go_on.set()
         assert _ids(_write(scheduler, prompts[:2], "stays")) == wanted
         assert scheduler.idle()
+
+
+def _wait_until(is_so: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not is_so():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+class _FullDecoder:
+    """Has room for one sequence, which it never ends."""
+
+    step_tokens = 32
+    wrote = read = 0
+
+    def __init__(self) -> None:
+        self.sequences: list[Any] = []
+        self.refused = 0
+
+    def __len__(self) -> int:
+        return len(self.sequences)
+
+    def bound(self, *, sequences: int, step_tokens: int) -> None:
+        """It stays as it is."""
+
+    def is_hungry(self) -> bool:
+        return True
+
+    def fits(self, tokens: int, told: str | None = None) -> bool:
+        return True
+
+    def add(self, owner: Any, prompt: np.ndarray, told: str | None = None) -> bool:
+        if self.sequences:
+            self.refused += 1
+            return False
+        self.sequences.append(SimpleNamespace(owner=owner, prompt=prompt))
+        return True
+
+    def step(self) -> list[Any]:
+        time.sleep(0.001)
+        return []
+
+    def drop(self, sequences: list[Any]) -> None:
+        self.sequences = [one for one in self.sequences if one not in sequences]
+
+
+def test_an_item_that_waits_for_room_goes_with_its_client() -> None:
+    decoder: Any = _FullDecoder()
+    budget = Budget(4, 1)
+    scheduler = Scheduler(budget, pad_multiple=0, lanes=1, singly=True)
+    WritingRunner([decoder], Shell("full"), scheduler, budget, threads=1)
+    try:
+        for client in ("stays", "gone"):
+            scheduler.put(Parcel(client, 0, _items(make_prompts(1))))
+        _wait_until(lambda: decoder.refused > 0)
+        assert scheduler.look()[1].running == 2
+        scheduler.drop("gone")
+        _wait_until(lambda: scheduler.look()[1].running == 1)
+    finally:
+        scheduler.close()
