@@ -38,8 +38,8 @@ if any("jobs.cli" in part for part in sys.orig_argv) and {driver!r} is not None:
 STEPS = {
     "before the write": ("jobs.output.directory", None, "write_parts"),
     "during the write": ("jobs.output.directory", None, "write_parts"),
-    "before Spark's write": ("jobs.output.directory", "Output", "write_rows"),
-    "during Spark's write": ("jobs.output.directory", "Output", "write_rows"),
+    "before Spark's write": ("jobs.output.frames", "Frames", "write"),
+    "during Spark's write": ("jobs.output.frames", "Frames", "write"),
     "after the write": ("jobs.output.directory", "Output", "commit"),
     "before it is put in its place": ("jobs.folder", "Folder", "rename"),
     "before it is in the table": ("jobs.output.directory", "Output", "_move"),

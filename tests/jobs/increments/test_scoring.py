@@ -27,6 +27,7 @@ from jobs.job import check_report
 from jobs.job_file import load_settings
 from jobs.output.committed import Increment
 from jobs.output.directory import Output
+from jobs.output.frames import Frames
 from jobs.output.lock import Lease
 from jobs.run import retry, score
 from jobs.settings import Settings
@@ -232,14 +233,14 @@ def test_a_driver_that_has_lost_its_output_to_another_one_commits_nothing_more(
     for name in ("is_disk", "renames"):  # as on an object store
         monkeypatch.setattr(Folder, name, property(lambda _: False))
     monkeypatch.setattr("jobs.output.lock.Lease", functools.partial(Lease, settle_s=0, renew_s=60, watch_s=0))
-    settings, write_rows = nightly(), Output.write_rows
+    settings, write = nightly(), Frames.write
 
-    def overtaken(self: Output, scored: Any, name: str) -> None:
-        write_rows(self, scored, name)
+    def overtaken(self: Frames, scored: Any, name: str) -> None:
+        write(self, scored, name)
         if name.endswith("1"):
-            overtake(self.folder)
+            overtake(self._folder)
 
-    monkeypatch.setattr(Output, "write_rows", overtaken)
+    monkeypatch.setattr(Frames, "write", overtaken)
     with pytest.raises(BusyError, match="was taken over by process"):
         score(settings)
     assert [increment.number for increment in Output(settings).increments()] == [0]
