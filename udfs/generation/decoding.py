@@ -563,8 +563,8 @@ class Decoder:
         if reading:
             through = (pasts + counts >= texts)[wrote:]
             last = np.append(last, pieces.ends[wrote:][through] - 1)
-        if (graphs := self._working_graphs()) and len(ids) == len(counts) == len(last):
-            return graphs.run(ids, pieces, lambda: self._call(ids, pieces, last))
+        if (graphs := self._working_graphs()) and len(last):
+            return graphs.run(ids, pieces, last, lambda: self._call(ids, pieces, last))
         return self._call(ids, pieces, last)
 
     def _call(self, ids: np.ndarray, pieces: Pieces, last: np.ndarray) -> Any:

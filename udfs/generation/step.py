@@ -54,6 +54,11 @@ class Pieces:
         """(T,) int64, where each new token stands in its sequence."""
         return np.arange(int(self.ends[-1])) + self.each(self.pasts - self.ends + self.counts)
 
+    @functools.cached_property
+    def text_lengths(self) -> np.ndarray:
+        """(T,) int64, the length of each token's text, which ends with it where nothing is known to follow."""
+        return np.maximum(self.each(self.texts), self.positions + 1)
+
 
 @dataclass(frozen=True)
 class Group:
@@ -111,16 +116,13 @@ class FixedStep:
         arena: Holds the past.
         places: (T,) int64, where the new tokens go in the arena.
         spans: The sequences.
+        text_lengths: (1, T) int64, the length of each token's text.
     """
 
     arena: Arena
     places: Tensor
     spans: Spans
-
-    @property
-    def text_lengths(self) -> Tensor:
-        """(1, T), the length of each token's text."""
-        return self.spans.lengths[None]
+    text_lengths: Tensor
 
 
 @dataclass
@@ -145,8 +147,8 @@ class Step:
 
     @functools.cached_property
     def text_lengths(self) -> Tensor:
-        """(1, T) int64, the length of each token's text, which ends with it where nothing is known to follow."""
-        return self._send(np.maximum(self.pieces.each(self.pieces.texts), self.pieces.positions + 1)[None])
+        """(1, T) int64, the length of each token's text."""
+        return self._send(self.pieces.text_lengths[None])
 
     @functools.cached_property
     def groups(self) -> list[Group]:

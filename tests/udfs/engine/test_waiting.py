@@ -22,7 +22,7 @@ from udfs.generation import attention
 from udfs.generation.attention import CACHED, register_cached
 from udfs.generation.cache import Arena
 from udfs.generation.found import Found
-from udfs.generation.graphs import Graphs
+from udfs.generation.graphs import Graphs, Shape
 from udfs.model.files import open_model
 from udfs.model.limits import first_position
 from udfs.model.loading import leave_masks_unread, masks_as_usual
@@ -63,8 +63,14 @@ def test_no_encoder_asks_the_device_for_a_number(tmp_path: Path, kind: str, pack
     assert outputs.is_meta
 
 
+WRITES, READS = Shape(32, 32, 1), Shape(32, 128, 64)
+
+
+@pytest.mark.parametrize("shape", [WRITES, READS])
 @pytest.mark.parametrize("kind", sorted(DECODERS.keys() - {"Gemma2"}))
-def test_no_step_that_is_recorded_asks_the_device_for_a_number(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_step_that_is_recorded_asks_the_device_for_a_number(
+    kind: str, shape: Shape, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By torch's own kernel, which knows what it is told; transformers is told that a stream is captured, as it is."""
     monkeypatch.setattr(import_utils, "is_cuda_stream_capturing", lambda: True)
     monkeypatch.setattr(attention, "goes_by_kernel", lambda *_: True)
@@ -73,7 +79,7 @@ def test_no_step_that_is_recorded_asks_the_device_for_a_number(kind: str, monkey
     model.set_attn_implementation(CACHED)
     graphs = Graphs(model, Arena(256), longest=64, device="meta")
     with torch.inference_mode():
-        logits = graphs._call(torch.zeros(4, 32, dtype=torch.int64, device="meta"))
+        logits = graphs._call(torch.zeros(shape.numbers, dtype=torch.int64, device="meta"), shape)
     assert logits.shape == (32, 97)
     assert logits.is_meta
 
@@ -85,10 +91,10 @@ def test_the_next_step_is_launched_without_asking_for_the_tokens_of_the_last(mon
     model = make_writer("Llama").to("meta", torch.bfloat16)
     model.set_attn_implementation(CACHED)
     graphs, begins = Graphs(model, Arena(256), longest=64, device="meta"), np.array([0, 64, 128])
-    fixed = torch.zeros(4, 32, dtype=torch.int64, device="meta")
-    graphs._recordings[32] = fixed, lambda: graphs._call(fixed)
+    fixed = torch.zeros(WRITES.numbers, dtype=torch.int64, device="meta")
+    graphs._recordings[WRITES] = fixed, lambda: graphs._call(fixed, WRITES)
     with torch.inference_mode():
-        last = Found(graphs._call(fixed))
+        last = Found(graphs._call(fixed, WRITES))
         logits = graphs.run_after(last.tokens, np.array([0, 2, 3]), begins, np.array([5, 6, 7]))
         assert logits is not None
         assert Found(logits).tokens.is_meta

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from tests.decoders import NEW, put_to_write, write_all
 from tests.random_writers import make_prompts, make_writer, write_alone
 from tests.recorded import Recorder, plain_kernel
-from udfs.generation import graphs
 from udfs.generation.decoding import Decoder
 from udfs.wire.written import BROKEN
 
@@ -36,8 +35,7 @@ def llama() -> tuple[Any, list[np.ndarray], list[list[int]]]:
 
 @pytest.fixture(autouse=True)
 def _kernel() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch, plain_kernel():
-        patch.setattr(graphs, "_ROWS", 4)
+    with plain_kernel():
         yield
 
 

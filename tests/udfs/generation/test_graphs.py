@@ -12,6 +12,7 @@ from tests.random_writers import FAMILIES, make_prompts, make_writer, write_alon
 from tests.recorded import Recorder, plain_kernel
 from udfs.generation import graphs
 from udfs.generation.graphs import Call
+from udfs.generation.step import Pieces
 
 on_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 _BOUNDED = {"Gemma2"}  # products bounded by a tanh, which the kernel does not know
@@ -19,8 +20,7 @@ _ON_THE_HOST = {"Phimoe"}  # makes its frequencies anew on the host in each call
 
 
 @pytest.fixture
-def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(graphs, "_ROWS", 4)
+def kernel() -> Iterator[None]:
     with plain_kernel():
         yield
 
@@ -45,9 +45,50 @@ def llama() -> tuple[Any, list[np.ndarray], list[list[int]]]:
 def test_steps_are_recorded_once_for_each_number_of_rows(llama: Any) -> None:
     model, prompts, alone = llama
     record = Recorder()
-    found = write_all(put_to_write(model, at_once=6, step_tokens=300, recorded=True, record=record), prompts)
+    decoder = put_to_write(model, at_once=6, step_tokens=300, recorded=True, record=record)
+    found = write_all(decoder, prompts)
     assert [sequence.ids for sequence in found] == alone
-    assert record.recorded == 2  # of 8 rows, and of 4 as answers end
+    assert decoder._graphs is not None
+    written = [shape.sequences for shape in decoder._graphs._recordings if not shape.reads]
+    assert written == [8, 4]  # as answers end
+    assert record.recorded == len(decoder._graphs._recordings)
+
+
+@pytest.mark.usefixtures("kernel")
+def test_steps_that_read_are_recorded_once_their_shape_is_there_again(llama: Any) -> None:
+    model, prompts, alone = llama
+    decoder, shapes = put_to_write(model, step_tokens=20, recorded=True, record=Recorder()), list[Any]()
+    assert decoder._graphs is not None
+    run, recordings = decoder._call, decoder._graphs._recordings
+
+    def note(ids: np.ndarray, pieces: Pieces, last: np.ndarray) -> Any:
+        shapes.extend([graphs._shape_of(pieces, len(last))] if len(last) else [])
+        return run(ids, pieces, last)
+
+    decoder._call = note  # type: ignore[method-assign]
+    for _ in range(4):
+        assert [sequence.ids for sequence in write_all(decoder, prompts)] == alone
+        decoder._release(len(decoder._kept))
+    assert decoder._graphs.reads
+    read = {shape for shape in recordings if shape.reads}
+    assert read
+    assert {shape: shapes.count(shape) for shape in recordings} == {shape: 1 + shape.reads for shape in recordings}
+
+
+@pytest.mark.usefixtures("kernel")
+def test_steps_that_read_and_come_out_wrong_leave_the_others_recorded(
+    llama: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, prompts, alone = llama
+    decoder = put_to_write(model, step_tokens=20, recorded=True, record=Recorder())
+    assert decoder._graphs is not None
+    call = decoder._graphs._call
+    decoder._graphs._call = lambda fixed, shape: call(fixed, shape) * (1 - 2 * shape.reads)  # type: ignore[method-assign]
+    for _ in range(3):
+        assert [sequence.ids for sequence in write_all(decoder, prompts)] == alone
+    assert (decoder._graphs.works, decoder._graphs.reads) == (True, False)
+    assert decoder._graphs._recordings
+    assert "steps that read prompts are not recorded as CUDA graphs: logits are " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("fault", ["raises", "wrong", "frozen"])

@@ -11,7 +11,6 @@ from tests.decoders import NEW, put_to_write, write_all
 from tests.models import rope_of
 from tests.random_writers import make_prompts, make_writer, write_alone
 from tests.recorded import Recorder, plain_kernel
-from udfs.generation import graphs
 
 ABOVE = 48
 KINDS = ["Phi3", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("Phimoe", "Qwen2", "Llama"))]
@@ -41,8 +40,7 @@ def test_a_text_that_grows_long_is_written_as_it_is_alone(kind: str, at_once: in
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_steps_that_are_recorded_write_a_text_that_grows_long_too(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "_ROWS", 4)
+def test_steps_that_are_recorded_write_a_text_that_grows_long_too(kind: str) -> None:
     prompts, record = _prompts(), Recorder()
     alone = [write_alone(_make(kind), prompt, max_new_tokens=NEW) for prompt in prompts]
     with plain_kernel():
