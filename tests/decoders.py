@@ -36,6 +36,7 @@ def put_to_write(
     recorded: bool = False,
     drafts: bool = True,
     tokens: int = 4096,
+    penalty: float = 1.0,
 ) -> Decoder:
     """A decoder of a model.
 
@@ -44,12 +45,13 @@ def put_to_write(
         record: By this; None makes CUDA graphs.
         tokens: Room of the cache.
         drafts: It makes them wherever there are some, since a row of a tiny model costs nothing.
+        penalty: The model's own repetition penalty.
     """
     register_cached()
     model.set_attn_implementation(CACHED)
     settle_positions(model)
     options = options or make_options()
-    picker = Picker(options, ends=frozenset({END}), tokenizer=tokenizer)
+    picker = Picker(options, ends=frozenset({END}), tokenizer=tokenizer, penalty=penalty)
     arena = Arena(tokens)
     return Decoder(
         model,

@@ -276,7 +276,10 @@ class Decoder:
         self._writing.told["past"] += 1
         self._writing.join(self._note_read(plan))
         self._writing.told["row"] = np.arange(len(self._writing))
-        return _Launched(self._picker.look(logits), wrote, plan)
+        writing, drafts = self._writing, plan.drafts
+        if drafts:
+            drafts.extend([[]] * (len(writing) - wrote))
+        return _Launched(self._picker.look(logits, writing.sequences, writing.told, drafts=drafts), wrote, plan)
 
     def _launch_ahead(self, last: _Launched, rows: np.ndarray) -> _Launched | None:
         """Have the model run the tokens of a step that nobody has looked at.
@@ -289,7 +292,7 @@ class Decoder:
             rows: Of its logits, for each sequence.
         """
         graphs, told = self._working_graphs(), self._writing.told
-        if graphs is None or self._evicted or not (self._picker.is_plain and told["free"].all()):
+        if graphs is None or self._evicted or not told["free"].all():
             return None
         stays = told["left"] > 1
         goes = told[stays]
@@ -297,13 +300,16 @@ class Decoder:
             return None
         if self._reading and self._is_time_to_read(len(goes)):
             return None
-        logits = graphs.run_after(last.found.tokens, rows[stays], goes["start"], goes["past"])
+        tokens = last.found.tokens_of(rows[stays])
+        logits = graphs.run_after(tokens, goes["start"], goes["past"])
         if logits is None:
             return None
         self._steps_unread = self._steps_unread + 1 if self._reading else 0
+        sequences = [self._writing.sequences[row] for row in np.flatnonzero(stays).tolist()]
+        found = self._picker.look(logits, sequences, goes, also=tokens)
         told["past"] += stays
         told["row"][stays] = np.arange(len(goes))
-        return _Launched(self._picker.look(logits), len(goes), _NOTHING_ELSE)
+        return _Launched(found, len(goes), _NOTHING_ELSE)
 
     def _may_turn(self, pasts: np.ndarray) -> bool:
         """Some text is to be read again with its next token."""
@@ -317,8 +323,6 @@ class Decoder:
         if not told["free"].all() and self._device.startswith("cuda"):
             self._picker.prepare(sequences)
         before = told["left"].copy()
-        if drafts:
-            drafts = drafts + [[]] * (len(sequences) - len(drafts))
         broken = bool(sequences) and self._picker.take(launched.found, sequences, told, rows=rows, drafts=drafts)
         gained = before - told["left"]
         self.gained = int(gained.sum())

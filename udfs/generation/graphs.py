@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from udfs.generation.cache import Arena
+from udfs.generation.sending import send
 from udfs.generation.step import FixedStep, Pieces, Spans
 from udfs.model.memory import is_out_of_memory
 
@@ -110,30 +111,27 @@ class Graphs:
             return unrecorded()
         return _replay(*recording, self._numbers(shape, ids, pieces, last))[: len(last)]
 
-    def run_after(self, tokens: Tensor, rows: np.ndarray, starts: np.ndarray, pasts: np.ndarray) -> Tensor | None:
+    def run_after(self, tokens: Tensor, starts: np.ndarray, pasts: np.ndarray) -> Tensor | None:
         """Write one token of each sequence after another step, whose tokens nobody has looked at.
 
         Nothing here waits for the device.
 
         Args:
-            tokens: (R,) int64 of that step, on the device.
-            rows: (B,) int64, which of those is the last of each sequence.
+            tokens: (B,) int64, the last of each sequence, on the device.
             starts: (B,) where the slot of each begins in the arena.
             pasts: (B,) tokens of each that are there.
 
         Returns:
             As `run`; None where no such step is recorded.
         """
-        import torch
-
         pieces = Pieces(list, starts, np.ones_like(starts), pasts, np.zeros_like(starts))
-        recording = self._recordings.get(shape := _shape_of(pieces, len(rows)))
+        recording = self._recordings.get(shape := _shape_of(pieces, len(tokens)))
         if recording is None:
             return None
         fixed, replay = recording
-        fixed.copy_(_send(self._numbers(shape, 0, pieces, np.arange(len(rows))), like=fixed))
-        fixed[: len(rows)] = tokens.index_select(0, _send(torch.from_numpy(rows), like=fixed))
-        return replay()[: len(rows)]
+        fixed.copy_(send(self._numbers(shape, 0, pieces, np.arange(len(tokens))), fixed))
+        fixed[: len(tokens)] = tokens
+        return replay()[: len(tokens)]
 
     def _is_worth_recording(self, shape: Shape) -> bool:
         """Steps that read have many shapes: one that has been seen before, while there are few."""
@@ -146,10 +144,8 @@ class Graphs:
         self._seen.add(shape)
         return False
 
-    def _numbers(self, shape: Shape, ids: np.ndarray | int, pieces: Pieces, last: np.ndarray) -> Tensor:
+    def _numbers(self, shape: Shape, ids: np.ndarray | int, pieces: Pieces, last: np.ndarray) -> np.ndarray:
         """(shape.numbers,) int64, which `_call` takes apart."""
-        import torch
-
         numbers = np.zeros(shape.numbers, dtype=np.int64)
         tokens, sequences = _take_apart(numbers, shape)
         count, new = len(pieces.counts), int(pieces.ends[-1]) if len(pieces.ends) else 0
@@ -163,12 +159,15 @@ class Graphs:
         sequences[0, 0], sequences[0, 1 : count + 1] = 0, pieces.ends
         sequences[1, :count], sequences[2, :count] = pieces.starts, pieces.pasts + pieces.counts
         sequences[3, : len(last)] = last
-        return torch.from_numpy(numbers)
+        return numbers
 
-    def _try_to_record(self, shape: Shape, numbers: Tensor, wanted: Tensor) -> None:
+    def _try_to_record(self, shape: Shape, numbers: np.ndarray, wanted: Tensor) -> None:
         """Record a step of idle rows and hold it to its like with real ones, which a recording of numbers is not."""
+        import torch
+
         none = np.zeros(0, np.int64)
-        fixed = self._numbers(shape, none, Pieces(list, none, none, none, none), none).to(self._device)
+        idle = self._numbers(shape, none, Pieces(list, none, none, none, none), none)
+        fixed = torch.from_numpy(idle).to(self._device)
         try:
             replay = self._record(lambda: self._call(fixed, shape))
             found = _replay(fixed, replay, numbers)[: len(wanted)]
@@ -245,13 +244,10 @@ def _round_up(rows: int) -> int:
     return -(-rows // size) * size
 
 
-def _send(numbers: Tensor, *, like: Tensor) -> Tensor:
-    """To the device of another, which is not waited for."""
-    return numbers.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else numbers.to(like.device)
+def _replay(fixed: Tensor, replay: Call, numbers: np.ndarray) -> Tensor:
+    import torch
 
-
-def _replay(fixed: Tensor, replay: Call, numbers: Tensor) -> Tensor:
-    fixed.copy_(numbers)
+    fixed.copy_(torch.from_numpy(numbers))
     return replay()
 
 

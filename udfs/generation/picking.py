@@ -14,6 +14,7 @@ from udfs.generation.choices import Choices
 from udfs.generation.drawing import draw, find_best
 from udfs.generation.found import Found
 from udfs.generation.grammar import Grammar, Matcher
+from udfs.generation.penalties import follow_wishes, list_seen, penalize
 from udfs.generation.sequences import RECENT, Sequence, Way, digest, note_ids, retell, tell
 from udfs.model.files import ModelFiles
 from udfs.tasks.row_options import read_differing
@@ -129,11 +130,6 @@ class Picker:
 
         return self._given if self._given is not None else load_tokenizer(self._model_files)
 
-    @property
-    def is_plain(self) -> bool:
-        """The model has no penalty of its own: who is free is given the likeliest token as it is."""
-        return self._penalty == 1.0
-
     def pick(self, logits: Tensor, sequences: list[Sequence]) -> None:
         """Write one more token of each sequence.
 
@@ -142,12 +138,36 @@ class Picker:
             sequences: Each is told its token, and whether it ends.
         """
         told = tell(sequences)
-        self.take(self.look(logits), sequences, told)
+        self.take(self.look(logits, sequences, told), sequences, told)
         note_ids(told, list(range(len(sequences))), sequences)
 
-    def look(self, logits: Tensor) -> Found:
-        """What logits say at once; (R, V) of some sequences and their drafts. Nothing waits for the device here."""
-        return Found(logits)
+    def look(
+        self,
+        logits: Tensor,
+        sequences: list[Sequence],
+        told: np.ndarray,
+        *,
+        drafts: list[list[int]] | None = None,
+        also: Tensor | None = None,
+    ) -> Found:
+        """What logits say at once, by the model's own penalty. Nothing waits for the device here.
+
+        Args:
+            logits: (R, V) after the last token of each sequence, and after each of its drafts. A penalty may change
+                them in place.
+            sequences: Whose they are.
+            told: (B,) of each.
+            drafts: Of each sequence, the tokens that were run after its last; None for none.
+            also: (R,) int64 on the device, the last token of each, where the host does not know it yet.
+        """
+        if self._penalty == 1.0:
+            return Found(logits)
+        penalized = logits.float().contiguous()
+        if penalized is logits and any(sequence.way.options.logprobs for sequence in sequences):
+            penalized = logits.clone()
+        seen = list_seen(sequences, told, size=logits.shape[-1], drafts=drafts)
+        penalize(penalized, seen, self._penalty, also=also)
+        return Found(logits, penalized)
 
     def take(
         self,
@@ -175,7 +195,7 @@ class Picker:
             Whether logits were no numbers, be it after a draft that was not taken.
         """
         best, broken = found.read()
-        free = told["free"] if self.is_plain else np.zeros(len(told), dtype=bool)
+        free = told["free"]
         if drafts:
             counts = np.array([*map(len, drafts)])
             rows, free = np.cumsum(counts + 1) - counts - 1, free & (counts == 0)
@@ -184,7 +204,7 @@ class Picker:
         if not free.all():
             places = np.flatnonzero(~free).tolist()
             note_ids(told, places, sequences)
-            self._take_others(found.logits, best, broken, places, sequences, rows=rows, drafts=drafts)
+            self._take_others(found, best, broken, places, sequences, rows=rows, drafts=drafts)
             retell(told, places, sequences)
         return bool(broken.any())
 
@@ -209,7 +229,7 @@ class Picker:
 
     def _take_others(
         self,
-        logits: Tensor,
+        found: Found,
         best: np.ndarray,
         broken: np.ndarray,
         places: list[int],
@@ -222,11 +242,11 @@ class Picker:
         for place in places:
             sequence, drafted = sequences[place], drafts[place] if drafts else []
             row = place if rows is None else int(rows[place])
-            if self.is_plain and sequence.way.is_free:
+            if sequence.way.is_free:
                 self._take_drafted(sequence, tokens, no_numbers, row, drafted)
             else:
                 others.append(_Picked(sequence, row, drafted))
-        self._pick_in_rounds(logits, tokens, no_numbers, others)
+        self._pick_in_rounds(found, tokens, no_numbers, others)
 
     def prepare(self, sequences: list[Sequence]) -> None:
         """Make the masks of schemas ahead, while a GPU still computes the logits."""
@@ -255,7 +275,7 @@ class Picker:
                     continue
             return
 
-    def _pick_in_rounds(self, logits: Tensor, best: list[int], broken: list[bool], waiting: list[_Picked]) -> None:
+    def _pick_in_rounds(self, found: Found, best: list[int], broken: list[bool], waiting: list[_Picked]) -> None:
         """A token of each, then a second of those whose first is the one that was drafted, and so on."""
         depth = 0
         while waiting:
@@ -269,13 +289,13 @@ class Picker:
                 else:
                     rest.append(one)
             if rest:
-                self._pick_singly(logits, [one.row + depth for one in rest], [one.sequence for one in rest])
+                self._pick_singly(found, [one.row + depth for one in rest], [one.sequence for one in rest])
             waiting = [one for one in waiting if one.goes_on(depth)]
             depth += 1
 
     def _find_without_mask(self, sequence: Sequence, best: int) -> int | None:
         """The token to take where no mask has to be made for it: it is forced, or the likeliest is let through."""
-        if self._penalty != 1.0 or not sequence.way.is_greedy:
+        if not sequence.way.is_greedy:
             return None
         if sequence.matcher is None:
             return best
@@ -285,15 +305,16 @@ class Picker:
             return forced[0]
         return best if sequence.matcher.allows(best) else None
 
-    def _pick_singly(self, given: Tensor, rows: list[int], sequences: list[Sequence]) -> None:
+    def _pick_singly(self, found: Found, rows: list[int], sequences: list[Sequence]) -> None:
         """Write one token of each sequence, by rows of logits that are numbers."""
-        taken = _rows(given, rows)
-        logits = taken.float()
-        ours = logits is not given  # and may be changed
+        given = _rows(found.penalized, rows)
+        logits = given.float()
         told = [row for row, sequence in enumerate(sequences) if sequence.way.options.logprobs]
-        shares = _rows(logits, told).log_softmax(-1) if told else None
-        if changing := self._list_changing(sequences):
-            logits = self._change(logits if ours else logits.clone(), sequences, changing)
+        shares = _rows(found.logits, [rows[row] for row in told]).float().log_softmax(-1) if told else None
+        if any(sequence.way.changes_logits or sequence.way.grammar for sequence in sequences):
+            logits = (logits.clone() if logits is found.penalized else logits).contiguous()
+            follow_wishes(logits, sequences, self._end_ids)
+            self._hold(logits, sequences)
         picked, _ = find_best(logits)
         if drawn := [row for row, sequence in enumerate(sequences) if sequence.draws is not None]:
             picked[drawn] = draw(_rows(logits, drawn), [sequences[row] for row in drawn])
@@ -302,24 +323,18 @@ class Picker:
         for sequence, token in zip(sequences, picked.tolist(), strict=True):
             self._append(sequence, token)
 
-    def _list_changing(self, sequences: list[Sequence]) -> list[int]:
-        """Rows whose logits are changed before a token is picked."""
-        if self._penalty != 1.0:
-            return list(range(len(sequences)))
-        return [row for row, s in enumerate(sequences) if s.way.changes_logits or s.way.grammar]
-
     def cut(self, ids: list[int]) -> Written:
         """An answer that was written elsewhere, up to its end token."""
         end = next((place for place, token in enumerate(ids) if token in self._ends), None)
         finish = LENGTH if end is None else STOP
         return Written(np.array(ids[:end], dtype=np.int32), finish)
 
-    def _hold(self, logits: Tensor, sequences: list[Sequence], rows: list[int]) -> None:
+    def _hold(self, logits: Tensor, sequences: list[Sequence]) -> None:
         """Put logits within the grammars; a thought has no end but its mark."""
         by_grammar: dict[int, list[int]] = {}
-        for row in rows:
-            if sequences[row].way.grammar:
-                by_grammar.setdefault(id(sequences[row].way.grammar), []).append(row)
+        for row, sequence in enumerate(sequences):
+            if sequence.way.grammar:
+                by_grammar.setdefault(id(sequence.way.grammar), []).append(row)
         for alike in by_grammar.values():
             bound = [sequences[row] for row in alike]
             held = bound[0].way.grammar.mask(_rows(logits, alike), [s.matcher for s in bound])
@@ -355,41 +370,6 @@ class Picker:
         first = max(options.min_tokens, len(ids) - sequence.way.tail)
         tail = self._tokenizer.decode(ids[first:], skip_special_tokens=True)
         return any(stop in tail for stop in options.stop)
-
-    def _change(self, logits: Tensor, sequences: list[Sequence], rows: list[int]) -> Tensor:
-        """Logits, changed in place, by the model's own penalty and by what items ask for: biases, penalties, grammars.
-
-        Source: the formula of OpenAI's reference of presence and frequency penalties.
-        """
-        import torch
-
-        if self._penalty != 1.0:
-            self._penalize(logits, sequences)
-        for row in rows:
-            sequence, options = sequences[row], sequences[row].way.options
-            line = logits[row]
-            if options.logit_bias:
-                ids, values = (torch.from_numpy(part).to(line.device) for part in sequence.way.bias)
-                line[ids] += values
-            if sequence.ids and (options.presence_penalty or options.frequency_penalty):
-                seen, counts = np.unique(np.array(sequence.ids, dtype=np.int64), return_counts=True)
-                taken = options.presence_penalty + options.frequency_penalty * counts.astype(np.float32)
-                where, amounts = torch.from_numpy(seen), torch.from_numpy(taken.astype(np.float32))
-                line[where.to(line.device)] -= amounts.to(line.device)
-            if len(sequence.ids) < options.min_tokens and sequence.matcher is None:
-                line[list(self._ends)] = float("-inf")
-        self._hold(logits, sequences, rows)
-        return logits
-
-    def _penalize(self, logits: Tensor, sequences: list[Sequence]) -> None:
-        """Source: transformers, `RepetitionPenaltyLogitsProcessor`."""
-        import torch
-
-        for row, sequence in zip(logits, sequences, strict=True):
-            seen = np.unique(np.concatenate([sequence.prompt, np.array(sequence.ids, dtype=np.int32)]))
-            where = torch.from_numpy(seen.astype(np.int64)).to(row.device)
-            scores = row[where]
-            row[where] = torch.where(scores < 0, scores * self._penalty, scores / self._penalty)
 
 
 def _rows(logits: Tensor, rows: list[int]) -> Tensor:

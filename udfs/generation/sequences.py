@@ -114,6 +114,17 @@ class Sequence:
     finish: int | None = None
     error: Exception | None = None
     refused: bool = False
+    _seen: np.ndarray | None = field(default=None, repr=False)
+    _noted: int = field(default=0, repr=False)
+
+    def seen(self) -> np.ndarray:
+        """(N,) the tokens of its prompt, each once, and of its ids."""
+        if self._seen is None:
+            self._seen = np.unique(self.prompt)
+        if len(self.ids) > self._noted:
+            self._seen = np.append(self._seen, np.array(self.ids[self._noted :], dtype=self._seen.dtype))
+            self._noted = len(self.ids)
+        return self._seen
 
     def written(self) -> Written:
         told = self._told() if self.way.options.logprobs else None

@@ -95,10 +95,10 @@ def test_the_next_step_is_launched_without_asking_for_the_tokens_of_the_last(mon
     graphs._recordings[WRITES] = fixed, lambda: graphs._call(fixed, WRITES)
     with torch.inference_mode():
         last = Found(graphs._call(fixed, WRITES))
-        logits = graphs.run_after(last.tokens, np.array([0, 2, 3]), begins, np.array([5, 6, 7]))
+        logits = graphs.run_after(last.tokens_of(np.array([0, 2, 3])), begins, np.array([5, 6, 7]))
         assert logits is not None
         assert Found(logits).tokens.is_meta
     assert logits.shape == (3, 97)
     assert (
-        graphs.run_after(last.tokens, np.arange(40), np.arange(40), np.ones(40)) is None
+        graphs.run_after(torch.zeros(40, device="meta"), np.arange(40), np.arange(40)) is None
     )  # of so many nothing is recorded

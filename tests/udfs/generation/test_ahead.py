@@ -45,9 +45,9 @@ def _put_to_write(model: Any, **more: Any) -> tuple[Decoder, list[int]]:
     assert decoder._graphs is not None
     run_after, ahead = decoder._graphs.run_after, list[int]()
 
-    def note(tokens: torch.Tensor, rows: np.ndarray, *where: np.ndarray) -> Any:
-        found = run_after(tokens, rows, *where)
-        ahead.extend([len(rows)] if found is not None else [])
+    def note(tokens: torch.Tensor, *where: np.ndarray) -> Any:
+        found = run_after(tokens, *where)
+        ahead.extend([len(tokens)] if found is not None else [])
         return found
 
     decoder._graphs.run_after = note  # type: ignore[method-assign]
@@ -83,8 +83,8 @@ def test_no_mix_of_rows_arrivals_and_cancellations_is_answered_otherwise(llama: 
     rng = np.random.default_rng(data.draw(st.integers(0, 999)))
     told = [None if not row else json.dumps(row) for row in rng.choice(ROWS, len(prompts))]  # type: ignore[arg-type]
     at_once, step_tokens = data.draw(st.integers(1, 6)), data.draw(st.integers(6, 200))
-    tokens = data.draw(st.sampled_from([192, 384, 4096]))
-    decoder, _ = _put_to_write(model, at_once=at_once, step_tokens=step_tokens, tokens=tokens)
+    tokens, penalty = data.draw(st.sampled_from([192, 384, 4096])), data.draw(st.sampled_from([1.0, 1.4]))
+    decoder, _ = _put_to_write(model, at_once=at_once, step_tokens=step_tokens, tokens=tokens, penalty=penalty)
     waiting, cancelled = list(range(len(prompts))), set[int]()
     found = dict[int, Any]()
     while waiting or len(decoder):
@@ -98,7 +98,7 @@ def test_no_mix_of_rows_arrivals_and_cancellations_is_answered_otherwise(llama: 
             decoder.drop(gone)
         if len(decoder):
             found |= {sequence.owner: sequence for sequence in decoder.step()}
-    plain = put_to_write(model, tokenizer=_Letters(), drafts=False)
+    plain = put_to_write(model, tokenizer=_Letters(), drafts=False, penalty=penalty)
     for owner in range(len(prompts)):
         if owner in cancelled:
             continue
