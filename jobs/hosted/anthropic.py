@@ -12,6 +12,7 @@ from jobs.hosted.clients import read_problem, read_stream, save_stream, telling_
 from jobs.hosted.provider import (
     Bounds,
     Found,
+    LostReplyError,
     RefusedError,
     Seen,
     Sent,
@@ -66,15 +67,18 @@ class AnthropicBatches:
                     maybe.append(batch.id)
         return Found(maybe=tuple(maybe))
 
-    def begins_with(self, batch_id: str, prefix: str) -> bool:
+    def has_run(self, batch_id: str, sent: Sent) -> bool:
+        others = 0
         with self._telling(), self._results(batch_id) as response:
-            head = b""
-            for piece in read_stream(response):
-                *lines, head = (head + piece).split(b"\n")
-                for line in lines:
-                    if custom_id := _id_of(line):
-                        return custom_id.startswith(prefix)
-        return (_id_of(head) or "").startswith(prefix)
+            for line in _lines_of(response):
+                if (custom_id := _id_of(line)) is None:
+                    continue
+                if custom_id.startswith(sent.prefix):
+                    return True
+                others += 1
+        if 2 * others < sent.requests:
+            raise LostReplyError(f"of the results of {batch_id} {others} of {sent.requests} came")
+        return False
 
     def look(self, batch_id: str) -> Seen:
         with self._telling():
@@ -135,6 +139,14 @@ class AnthropicBatches:
     def _telling(self) -> Iterator[None]:
         with telling_errors("anthropic", self._client, self._endpoint, self._model):
             yield
+
+
+def _lines_of(response: Any) -> Iterator[bytes]:
+    rest = b""
+    for piece in read_stream(response):
+        *lines, rest = (rest + piece).split(b"\n")
+        yield from lines
+    yield rest
 
 
 def _id_of(line: bytes) -> str | None:

@@ -267,18 +267,20 @@ class Flight:
                 self._look_at_maybe(batch)
             elif batch.name in self._unmade:
                 self._make_again(batch)
-            elif (found := self._find(batch)).id:
-                self._keep(batch, found.id)
-            elif found.maybe:
-                self._maybe[batch.name] = found.maybe
-                self._look_at_maybe(batch)
-            elif self._is_surely_unmade(batch):
-                self._make_again(batch)
+            else:
+                self._look_for(batch)
 
-    def _is_surely_unmade(self, batch: Batch) -> bool:
-        """It has not been listed for so long, since it may have been made last, that it never was."""
-        since = self._lost_since.setdefault(batch.name, time.monotonic())  # it was made before, if ever
-        return time.monotonic() - since > min(_LISTED_S, _LISTED * self._tempo.poll_s)
+    def _look_for(self, batch: Batch) -> None:
+        """Look whether the provider lists it; what it has not listed for so long was never made."""
+        asked = time.monotonic()  # the list may be old by the time that it comes
+        since = self._lost_since.setdefault(batch.name, asked)  # it was made before, if ever
+        if (found := self._find(batch)).id:
+            self._keep(batch, found.id)
+        elif found.maybe:
+            self._maybe[batch.name] = found.maybe
+            self._look_at_maybe(batch)
+        elif asked - since > min(_LISTED_S, _LISTED * self._tempo.poll_s):
+            self._make_again(batch)
 
     def _find(self, batch: Batch) -> Found:
         known = {other.id for other in self._batches.values() if other.id}
@@ -290,7 +292,7 @@ class Flight:
             with contextlib.suppress(UnknownBatchError):  # somebody has deleted it
                 if self._provider.look(batch_id).state == "running":
                     continue
-                if self._provider.begins_with(batch_id, prefix_of(self._asked, batch.name)):
+                if self._provider.has_run(batch_id, batch.sent(self._asked)):
                     self._keep(batch, batch_id)
                     return
             self._others.add(batch_id)

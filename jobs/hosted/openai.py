@@ -77,7 +77,7 @@ class OpenAIBatches:
                     return Found(batch.id)
         return Found()
 
-    def begins_with(self, batch_id: str, prefix: str) -> bool:
+    def has_run(self, batch_id: str, sent: Sent) -> bool:
         raise NotImplementedError("a batch is found by its metadata")
 
     def look(self, batch_id: str) -> Seen:

@@ -142,8 +142,12 @@ class Provider(Protocol):
     def find(self, sent: Sent, known: frozenset[str]) -> Found:
         """Look for a batch whose id is not known; those of `known` ids are other ones."""
 
-    def begins_with(self, batch_id: str, prefix: str) -> bool:
-        """Whether the first result of an ended batch has a custom id that begins so."""
+    def has_run(self, batch_id: str, sent: Sent) -> bool:
+        """Whether an ended batch is the one that was to be made: one of its results has a custom id of ours.
+
+        Raises:
+            LostReplyError: None has, but less than half of its results came.
+        """
 
     def look(self, batch_id: str) -> Seen:
         """How a batch is."""

@@ -78,6 +78,38 @@ def test_a_reply_that_is_lost_makes_no_second_batch(engine: str, provider: Provi
     assert (provider.asked, provider.asked_twice) == (40, 0)
 
 
+def test_a_lost_batch_whose_results_begin_with_others_or_come_short_is_known_again(
+    provider: Provider, folder: Folder
+) -> None:
+    provider.faults = Faults(
+        seed=1, lost_reply=0.9, at_most_a_row=1, foreign_lines=1.0, short_download=0.6, malformed=0.3
+    )
+    ledger = ask(folder, "anthropic-batch")
+    fly(ledger, open_at(provider.url, provider.key, "anthropic-batch"), tempo=SMALL)
+    assert provider.state.failures["malformed"]
+    assert (provider.asked, provider.asked_twice) == (40, 0)
+
+
+@each_engine
+def test_a_list_that_comes_late_is_not_the_word_that_a_batch_was_not_made(
+    engine: str, provider: Provider, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the driver, or its machine, stood still between the list and its look at the clock."""
+    provider.faults = Faults(seed=1, lost_reply=0.9, at_most_a_row=1, listed_after_s=0.15)
+    client, ledger = open_at(provider.url, provider.key, engine), ask(folder, engine)
+    find, calls = client.find, [0]
+
+    def find_and_stand_still(*args: Any) -> Any:
+        found, calls[0] = find(*args), calls[0] + 1
+        time.sleep(calls[0] == 2)  # longer than a batch may be unlisted, by `SMALL`
+        return found
+
+    monkeypatch.setattr(client, "find", find_and_stand_still)
+    fly(ledger, client, tempo=SMALL)
+    assert len(read_replies(folder, ledger)) == 40
+    assert (provider.asked, provider.asked_twice) == (40, 0)
+
+
 @each_engine
 def test_requests_that_are_refused_are_found_by_halves_and_fail_alone(
     engine: str, provider: Provider, folder: Folder
