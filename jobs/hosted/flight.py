@@ -36,6 +36,7 @@ _SLOWER, _SLOWEST = 1.5, 10  # polls come as often as `poll_s` at first, and a t
 _LISTED_S, _LISTED = 60.0, 20  # a batch may be listed so long, or so many polls, after it was made
 _DOWNLOADS, _AGAIN_S = 4, 5.0  # of results that are not whole
 _REFUSALS = 64  # before anything was taken
+_LEAST_SHARE = 8  # of a batch is sent where there is no money for all of it: each is waited for by itself
 _SHARES = 4  # of the tokens in flight: so many batches at least, so that some end while others run
 
 
@@ -217,14 +218,23 @@ class Flight:
             made = self._cut(name, cut, file, self._share())
             if flying and not self._has_room(flying, made.tokens):
                 return False
-            if not self._purse.has_for(made, [batch.cut for batch in flying], self._usage()):
-                self._spent_out = not flying  # what flies may cost less than it could
+            if (paid := self._afford(name, made, file, flying)) is None:
                 return False
-            batch = Batch(name, made, time.time(), self._provider.newest())
+            batch = Batch(name, paid, time.time(), self._provider.newest())
             self._ledger.intend(batch)
             self._batches[name] = batch
             self._make(batch, file)
         return True
+
+    def _afford(self, name: str, cut: Cut, file: Path, flying: list[Batch]) -> Cut | None:
+        """As much of a batch as there is money for, in halves of halves; None where that is too little to be sent."""
+        least = cut.requests // _LEAST_SHARE if self._usage().input_tokens else 1
+        while not self._purse.has_for(cut, [batch.cut for batch in flying], self._usage()):
+            if flying or "." in name or cut.requests // 2 < max(1, least):
+                self._spent_out = not flying  # what flies may cost less than it could
+                return None
+            cut = self._cut(name, replace(cut, end=None), file, cut.tokens // 2)
+        return cut
 
     def _cut(self, name: str, cut: Cut, file: Path, room: int | None) -> Cut:
         bounds = self._provider.bounds

@@ -117,7 +117,7 @@ class Purse:
         """Why no more is sent."""
         return (
             f"limits.max_usd is {self.max_usd or 0:,.4g} USD, {self._spent(usage):,.4g} USD of it are spent, and the "
-            "next batch might pass it; raise it, or make batches smaller by score.endpoint.max_in_flight_tokens"
+            "next batch, however small, might pass it; raise it"
         )
 
 

@@ -234,17 +234,34 @@ def test_calls_that_fail_now_and_then_after_the_deadline_lose_no_answer(
 def test_a_limit_on_money_is_not_passed(provider: Provider, folder: Folder) -> None:
     price = Price(input=1, output=10)
     ledger = ask(folder, "openai-batch")
-    purse = Purse(price, max_usd=0.004, spent_usd=0.001)  # a batch of ten: at most 0.00255
+    purse = Purse(price, max_usd=0.0022, spent_usd=0.001)  # a batch of ten: at most 0.00255
     landed = fly(ledger, open_at(provider.url, provider.key, "openai-batch"), tempo=SMALL, purse=purse)
     spent = 0.001 + price_of(landed.usage, price, in_batches=True)
     assert "limits.max_usd" in str(landed.spent_out)
-    assert 0.001 < spent <= 0.004
+    assert 0.001 < spent <= 0.0022
     assert 0 < landed.unsent == 40 - provider.asked
 
 
-def test_no_money_for_the_first_batch_leaves_all_to_the_next_run(provider: Provider, folder: Folder) -> None:
+@each_engine
+@pytest.mark.parametrize("max_usd", [0.0006, 0.003, 0.0095])  # a batch of ten: at most 0.00255
+def test_a_batch_that_there_is_no_money_for_is_made_smaller(
+    engine: str, max_usd: float, provider: Provider, folder: Folder
+) -> None:
+    price, ledger = Price(input=1, output=10), ask(folder, engine)
+    client = open_at(provider.url, provider.key, engine)
+    landed = fly(ledger, client, tempo=SMALL, purse=Purse(price, max_usd=max_usd))
+    spent = price_of(landed.usage, price, in_batches=True)
+    assert 0 < spent <= max_usd
+    assert landed.unsent == 40 - provider.asked
+    assert provider.asked == 40 or "limits.max_usd" in str(landed.spent_out)
+    assert len(read_replies(folder, ledger)) == 40  # those that were not sent expire
+    fly(ledger, client, tempo=SMALL)
+    assert (provider.asked, provider.asked_twice) == (40, 0)
+
+
+def test_no_money_for_a_single_request_leaves_all_to_the_next_run(provider: Provider, folder: Folder) -> None:
     ledger = ask(folder, "openai-batch")
-    purse = Purse(Price(input=1, output=10), max_usd=0.001)
+    purse = Purse(Price(input=1, output=10), max_usd=0.0001)
     with pytest.raises(DeadlineReached, match="max_usd"):
         fly(ledger, open_at(provider.url, provider.key, "openai-batch"), purse=purse)
     fly(ledger, open_at(provider.url, provider.key, "openai-batch"))
