@@ -121,6 +121,7 @@ NO_REPLY = RowError(
 BATCH_EXPIRED = RowError("expired", "the provider's batch ended before the request ran; `gristmill retry` asks again")
 CANCELED = RowError("canceled", "the batch was canceled before the request ran; `gristmill retry` asks again")
 EXPIRED = RowError("expired", "the deadline passed before the row was scored; `gristmill retry` scores it")
+UNTRIED = frozenset({EXPIRED.code, CANCELED.code})  # nobody has tried these rows: no failures of the model's
 
 
 def bad_template(error: BaseException) -> RowError:

@@ -33,7 +33,7 @@ from jobs.settings import Settings
 from jobs.spark.interrupts import Stop
 from jobs.spark.naming import named
 from jobs.spark.session import count_slots, spark_conf
-from udfs.errors import BAD_REQUEST, CANCELED, EXPIRED, MALFORMED
+from udfs.errors import BAD_REQUEST, MALFORMED, UNTRIED
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -182,7 +182,7 @@ def _retried(spark: SparkSession, output: Output, name: str) -> DataFrame | None
     tried = output.frames.read_marked(spark, kept).select(
         _FILE, _ROW, column(name)["error"]["code"].alias("code"), "outcome"
     )
-    tried = tried.where(F.col("code").isNull() | ~F.col("code").isin(EXPIRED.code, CANCELED.code))
+    tried = tried.where(F.col("code").isNull() | ~F.col("code").isin(*UNTRIED))
     return tried.groupBy(_FILE, _ROW).agg(F.max((F.col("outcome") == "succeeded").cast("int")).alias("mended"))
 
 

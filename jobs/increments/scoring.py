@@ -48,6 +48,7 @@ from jobs.settings import Settings
 from jobs.spark.interrupts import Stop
 from jobs.spark.naming import named
 from jobs.spark.session import count_slots, has_gpu, spark_conf
+from udfs.errors import UNTRIED
 from udfs.tasks.writing_options import WritingOptions
 
 if TYPE_CHECKING:
@@ -334,12 +335,13 @@ def check_goes_on(run: Run, stop: Stop) -> None:
 
 
 def check_failed(counts: Committed, settings: Settings) -> None:
-    """Raise if more rows failed than the settings allow; those that came too late are no failures of the model's.
+    """Raise if more rows failed than the settings allow, but for those that nobody has tried.
 
     Raises:
         TooManyFailed: They did; they are in the output with their errors.
     """
-    limit, failed = settings.limits.max_error_rate, counts.failed - counts.failed_by_code.get("expired", 0)
+    untried = sum(counts.failed_by_code.get(code, 0) for code in UNTRIED)
+    limit, failed = settings.limits.max_error_rate, counts.failed - untried
     if failed > limit * counts.rows:
         error = (
             f"{settings.output.prefix}error_code"
@@ -369,7 +371,7 @@ def check_last_run(output: Output, settings: Settings) -> None:
     last = [increment for increment in scored if increment.run_id == scored[-1].run_id]
     counts = add_up(increment.counts for increment in last)
     later = [i for i in increments if i.is_retry and i.committed_at > last[-1].committed_at]
-    mended = sum(rows for i in later for code, rows in i.mended.items() if code != "expired")
+    mended = sum(rows for i in later for code, rows in i.mended.items() if code not in UNTRIED)
     try:
         check_failed(replace(counts, failed=max(0, counts.failed - mended)), settings)
     except TooManyFailed as error:

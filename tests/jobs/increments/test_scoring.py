@@ -7,6 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +26,7 @@ from jobs.increments.scoring import Run
 from jobs.input import reading
 from jobs.job import check_report
 from jobs.job_file import load_settings
-from jobs.output.committed import Increment
+from jobs.output.committed import Committed, Increment
 from jobs.output.directory import Output
 from jobs.output.frames import Frames
 from jobs.output.lock import Lease
@@ -354,6 +355,13 @@ def test_a_retry_takes_all_that_were_before_it_into_account(
     score(nightly())
     assert [retry(nightly(), again=True).failed for _ in range(3)] == [1, 1, 1]
     assert retry(nightly()).rows == 0
+
+
+@pytest.mark.parametrize(("code", "is_over"), [("expired", False), ("canceled", False), ("not_finite", True)])
+def test_rows_that_nobody_has_tried_are_no_failures(nightly: Callable[..., Settings], code: str, is_over: bool) -> None:
+    counts = Committed(rows=10, succeeded=4, failed=6, failed_by_code={code: 6})
+    with pytest.raises(TooManyFailed) if is_over else nullcontext():
+        increments.check_failed(counts, nightly(limits={"max_error_rate": 0.5}))
 
 
 @pytest.mark.long

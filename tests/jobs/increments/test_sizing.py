@@ -16,8 +16,8 @@ from jobs.output.committed import Committed, Increment
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
-def _increment(number: int, seconds: float, size: int, *, run: str = "a", expired: int = 0) -> Increment:
-    counts = Committed(rows=100, failed=expired, failed_by_code={"expired": expired} if expired else {})
+def _increment(number: int, seconds: float, size: int, *, run: str = "a", code: str = "", failed: int = 0) -> Increment:
+    counts = Committed(rows=100, failed=failed, failed_by_code={code: failed} if failed else {})
     return Increment(number, run, "", seconds, counts, 1, size)
 
 
@@ -32,7 +32,8 @@ def test_the_longest_of_a_runs_own_increments_tells_its_rate() -> None:
     assert bytes_per_s(earlier, "b") == 1
     own = [_increment(1, 10, 10, run="b"), _increment(2, 20, 200, run="b")]
     assert bytes_per_s([*earlier, *own], "b") == 10
-    assert bytes_per_s([_increment(0, 100, 1000, expired=50)]) == 5  # what the deadline cut off was not scored
+    for code, rate in {"expired": 5, "canceled": 5, "not_finite": 10}.items():  # what was cut off was not scored
+        assert bytes_per_s([_increment(0, 100, 1000, code=code, failed=50)]) == rate
 
 
 def test_a_tables_increment_tells_a_rate_if_the_same_run_had_more_to_score_after_it() -> None:
