@@ -97,7 +97,7 @@ class AnthropicBatches:
 
     def download(self, seen: Seen, folder: Path) -> list[Path]:
         with self._telling(), self._results(seen.id) as response:
-            return [save_stream(response, folder / "0.jsonl")]
+            return [save_stream(response, folder / "0.jsonl", key=self._client.api_key)]
 
     @contextlib.contextmanager
     def _results(self, batch_id: str) -> Iterator[Any]:

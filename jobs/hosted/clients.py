@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jobs.errors import EndpointError
 from jobs.hosted.provider import BusyProviderError, LostReplyError, RefusedError, UnknownBatchError
 from udfs.hosted.clients import NO_MODEL, cause_of, explain_status
 from udfs.hosted.endpoint import Endpoint
-from udfs.hosted.keys import without_key
+from udfs.hosted.keys import HIDDEN, without_key
 from udfs.hosted.pacing import read_retry_after
 
 _REFUSALS = (400, 413, 422)
@@ -82,23 +82,40 @@ def read_stream(response: Any) -> Iterator[bytes]:
         yield piece
 
 
-def save_stream(response: Any, file: Path, *, size: int | None = None) -> Path:
-    """Write a streamed response to a file.
+def save_stream(response: Any, file: Path, *, key: str | None, size: int | None = None) -> Path:
+    """Write a streamed response to a file, without the key that it may quote.
 
     Raises:
         LostReplyError: It is shorter than it should be, or ends within a line that is no whole JSON.
     """
-    last = b"\n"
+    came, last = 0, b"\n"
     with file.open("wb") as stream:
-        for piece in read_stream(response):
-            stream.write(piece)
-            last = (last + piece)[-1:]
-    held = file.stat().st_size
-    if size is not None and held != size:
-        raise LostReplyError(f"a download ended after {held:,} of {size:,} bytes")
-    if last != b"\n" and held and not _ends_whole(file):
+        for piece in _leave_out(read_stream(response), (key or "").encode()):
+            came, last = came + piece.came, (last + piece.left)[-1:]
+            stream.write(piece.left)
+    if size is not None and came != size:
+        raise LostReplyError(f"a download ended after {came:,} of {size:,} bytes")
+    if last != b"\n" and came and not _ends_whole(file):
         raise LostReplyError("a download ended within a line")
     return file
+
+
+class _Piece(NamedTuple):
+    """Of a stream: bytes that came, and what is left of them."""
+
+    came: int
+    left: bytes
+
+
+def _leave_out(pieces: Iterable[bytes], key: bytes) -> Iterator[_Piece]:
+    """A stream without a key, wherever its pieces part it."""
+    rest, kept = b"", max(0, len(key) - 1)
+    for piece in pieces:
+        whole = (rest + piece).replace(key, HIDDEN.encode()) if key else piece
+        cut = max(0, len(whole) - kept)
+        rest = whole[cut:]
+        yield _Piece(len(piece), whole[:cut])
+    yield _Piece(0, rest)
 
 
 def _ends_whole(file: Path) -> bool:

@@ -124,7 +124,8 @@ class OpenAIBatches:
             with self._telling():
                 size = self._client.files.retrieve(file_id).bytes
                 with self._client.files.with_streaming_response.content(file_id) as response:
-                    found.append(save_stream(response, folder / f"{number}.jsonl", size=size))
+                    file = folder / f"{number}.jsonl"
+                    found.append(save_stream(response, file, key=self._client.api_key, size=size))
         return found
 
     def usage_of(self, reply: Mapping[str, Any]) -> Usage:

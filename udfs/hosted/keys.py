@@ -8,6 +8,7 @@ import re
 from udfs.errors import ProviderError
 from udfs.hosted.endpoint import Endpoint
 
+HIDDEN = "***"
 _KEY = re.compile(r"[!-~]+")  # what a header takes
 
 _LIKE_A_KEY = re.compile(r"^(?=.*[a-z])(?=.*\d).{20,}$")  # which somebody has written where its name belongs
@@ -48,4 +49,4 @@ def check_key(found: str, name: str) -> str:
 
 def without_key(told: str, key: str | None) -> str:
     """What a provider has told, without the key that it may quote."""
-    return told.replace(key, "***") if key else told
+    return told.replace(key, HIDDEN) if key else told
