@@ -18,6 +18,7 @@ from udfs.hosted.pacing import read_retry_after
 
 _REFUSALS = (400, 413, 422)
 _PIECE = 1 << 20
+_LEAST_KEY = 16  # characters
 
 
 @contextlib.contextmanager
@@ -83,14 +84,15 @@ def read_stream(response: Any) -> Iterator[bytes]:
 
 
 def save_stream(response: Any, file: Path, *, key: str | None, size: int | None = None) -> Path:
-    """Write a streamed response to a file, without the key that it may quote.
+    """Write a streamed response to a file, without the key that it may quote; a short one is a placeholder, and a word.
 
     Raises:
         LostReplyError: It is shorter than it should be, or ends within a line that is no whole JSON.
     """
     came, last = 0, b"\n"
     with file.open("wb") as stream:
-        for piece in _leave_out(read_stream(response), (key or "").encode()):
+        secret = key.encode() if key and len(key) >= _LEAST_KEY else b""
+        for piece in _leave_out(read_stream(response), secret):
             came, last = came + piece.came, (last + piece.left)[-1:]
             stream.write(piece.left)
     if size is not None and came != size:

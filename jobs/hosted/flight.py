@@ -233,7 +233,10 @@ class Flight:
             if flying or "." in name or cut.requests // 2 < max(1, least):
                 self._spent_out = not flying  # what flies may cost less than it could
                 return None
-            cut = self._cut(name, replace(cut, end=None), file, cut.tokens // 2)
+            whole, cut = cut, self._cut(name, replace(cut, end=None), file, cut.tokens // 2)
+            if cut.requests == whole.requests:  # of no tokens, so that nothing can be spent on them
+                self._spent_out = True
+                return None
         return cut
 
     def _cut(self, name: str, cut: Cut, file: Path, room: int | None) -> Cut:

@@ -103,9 +103,11 @@ class Graphs:
         shape = _shape_of(pieces, len(last))
         if shape not in self._recordings:
             wanted = unrecorded()
-            if self._is_worth_recording(shape):
-                self._try_to_record(shape, self._numbers(shape, ids, pieces, last), wanted)
-            return wanted
+            if not self._is_worth_recording(shape):
+                return wanted
+            self._try_to_record(shape, self._numbers(shape, ids, pieces, last), wanted)
+            # What came out otherwise has left its own keys and values in the cache.
+            return wanted if self._recordings.get(shape) else unrecorded()
         recording = self._recordings[shape]
         if recording is None:
             return unrecorded()
@@ -262,18 +264,21 @@ class _Recorder:
         import torch
 
         here = torch.cuda.current_stream()
-        self._stream = self._stream or torch.cuda.Stream()
+        self._stream = stream = self._stream or torch.cuda.Stream()
         self._pool = self._pool or torch.cuda.graph_pool_handle()
-        self._stream.wait_stream(here)
+        stream.wait_stream(here)
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.stream(self._stream):
+            with torch.cuda.stream(stream):
                 call()  # makes what is made once, such as a product's workspace
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"):
                 found = call()
+        except BaseException:
+            self._stream = self._pool = None  # a pool in which a recording has failed takes no other
+            raise
         finally:
             torch.cuda.set_stream(here)  # a recording that fails leaves its own in place
-            here.wait_stream(self._stream)
+            here.wait_stream(stream)
 
         def replay() -> Tensor:
             graph.replay()

@@ -32,7 +32,9 @@ def make_body(engine: str, number: int, **more: Any) -> dict[str, Any]:
     return {"model": "writer", "messages": asked, longest: 50, **more}
 
 
-def write_asked(folder: Folder, bodies: list[dict[str, Any]], *, files: int = 3, buckets: int = 4) -> Ledger:
+def write_asked(
+    folder: Folder, bodies: list[dict[str, Any]], *, files: int = 3, buckets: int = 4, tokens: int = 10
+) -> Ledger:
     """A ledger whose requests are all written; each is asked once, by rows of one bucket."""
     ledger = Ledger(folder, "_gristmill", 0)
     folder.make(f"{ledger.path}/asked")
@@ -40,10 +42,12 @@ def write_asked(folder: Folder, bodies: list[dict[str, Any]], *, files: int = 3,
     for number, body in enumerate(bodies):
         told = json.dumps(body, separators=(",", ":"))
         id_ = hashlib.blake2b(told.encode(), digest_size=16).hexdigest()
-        lines.append(f"{id_}\t10\t1\t{number % buckets}\t{told}\n".encode())
+        lines.append(f"{id_}\t{tokens}\t1\t{number % buckets}\t{told}\n".encode())
     for number in range(files):
         Path(folder.path, ledger.path, f"asked/part-{number}.txt").write_bytes(b"".join(lines[number::files]))
-    ledger.keep_asked(about={}, lines=len(lines), tokens=10 * len(lines), made=len(lines), made_tokens=10 * len(lines))
+    ledger.keep_asked(
+        about={}, lines=len(lines), tokens=tokens * len(lines), made=len(lines), made_tokens=tokens * len(lines)
+    )
     return ledger
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jobs.hosted.clients import save_stream
 from jobs.hosted.provider import LostReplyError
 
-KEY = "sk-aab"
+KEY = "sk-aab-0123456789"
 
 
 class _Response:
@@ -23,7 +23,7 @@ class _Response:
         return iter(self._pieces)
 
 
-@given(st.lists(st.sampled_from([KEY, "sk-", "a", "b", "s", '"id"\n', "sk-a", "é"]), max_size=12), st.data())
+@given(st.lists(st.sampled_from([KEY, "sk-", "a", "b", "s", '"id"\n', "sk-aab-01234", "é"]), max_size=12), st.data())
 def test_a_key_is_in_no_file_wherever_the_stream_is_parted(
     tmp_path_factory: pytest.TempPathFactory, words: list[str], data: st.DataObject
 ) -> None:
@@ -36,8 +36,8 @@ def test_a_key_is_in_no_file_wherever_the_stream_is_parted(
 
 
 def test_a_download_that_is_short_is_told_however_much_was_left_out(tmp_path: Path) -> None:
-    with pytest.raises(LostReplyError, match="after 7 of 8"):
-        save_stream(_Response([b"sk-", b"aab\n"]), tmp_path / "a", key=KEY, size=8)
+    with pytest.raises(LostReplyError, match="after 18 of 19"):
+        save_stream(_Response([b"sk-", b"aab-0123456789\n"]), tmp_path / "a", key=KEY, size=19)
     with pytest.raises(LostReplyError, match="within a line"):
         save_stream(
             _Response(
@@ -47,3 +47,9 @@ def test_a_download_that_is_short_is_told_however_much_was_left_out(tmp_path: Pa
             key=None,
         )
     assert save_stream(_Response([]), tmp_path / "c", key=KEY).read_bytes() == b""
+
+
+def test_a_placeholder_is_a_word_that_an_answer_may_have(tmp_path: Path) -> None:
+    told = b'{"text": "none the less", "custom_id": "gm-1"}\n'
+    for key in ("none", "1", "custom_id", ""):
+        assert save_stream(_Response([told]), tmp_path / "a", key=key).read_bytes() == told

@@ -259,6 +259,15 @@ def test_a_batch_that_there_is_no_money_for_is_made_smaller(
     assert (provider.asked, provider.asked_twice) == (40, 0)
 
 
+def test_requests_of_no_tokens_are_not_made_smaller_for_ever(provider: Provider, folder: Folder) -> None:
+    bodies = [make_body("openai-batch", number) for number in range(20)]
+    ledger = write_asked(folder, bodies, tokens=0)
+    purse = Purse(Price(input=1, output=10), max_usd=0.0001, spent_usd=0.01)
+    with pytest.raises(DeadlineReached, match="max_usd"):
+        fly(ledger, open_at(provider.url, provider.key, "openai-batch"), purse=purse)
+    assert provider.asked == 0
+
+
 def test_no_money_for_a_single_request_leaves_all_to_the_next_run(provider: Provider, folder: Folder) -> None:
     ledger = ask(folder, "openai-batch")
     purse = Purse(Price(input=1, output=10), max_usd=0.0001)

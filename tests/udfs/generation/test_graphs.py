@@ -82,8 +82,16 @@ def test_steps_that_read_and_come_out_wrong_leave_the_others_recorded(
     model, prompts, alone = llama
     decoder = put_to_write(model, step_tokens=20, recorded=True, record=Recorder())
     assert decoder._graphs is not None
-    call = decoder._graphs._call
-    decoder._graphs._call = lambda fixed, shape: call(fixed, shape) * (1 - 2 * shape.reads)  # type: ignore[method-assign]
+    call, arena = decoder._graphs._call, decoder._arena
+
+    def spoil(fixed: torch.Tensor, shape: graphs.Shape) -> torch.Tensor:
+        found = call(fixed, shape)
+        if shape.reads:  # what it puts into the cache is wrong too
+            (_, _, places, _), _ = graphs._take_apart(fixed, shape)
+            arena.keys[0][places] += 1
+        return found * (1 - 2 * shape.reads)
+
+    decoder._graphs._call = spoil  # type: ignore[method-assign]
     for _ in range(3):
         assert [sequence.ids for sequence in write_all(decoder, prompts)] == alone
     assert (decoder._graphs.works, decoder._graphs.reads) == (True, False)
