@@ -25,7 +25,6 @@ from udfs.hosted.endpoint import Endpoint
 
 # 100,000 and 256 MB are taken; but all of a body is in memory as it is sent.
 _BOUNDS = Bounds(requests=20_000, bytes=32_000_000)
-_DAY_S = 86_400
 _RAW = "X-Stainless-Raw-Response"  # by which the client hands over a response that it has not read
 
 
@@ -61,7 +60,7 @@ class AnthropicBatches:
         maybe = []
         with self._telling():
             for batch in self._client.messages.batches.list(limit=100):
-                if batch.id == sent.newest or batch.created_at.timestamp() < sent.at - _DAY_S:
+                if batch.id == sent.newest:
                     break
                 if _requests_of(batch) == sent.requests and batch.id not in known:
                     maybe.append(batch.id)
@@ -96,8 +95,9 @@ class AnthropicBatches:
             self._client.messages.batches.cancel(batch_id)
 
     def download(self, seen: Seen, folder: Path) -> list[Path]:
-        with self._telling(), self._results(seen.id) as response:
+        with contextlib.suppress(UnknownBatchError), self._telling(), self._results(seen.id) as response:
             return [save_stream(response, folder / "0.jsonl", key=self._client.api_key)]
+        return []
 
     @contextlib.contextmanager
     def _results(self, batch_id: str) -> Iterator[Any]:

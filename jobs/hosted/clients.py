@@ -39,6 +39,8 @@ def telling_errors(sdk: str, client: Any, endpoint: Endpoint, model: str) -> Ite
         if (ours := cause_of(error)) is not None:
             raise EndpointError(ours.message) from None
         raise LostReplyError(f"{endpoint.url} does not answer: {type(error).__name__}") from None
+    except (AttributeError, ValueError):  # a page of HTML, say, with a status that promises a reply
+        raise LostReplyError(f"{endpoint.url} answers with what is no reply of a provider") from None
 
 
 def _of_status(error: Any, key: str | None, endpoint: Endpoint, model: str) -> Exception:

@@ -25,6 +25,7 @@ from jobs.hosted.provider import (
     BusyProviderError,
     Found,
     LostReplyError,
+    NotRunError,
     Provider,
     RefusedError,
     Seen,
@@ -33,7 +34,6 @@ from jobs.hosted.provider import (
 )
 
 _SLOWER, _SLOWEST = 1.5, 10  # polls come as often as `poll_s` at first, and a tenth as often in the end
-_LISTED_S, _LISTED = 60.0, 20  # a batch may be listed so long, or so many polls, after it was made
 _DOWNLOADS, _AGAIN_S = 4, 5.0  # of results that are not whole
 _REFUSALS = 64  # before anything was taken
 _LEAST_SHARE = 8  # of a batch is sent where there is no money for all of it: each is waited for by itself
@@ -42,11 +42,16 @@ _SHARES = 4  # of the tokens in flight: so many batches at least, so that some e
 
 @dataclass(frozen=True)
 class Tempo:
-    """How many batches fly, and how often they are looked at; as of `udfs.hosted.endpoint.Endpoint`."""
+    """How many batches fly, and how often they are looked at; as of `udfs.hosted.endpoint.Endpoint`.
+
+    Args:
+        listed_s: A batch may be listed so long after it was made.
+    """
 
     max_batches: int = 8
     max_tokens: int | None = None
     poll_s: float = 30.0
+    listed_s: float = 60.0
 
 
 @dataclass(frozen=True)
@@ -112,10 +117,12 @@ class Flight:
         self._batches = {batch.name: batch for batch in ledger.batches()}
         self._seen: dict[str, Seen] = {}
         self._maybe: dict[str, tuple[str, ...]] = {}  # by name of a batch: those of the provider's that may be it
-        self._others = set[str]()  # of the provider's: not ours, by their results
+        self._others: dict[str, set[str]] = {}  # by name of a batch: those of the provider's that are not it
         self._unmade = set[str]()  # batches that the provider has told it did not make
         self._ended_early = set[str]()  # batches whose cancelling has got a reply
         self._lost_since: dict[str, float] = {}
+        self._sent = set[str]()  # batches that this run has sent
+        self._broken = ""  # what keeps the provider from running any
         self._refusals = 0
         self._spent_out = False
         self._every_s, self._not_before = tempo.poll_s, 0.0
@@ -139,12 +146,17 @@ class Flight:
 
     def _step(self) -> None:
         """One round: end what is too late, send what there is room for, look at what flies."""
+        lost = list[LostReplyError]()
         try:
             if self._patience.is_late():
                 self._end_early()
-            self._find_lost()
-            self._look_around()
+            self._each(self._settle, lambda batch: batch.id is None, lost)
+            self._each(self._look, lambda batch: batch.id is not None, lost)
+            if self._broken:
+                raise EndpointError(self._broken)
             self._send_more()
+            if lost:
+                raise lost[0]
         except BusyProviderError as error:
             self._not_before = time.monotonic() + self._patience.wait_s(error, wanted_s=self._every_s)
         except LostReplyError as error:
@@ -154,6 +166,15 @@ class Flight:
         else:
             self._patience.is_answered()
         self._tell(self._progress())
+
+    def _each(self, act: Callable[[Batch], None], which: Callable[[Batch], bool], lost: list[LostReplyError]) -> None:
+        """Do something for some of the batches that fly; where one gets no reply, the others still have their turn."""
+        for batch in [batch for batch in self._flying() if which(batch)]:
+            self._check()
+            try:
+                act(batch)
+            except LostReplyError as error:
+                lost.append(error)
 
     # What there is
 
@@ -220,7 +241,7 @@ class Flight:
                 return False
             if (paid := self._afford(name, made, file, flying)) is None:
                 return False
-            batch = Batch(name, paid, time.time(), self._provider.newest())
+            batch = Batch(name, paid, self._provider.newest())
             self._ledger.intend(batch)
             self._batches[name] = batch
             self._make(batch, file)
@@ -254,6 +275,7 @@ class Flight:
 
     def _make(self, batch: Batch, file: Path) -> None:
         """Have the provider make a batch that is noted and not made."""
+        self._sent.add(batch.name)
         try:
             made = self._provider.submit(file, batch.sent(self._asked))
         except BusyProviderError:
@@ -273,15 +295,14 @@ class Flight:
         self._maybe.pop(batch.name, None)
         self._every_s = self._tempo.poll_s
 
-    def _find_lost(self) -> None:
-        """Settle what became of batches that were to be made, and of which nobody knows whether they were."""
-        for batch in [batch for batch in self._flying() if batch.id is None]:
-            if batch.name in self._maybe:
-                self._look_at_maybe(batch)
-            elif batch.name in self._unmade:
-                self._make_again(batch)
-            else:
-                self._look_for(batch)
+    def _settle(self, batch: Batch) -> None:
+        """Find out what became of a batch that was to be made, and of which nobody knows whether it was."""
+        if batch.name in self._maybe:
+            self._look_at_maybe(batch)
+        elif batch.name in self._unmade:
+            self._make_again(batch)
+        else:
+            self._look_for(batch)
 
     def _look_for(self, batch: Batch) -> None:
         """Look whether the provider lists it; what it has not listed for so long was never made."""
@@ -292,24 +313,25 @@ class Flight:
         elif found.maybe:
             self._maybe[batch.name] = found.maybe
             self._look_at_maybe(batch)
-        elif asked - since > min(_LISTED_S, _LISTED * self._tempo.poll_s):
+        elif asked - since > self._tempo.listed_s:
             self._make_again(batch)
 
     def _find(self, batch: Batch) -> Found:
         known = {other.id for other in self._batches.values() if other.id}
-        return self._provider.find(batch.sent(self._asked), frozenset(known | self._others))
+        return self._provider.find(batch.sent(self._asked), frozenset(known | self._others.get(batch.name, set())))
 
     def _look_at_maybe(self, batch: Batch) -> None:
         """Look whether one of the batches that may be a lost one has ended, and is it; else look for more of them."""
+        others = self._others.setdefault(batch.name, set())
         for batch_id in self._maybe[batch.name]:
-            with contextlib.suppress(UnknownBatchError):  # somebody has deleted it
+            with contextlib.suppress(UnknownBatchError, RefusedError):  # deleted, or so old that its results are
                 if self._provider.look(batch_id).state == "running":
                     continue
                 if self._provider.has_run(batch_id, batch.sent(self._asked)):
                     self._keep(batch, batch_id)
                     return
-            self._others.add(batch_id)
-        left = tuple(batch_id for batch_id in self._maybe[batch.name] if batch_id not in self._others)
+            others.add(batch_id)
+        left = tuple(batch_id for batch_id in self._maybe[batch.name] if batch_id not in others)
         self._maybe[batch.name] = left
         if not left:
             del self._maybe[batch.name]
@@ -317,7 +339,7 @@ class Flight:
     def _make_again(self, batch: Batch) -> None:
         """Make a batch that was noted and never made, of the same lines; once it is too late, they are unsent."""
         self._unmade.add(batch.name)
-        if self._is_cut_short():
+        if self._is_cut_short() or batch.cancelled:
             self._batches[batch.name] = self._ledger.keep_split(batch, (batch.cut,), "not made")
             return
         if time.monotonic() < self._not_before:
@@ -327,7 +349,7 @@ class Flight:
             made = self._cut(batch.name, batch.cut, file, None)
             if made.digest != batch.cut.digest:
                 raise JobError(f"the requests of batch {batch.name} below {self._ledger.path} have been changed")
-            again = replace(batch, at=time.time(), newest=self._provider.newest())
+            again = replace(batch, newest=self._provider.newest())
             self._ledger.intend(again)
             self._batches[batch.name] = again
             self._unmade.discard(batch.name)
@@ -336,21 +358,19 @@ class Flight:
 
     # Looking
 
-    def _look_around(self) -> None:
-        """Look at all that flies, and collect what has ended."""
-        for batch in [batch for batch in self._flying() if batch.id is not None]:
-            self._check()
-            self._look(batch)
-
     def _look(self, batch: Batch) -> None:
+        """Look at a batch, and collect it if it has ended."""
         try:
             seen = self._provider.look(str(batch.id))
         except UnknownBatchError as error:
             raise EndpointError(
                 f"the provider does not know batch {batch.id} of increment {self._ledger.number}, which was made for "
-                "this job: is this the key of the same account and project? If it was deleted there, --overwrite "
-                "starts afresh"
+                "this job: is this the key of the same account and project? If it was deleted there, --cancel and "
+                "then --overwrite start afresh"
             ) from error
+        except NotRunError as error:
+            self._take_back(batch, str(error))
+            return
         self._seen[seen.id] = seen
         if seen.state == "ended":
             self._collect(batch, seen)
@@ -377,6 +397,15 @@ class Flight:
         self._ledger.write_results(batch.name, lay_out(reply, line.buckets, self._provider))
         self._batches[batch.name] = self._ledger.keep_collected(batch, Usage(), refused=1)
 
+    def _take_back(self, batch: Batch, told: str) -> None:
+        """Have the lines of a batch wait that was not run for what is wrong with the account or the model.
+
+        By the next run that may be mended: what a run before has sent is sent again.
+        """
+        self._batches[batch.name] = self._ledger.keep_split(batch, (batch.cut,), told)
+        if batch.name in self._sent:
+            self._broken = told
+
     def _put_off(self, batch: Batch, seen: Seen) -> None:
         """Too much is enqueued at the provider: the same lines later, or in halves where nothing else of ours is."""
         others = any(other.id for other in self._flying() if other.name != batch.name)
@@ -389,39 +418,39 @@ class Flight:
             self._not_before = time.monotonic() + self._every_s
 
     def _collect(self, batch: Batch, seen: Seen) -> None:
-        """Bring the replies of an ended batch here, and keep them."""
+        """Bring the replies of an ended batch here, and keep them; what did not come is looked for again."""
+        self._ledger.forget_results(batch.name)
+        replies = read_left(self._ledger, self._asked, batch, self._provider, why=batch.cancelled)
         with tempfile.TemporaryDirectory(prefix="gm-") as folder:
-            for left in reversed(range(_DOWNLOADS)):
-                replies = read_left(self._ledger, self._asked, batch, self._provider, why=batch.cancelled)
-                files = self._download(seen, Path(folder), is_last=not left)
+            for number in range(_DOWNLOADS):
+                is_last = number == _DOWNLOADS - 1
+                files = self._download(seen, Path(folder), is_last=is_last)
                 self._check()
-                if files is None:
-                    continue
-                self._ledger.write_results(batch.name, replies.read(files))
-                if not replies.left or seen.why or not left:
+                name = f"{batch.name}-{number}" if number else batch.name
+                self._ledger.write_results(name, replies.read(files))
+                is_whole = len(files) == len(seen.files) and replies.counts["replies"] >= seen.done
+                if not replies.left or (seen.why and is_whole) or is_last:
                     break
                 self._pause(min(_AGAIN_S, self._tempo.poll_s))
                 seen = self._provider.look(seen.id)  # files may come late, or have been told wrong
-            if replies.counts["no_model"] == batch.cut.requests:
-                raise EndpointError(
-                    f"the provider has no model as score.model names it: so it answers all of batch {seen.id}"
-                )
-            if replies.left and (why := batch.cancelled or seen.why):
-                self._ledger.write_results(f"{batch.name}.unanswered", replies.fill(why))
+        if replies.counts["no_model"] == batch.cut.requests:
+            told = f"the provider has no model as score.model names it: so it answers all of batch {seen.id}"
+            self._take_back(batch, told)
+            return
+        if replies.left and (why := batch.cancelled or seen.why):
+            self._ledger.write_results(f"{batch.name}-unanswered", replies.fill(why))
         counts = {**replies.counts, "missing": len(replies.left)}
         self._batches[batch.name] = self._ledger.keep_collected(batch, replies.usage, **counts)
         self._every_s = self._tempo.poll_s
 
-    def _download(self, seen: Seen, folder: Path, *, is_last: bool) -> Sequence[Path] | None:
-        """The results of a batch; None where they did not come whole. Those that are gone for good are none."""
+    def _download(self, seen: Seen, folder: Path, *, is_last: bool) -> Sequence[Path]:
+        """The results of a batch; none where they did not come whole."""
         try:
             return self._provider.download(seen, folder)
-        except UnknownBatchError:
-            return []
         except LostReplyError:
             if is_last:
                 raise
-            return None
+            return []
 
     # Ending
 
@@ -432,7 +461,7 @@ class Flight:
                 self._batches[batch.name] = self._ledger.keep_cancelled(batch, "expired")
             self._provider.cancel(str(batch.id))
             self._ended_early.add(batch.name)
-        if self._maybe:
+        if self._maybe and not any(batch.id for batch in self._flying()):
             raise DeadlineReached(
                 "the deadline has passed, and it is not known yet which of the provider's batches is ours; the next "
                 "run collects the answers"
@@ -486,16 +515,25 @@ def cancel_flight(ledger: Ledger, provider: Provider) -> list[tuple[Batch, str]]
     for batch in ledger.batches() if asked else ():
         if batch.is_over or asked is None:
             continue
-        known = batch.id or provider.find(batch.sent(asked), frozenset()).id
-        if known is None:
+        if (known := batch.id or provider.find(batch.sent(asked), frozenset()).id) is None:
+            ledger.keep_cancelled(batch, "canceled")
             told.append((batch, "may never have been made; the next run looks for it"))
             continue
         if batch.id is None:
             batch = ledger.keep_created(batch, known)
-        is_running = provider.look(known).state == "running"
         batch = ledger.keep_cancelled(batch, "canceled")
-        if is_running:
-            provider.cancel(known)
-        became = "is being cancelled; the next run collects what it has answered" if is_running else "has ended"
-        told.append((batch, became))
+        told.append((batch, _cancel(provider, known)))
     return told
+
+
+def _cancel(provider: Provider, batch_id: str) -> str:
+    """Have a batch of the provider's end; returns what becomes of it."""
+    try:
+        if provider.look(batch_id).state != "running":
+            return "has ended"
+        provider.cancel(batch_id)
+    except UnknownBatchError:
+        return "is not known to the provider any more"
+    except NotRunError:
+        return "was not run"
+    return "is being cancelled; the next run collects what it has answered"

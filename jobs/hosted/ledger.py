@@ -111,7 +111,7 @@ class Batch:
     Args:
         name: `00000`; its halves are `00000.0` and `00000.1`.
         cut: Its lines.
-        at, newest: As of `Sent`.
+        newest: As of `Sent`.
         id: The provider's, once it is known.
         cancelled: Why it was cancelled.
         halves: What it was split into.
@@ -120,7 +120,6 @@ class Batch:
 
     name: str
     cut: Cut
-    at: float
     newest: str | None
     id: str | None = None
     cancelled: Why | None = None
@@ -134,7 +133,7 @@ class Batch:
 
     def sent(self, asked: Asked) -> Sent:
         """What a provider finds it by."""
-        return Sent(f"{asked.id}/{self.name}", prefix_of(asked, self.name), self.cut.requests, self.newest, self.at)
+        return Sent(f"{asked.id}/{self.name}", prefix_of(asked, self.name), self.cut.requests, self.newest)
 
 
 def prefix_of(asked: Asked, name: str) -> str:
@@ -197,7 +196,7 @@ class Ledger:
     def intend(self, batch: Batch) -> None:
         """Note that lines are about to be sent."""
         cut = asdict(batch.cut)
-        self._note(batch, "intent", {"cut": cut, "at": batch.at, "newest": batch.newest})
+        self._note(batch, "intent", {"cut": cut, "newest": batch.newest})
 
     def keep_created(self, batch: Batch, batch_id: str) -> Batch:
         """Note which batch of the provider's it is."""
@@ -250,6 +249,12 @@ class Ledger:
                 count += 1
         return count
 
+    def forget_results(self, name: str) -> None:
+        """Replies of a batch that a run before has begun to collect are collected anew."""
+        for found in self._folder.entries(f"{self.path}/results"):
+            if found == f"{name}{RESULTS}" or found.startswith(f"{name}-"):
+                self._folder.delete(f"{self.path}/results/{found}")
+
     def forget_unsent(self) -> None:
         """Lines that a run before has left are sent by this one."""
         self._folder.delete(f"{self.path}/results/{UNSENT}{RESULTS}")
@@ -275,7 +280,6 @@ def _read_batch(name: str, notes: dict[str, dict[str, Any]]) -> Batch:
     return Batch(
         name,
         _read_cut(intent["cut"]),
-        intent["at"],
         intent["newest"],
         notes.get("created", {}).get("id"),
         notes.get("cancel", {}).get("why"),

@@ -49,13 +49,20 @@ def price_of(usage: Usage, price: Price, *, in_batches: bool) -> float:
 
 def _rates(price: Price, *, in_batches: bool) -> tuple[float, float, float]:
     """USD for a million tokens that are read, written, and read from a cache."""
-    cached = price.input if price.cached_input is None else price.cached_input
-    if not in_batches:
-        return price.input, price.output, cached
     kept = 1 - price.batch_discount
+    live_read = _live(price.input, price.batch_input, kept)
+    live_written = _live(price.output, price.batch_output, kept)
+    live_cached = live_read if price.cached_input is None else price.cached_input
+    if not in_batches:
+        return live_read, live_written, live_cached
     read = price.input * kept if price.batch_input is None else price.batch_input
     written = price.output * kept if price.batch_output is None else price.batch_output
-    return read, written, cached * (read / price.input if price.input else kept)
+    return read, written, live_cached * (read / live_read if live_read else kept)
+
+
+def _live(told: float, in_batches: float | None, kept: float) -> float:
+    """A price without the discount; where that of batches alone is told, by the discount."""
+    return in_batches / kept if not told and in_batches and kept else told
 
 
 def make_cost(usage: Usage, price: Price, *, in_batches: bool, made_tokens: int = 0, sent_tokens: int = 0) -> Cost:

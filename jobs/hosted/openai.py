@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobs.errors import EndpointError
 from jobs.hosted.clients import read_problem, save_stream, telling_errors
 from jobs.hosted.provider import (
     Bounds,
     Found,
+    NotRunError,
     RefusedError,
     Seen,
     Sent,
@@ -26,7 +26,6 @@ from udfs.hosted.keys import without_key
 
 _BOUNDS = Bounds(requests=50_000, bytes=190_000_000)  # 200 MB are taken
 _MARK = "gristmill"
-_DAY_S = 86_400
 _FULL = "token_limit_exceeded"
 _STATES = {"failed": "refused", "completed": "ended", "expired": "ended", "cancelled": "ended"}
 _WHY: dict[str, Why] = {"expired": "expired", "cancelled": "canceled"}
@@ -71,7 +70,7 @@ class OpenAIBatches:
     def find(self, sent: Sent, known: frozenset[str]) -> Found:
         with self._telling():
             for batch in self._client.batches.list(limit=100):
-                if batch.id == sent.newest or batch.created_at < sent.at - _DAY_S:
+                if batch.id == sent.newest:
                     break
                 if (batch.metadata or {}).get(_MARK) == sent.name:
                     return Found(batch.id)
@@ -102,14 +101,14 @@ class OpenAIBatches:
         """A model that is not there, or an account without money, is no fault of the requests.
 
         Raises:
-            EndpointError: It is so.
+            NotRunError: It is so.
         """
         for problem in problems:
             told = f"OpenAI has refused a batch: {self._read_told(problem)}"
             if problem.code in NO_MODEL:
-                raise EndpointError(f"{told}; see score.model")
+                raise NotRunError(f"{told}; see score.model")
             if problem.code in NO_MONEY:
-                raise EndpointError(f"{told}; no money or no quota is left")
+                raise NotRunError(f"{told}; no money or no quota is left; add some, and run the same command again")
 
     def _read_told(self, problem: Any) -> str:
         return without_key(str(problem.message or problem.code), self._client.api_key)
@@ -121,7 +120,7 @@ class OpenAIBatches:
     def download(self, seen: Seen, folder: Path) -> list[Path]:
         found = []
         for number, file_id in enumerate(seen.files):
-            with self._telling():
+            with contextlib.suppress(UnknownBatchError), self._telling():
                 size = self._client.files.retrieve(file_id).bytes
                 with self._client.files.with_streaming_response.content(file_id) as response:
                     file = folder / f"{number}.jsonl"

@@ -40,6 +40,10 @@ class UnknownBatchError(Exception):
     """The provider knows no batch of this id."""
 
 
+class NotRunError(Exception):
+    """The provider has not run a batch, for what is wrong with the account or the model, and with no request."""
+
+
 @dataclass(frozen=True)
 class Bounds:
     """What a batch may hold.
@@ -115,14 +119,12 @@ class Sent:
         prefix: What its custom ids begin with.
         requests: How many.
         newest: The provider's newest batch before this one; None where there was none.
-        at: When it was to be made, in seconds since 1970.
     """
 
     name: str
     prefix: str
     requests: int
     newest: str | None
-    at: float
 
 
 class Provider(Protocol):
@@ -150,13 +152,17 @@ class Provider(Protocol):
         """
 
     def look(self, batch_id: str) -> Seen:
-        """How a batch is."""
+        """How a batch is.
+
+        Raises:
+            NotRunError: Nothing of it was run, or will be.
+        """
 
     def cancel(self, batch_id: str) -> None:
         """Have a batch end; what is answered already stays. Nothing happens to one that has ended."""
 
     def download(self, seen: Seen, folder: Path) -> Sequence[Path]:
-        """Bring the results of an ended batch here, whole files.
+        """Bring the results of an ended batch here, whole files; those that are gone for good are not among them.
 
         Raises:
             LostReplyError: What came is shorter than the provider says.

@@ -7,7 +7,7 @@ rows that ask it, a reply goes to those buckets, and there one UDF sees the repl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from jobs.errors import EndpointError, OutputError
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pyspark.sql import Column, DataFrame, SparkSession
 
 _BUCKETS = 4096
+_LISTED = 20  # polls
 _BUCKET, _REPLY = f"{OWN}bucket", f"{OWN}reply"
 _BYTES = 64 << 20  # of replies that a task holds
 _LINES = {"lineSep": "\n"}  # Spark would end a line at other characters too
@@ -114,6 +115,8 @@ def answer_in_batches(
     provider = open_provider_of(settings)
     asked = ledger.asked() or _ask(frame, settings, plan, ledger, about or {})
     tempo = Tempo(endpoint.max_in_flight_batches, endpoint.max_in_flight_tokens, endpoint.poll_s)
+    if endpoint.is_loopback:  # a server of one's own lists at once
+        tempo = replace(tempo, listed_s=max(0.5, min(tempo.listed_s, _LISTED * tempo.poll_s)))
     purse = Purse(endpoint.price, settings.limits.max_usd, _spent_usd(output, endpoint))
     flight = Flight(ledger, asked, provider, tempo=tempo, purse=purse, check=check, left_s=left_s, tell=tell)
     landed = flight.fly()

@@ -85,17 +85,22 @@ class Request:
     tokens: int
 
 
-def make_request(body: Mapping[str, Any], asked: Asked) -> Request:
+def make_request(body: Mapping[str, Any], asked: Asked, *, more_tokens: int = 0) -> Request:
     """A body as it is sent.
 
     The keys stay in their order: that of a schema is the one in which a model writes them.
+
+    Args:
+        body: It.
+        asked: What it asks.
+        more_tokens: Estimated, of what it holds besides.
 
     Raises:
         UnicodeEncodeError: It holds half of a surrogate pair.
     """
     line = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
     digest = hashlib.blake2b(line.encode(), digest_size=16).hexdigest()
-    return Request(digest, line, estimate_tokens(asked))
+    return Request(digest, line, estimate_tokens(asked) + more_tokens)
 
 
 def estimate_tokens(asked: Asked) -> int:
@@ -110,10 +115,14 @@ def estimate_tokens(asked: Asked) -> int:
     return sum(_tokens_of(text) + _TOKENS_A_MESSAGE for _, text in asked.messages) + _tokens_of(held)
 
 
-def most_tokens(asked: Asked) -> int:
+def estimate_laid_over(body: Mapping[str, Any] | None) -> int:
+    """Tokens of what is laid over each request, as instructions and tools."""
+    return _tokens_of(json.dumps(body, ensure_ascii=False)) if body else 0
+
+
+def most_tokens(request: Request, asked: Asked) -> int:
     """What a request may cost at most, by that estimate."""
-    wrote = asked.way.max_new_tokens * asked.way.n if isinstance(asked, Chat) else 0
-    return estimate_tokens(asked) + wrote
+    return request.tokens + (asked.way.max_new_tokens * asked.way.n if isinstance(asked, Chat) else 0)
 
 
 def _tokens_of(text: str) -> int:

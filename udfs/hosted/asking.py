@@ -77,7 +77,8 @@ def ask_about(text: str, task: HostedTask) -> Question | RowError:
         asked = task.ask(text)
         if isinstance(asked, RowError):
             return asked
-        return Question(tuple(asked), tuple(make_request(task.body(each), each) for each in asked))
+        more = task.laid_over_tokens
+        return Question(tuple(asked), tuple(make_request(task.body(each), each, more_tokens=more) for each in asked))
     except UnicodeEncodeError as error:
         return unreadable(error)
 

@@ -95,7 +95,7 @@ class Caller:
             wait=wait,
             sleep=self._sleep,
             retry_error_callback=lambda _: self._give_up(failures[-1]),
-        )(self._try, request, most_tokens(asked))
+        )(self._try, request, most_tokens(request, asked))
         return outcome
 
     def close(self) -> None:

@@ -157,6 +157,11 @@ class Endpoint:
         return None if self.api_key_secret else self.api_key_env or _KEYS.get(self.engine)
 
     @property
+    def is_loopback(self) -> bool:
+        """It is a server on this machine."""
+        return urlsplit(self.url).hostname in _LOOPBACK
+
+    @property
     def host(self) -> str:
         """Host and port, as an answer tells who made it."""
         told = urlsplit(self.url)

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from udfs.errors import RowError, SpecError, bad_options, invalid_output
 from udfs.hosted import anthropic, openai
-from udfs.hosted.asked import Asked, Chat, Document, Reply
+from udfs.hosted.asked import Asked, Chat, Document, Reply, estimate_laid_over
 from udfs.hosted.endpoint import Endpoint
 from udfs.hosted.forms import Fitted
 from udfs.hosted.refusals import find_refusals, find_refusals_of_way
@@ -75,6 +75,11 @@ class HostedTask(ABC):
     def path(self) -> str:
         """Where its requests go, below the base URL."""
         return str(self.dialect.path_of(self.asks))
+
+    @functools.cached_property
+    def laid_over_tokens(self) -> int:
+        """Tokens of what the endpoint lays over each request, estimated."""
+        return estimate_laid_over(self.endpoint.body)
 
     @property
     def engine(self) -> str:

@@ -73,7 +73,7 @@ def fly(
         ledger,
         read_asked(ledger),
         provider,
-        tempo=tempo or Tempo(max_batches=4, max_tokens=None, poll_s=0.02),
+        tempo=tempo or Tempo(max_batches=4, max_tokens=None, poll_s=0.02, listed_s=0.4),
         purse=purse or Purse(),
         check=check,
         left_s=left_s,
@@ -113,5 +113,5 @@ def _lines(folder: Folder, ledger: Ledger) -> Iterator[bytes]:
 if __name__ == "__main__":
     path, engine, url, fault = sys.argv[1:]
     change_driver(**json.loads(fault))
-    tempo = Tempo(max_batches=3, max_tokens=160, poll_s=0.02)
+    tempo = Tempo(max_batches=3, max_tokens=160, poll_s=0.02, listed_s=0.4)
     print(fly(Ledger(Folder(path), "_gristmill", 0), open_at(url, os.environ["TEST_KEY"], engine), tempo=tempo))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,18 @@ import pytest
 from jobs.errors import BusyError, DeadlineReached, EndpointError
 from jobs.folder import Folder
 from jobs.hosted import patience
-from jobs.hosted.flight import Standing, Tempo, cancel_flight
+from jobs.hosted.flight import Flight, Standing, Tempo, cancel_flight
 from jobs.hosted.ledger import Ledger
 from jobs.hosted.money import Purse, price_of
+from jobs.hosted.provider import LostReplyError
 from tests.jobs.hosted.flying import ENGINES, fly, make_body, open_at, read_replies, write_asked
 from tests.provider import Faults, Limits, Pace, Provider, anthropic_dialect, openai_dialect, serve_provider
+from tests.provider import state as state_of_provider
 from tests.provider.calls import Refusal
 from udfs.hosted.endpoint import Price
 
 each_engine = pytest.mark.parametrize("engine", ENGINES)
-SMALL = Tempo(max_batches=3, max_tokens=400, poll_s=0.01)  # ten requests a batch
+SMALL = Tempo(max_batches=3, max_tokens=400, poll_s=0.01, listed_s=0.2)  # ten requests a batch
 
 
 @pytest.fixture
@@ -125,7 +128,7 @@ def test_requests_that_are_refused_are_found_by_halves_and_fail_alone(
 def test_what_is_too_much_at_once_is_sent_later_or_in_halves(provider: Provider, folder: Folder) -> None:
     provider.limits = Limits(enqueued_tokens=25)  # words: ten requests are twenty
     ledger = ask(folder, "openai-batch")
-    fly(ledger, open_at(provider.url, provider.key, "openai-batch"), tempo=Tempo(3, 1600, 0.01))
+    fly(ledger, open_at(provider.url, provider.key, "openai-batch"), tempo=Tempo(3, 1600, 0.01, 0.2))
     assert outcomes(read_replies(folder, ledger)) == {"200": 40}
     assert provider.asked == 40
 
@@ -240,6 +243,151 @@ def test_a_limit_on_money_is_not_passed(provider: Provider, folder: Folder) -> N
     assert "limits.max_usd" in str(landed.spent_out)
     assert 0.001 < spent <= 0.0022
     assert 0 < landed.unsent == 40 - provider.asked
+
+
+def test_two_lost_batches_of_one_size_are_each_known_again(provider: Provider, folder: Folder) -> None:
+    """Both have ended by the time that a run looks for them; each looks like the other until it is read."""
+    ledger, client = ask(folder, "anthropic-batch"), open_at(provider.url, provider.key, "anthropic-batch")
+    submit = client.submit
+
+    def submit_and_lose(*args: Any) -> str:
+        made = submit(*args)
+        raise LostReplyError(made) if provider.batches <= 2 else KeyboardInterrupt
+
+    client.submit = submit_and_lose  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        _fly_without_settling(ledger, client)
+    assert provider.batches == 3
+    fly(ledger, open_at(provider.url, provider.key, "anthropic-batch"), tempo=SMALL)
+    assert len(read_replies(folder, ledger)) == 40
+    assert (provider.asked, provider.asked_twice) == (40, 0)
+
+
+def _fly_without_settling(ledger: Ledger, client: Any) -> None:
+    """As drivers that are killed one after the other, each as it makes a batch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Flight, "_settle", lambda *_: None)
+        patch.setattr(Flight, "_is_unsettled", lambda *_: False)
+        fly(ledger, client, tempo=SMALL)
+
+
+@each_engine
+def test_a_clock_that_is_days_off_pays_nothing_twice(
+    engine: str, provider: Provider, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider.faults = Faults(seed=1, lost_reply=0.9, at_most_a_row=1, listed_after_s=-1e6)
+    monkeypatch.setattr(state_of_provider.time, "time", lambda: time.monotonic())  # in 1970
+    ledger = ask(folder, engine)
+    fly(ledger, open_at(provider.url, provider.key, engine), tempo=SMALL)
+    assert (provider.asked, provider.asked_twice) == (40, 0)
+
+
+@each_engine
+def test_a_download_that_never_comes_holds_up_no_other_batch(engine: str, provider: Provider, folder: Folder) -> None:
+    ledger, client = ask(folder, engine), open_at(provider.url, provider.key, engine)
+    download, first, left = client.download, list[str](), [30]
+
+    def fail_for_the_first(seen: Any, into: Path) -> Any:
+        first[:] = first or [seen.id]
+        left[0] -= seen.id == first[0]
+        if seen.id == first[0] and (left[0] > 0 or _collected(ledger) < 3):
+            raise LostReplyError("a download broke off")
+        return download(seen, into)
+
+    client.download = fail_for_the_first  # type: ignore[method-assign]
+    fly(ledger, client, tempo=SMALL)
+    assert left[0] <= 0
+    assert len(read_replies(folder, ledger)) == 40
+
+
+def _collected(ledger: Ledger) -> int:
+    return sum(batch.usage is not None for batch in ledger.batches())
+
+
+def test_a_file_that_is_gone_takes_no_other_with_it(provider: Provider, folder: Folder) -> None:
+    provider.faults = Faults(seed=3, bad_request=0.5, expired=1.0)
+    ledger, client = ask(folder, "openai-batch"), open_at(provider.url, provider.key, "openai-batch")
+    look = client.look
+
+    def name_another(batch_id: str) -> Any:
+        seen = look(batch_id)
+        return replace(seen, files=("file-gone", *seen.files)) if seen.files else seen
+
+    client.look = name_another  # type: ignore[method-assign]
+    fly(ledger, client, tempo=SMALL)
+    found = outcomes(read_replies(folder, ledger))
+    assert found["200"] > 5
+    assert found["batch_expired"] > 1
+    assert found.total() == 40
+
+
+@each_engine
+def test_replies_that_come_late_take_the_place_of_none(engine: str, provider: Provider, folder: Folder) -> None:
+    """A driver is killed as it has noted that some are not answered, and they come."""
+    ledger, client = ask(folder, engine, count=10), open_at(provider.url, provider.key, engine)
+    provider.faults = Faults(seed=2, short_download=1.0, at_most_a_row=4, expired=1.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Ledger, "keep_collected", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            fly(ledger, client, tempo=SMALL)
+    fly(ledger, client, tempo=SMALL)
+    assert len(read_replies(folder, ledger)) == 10  # none has two
+
+
+def _interrupt(*_: Any, **__: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_batch_that_was_not_run_for_want_of_money_is_sent_again_once_there_is_some(
+    provider: Provider, folder: Folder
+) -> None:
+    provider.faults = Faults(no_money_left=1.0)
+    ledger, client = ask(folder, "openai-batch"), open_at(provider.url, provider.key, "openai-batch")
+    with pytest.raises(EndpointError, match="no money"):
+        fly(ledger, client, tempo=SMALL)
+    provider.faults = Faults()
+    fly(ledger, client, tempo=SMALL)
+    assert outcomes(read_replies(folder, ledger)) == {"200": 40}
+    assert provider.asked_twice == 0
+
+
+@each_engine
+def test_what_the_provider_does_not_know_any_more_can_be_cancelled(
+    engine: str, provider: Provider, folder: Folder
+) -> None:
+    provider.pace = Pace(polls=10_000)
+    ledger, client = ask(folder, engine), open_at(provider.url, provider.key, engine)
+    with pytest.raises(BusyError):
+        fly(ledger, client, tempo=SMALL, tell=end_after(2))
+    first = ledger.batches()[0].id
+    del provider.state.batches[str(first)]
+    with pytest.raises(EndpointError, match="--cancel and then --overwrite"):
+        fly(ledger, client, tempo=SMALL)
+    told = [became for _, became in cancel_flight(ledger, client)]
+    assert "is not known to the provider any more" in told
+    assert len(told) > 1
+    assert all(batch.cancelled for batch in ledger.batches())
+
+
+@each_engine
+def test_a_page_in_the_place_of_a_reply_is_a_reply_that_is_lost(
+    engine: str, provider: Provider, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, pages = open_at(provider.url, provider.key, engine), [3]
+    send = client._client._client.send  # type: ignore[attr-defined]
+
+    def send_page(request: Any, **options: Any) -> Any:
+        reply = send(request, **options)
+        if request.method == "GET" and pages[0] > 0 and not options.get("stream"):
+            pages[0] -= 1
+            return type(reply)(200, html="<html>Sign in</html>", request=request)
+        return reply
+
+    monkeypatch.setattr(client._client._client, "send", send_page)  # type: ignore[attr-defined]
+    ledger = ask(folder, engine)
+    fly(ledger, client, tempo=SMALL)
+    assert pages[0] < 3
+    assert len(read_replies(folder, ledger)) == 40
 
 
 @each_engine
