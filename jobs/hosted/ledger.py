@@ -72,7 +72,7 @@ class Asked:
         tokens: Of these, estimated.
         made: Requests before identical ones were made one.
         made_tokens: Of these.
-        about: What a retry selects its rows by.
+        about: What its rows are found by, where that may have changed by the next run.
     """
 
     id: str

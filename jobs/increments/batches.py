@@ -26,6 +26,7 @@ from jobs.hosted.services import open_provider
 from jobs.increments.plan import Plan, hashed, spread_rows, text_of, with_outcome
 from jobs.input.kinds import column
 from jobs.input.sources import OWN, kept_columns
+from jobs.input.spans import Span
 from jobs.keys import find_key
 from jobs.output.committed import add_up
 from jobs.output.directory import Output
@@ -106,7 +107,7 @@ def answer_in_batches(
         output: Whose ledger tells what is sent already.
         number: Of the increment.
         check, left_s, tell: As of `Flight`.
-        about: What a retry selects its rows by.
+        about: What its rows are found by: those of a retry, and of a table whose log goes on.
 
     Raises:
         The errors of `Flight.fly`.
@@ -121,6 +122,14 @@ def answer_in_batches(
     flight = Flight(ledger, asked, provider, tempo=tempo, purse=purse, check=check, left_s=left_s, tell=tell)
     landed = flight.fly()
     return Answered(*_read_replies(frame.sparkSession, ledger), asked, landed, ledger)
+
+
+def asked_span(output: Output, number: int) -> tuple[Span, int] | None:
+    """What an increment of an Iceberg table is made of that a run before has asked a provider about, and its bytes."""
+    asked = Ledger(output.folder, output.home, number).asked()
+    if asked is None or "span" not in asked.about:
+        return None
+    return Span.from_json(asked.about["span"]), int(asked.about["bytes"])
 
 
 def forget_committed(output: Output) -> None:

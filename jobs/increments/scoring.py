@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from jobs.errors import (
     pack_error,
     unpack_error,
 )
-from jobs.increments.batches import Answered, answer_in_batches, join_replies
+from jobs.increments.batches import Answered, answer_in_batches, asked_span, join_replies
 from jobs.increments.calibrating import settle_ranges
 from jobs.increments.listener import Listener
 from jobs.increments.malformed import add_malformed, readable_rows
@@ -212,7 +212,8 @@ class ScoreIncrement:
         ):
             plan = Plan(read.counts.rows, plan_partitions(read.counts.rows, slots, self._settings))
             self._listener.begins(number, plan)
-            scored = self._score(read, plan, output, number)
+            about = {} if span is None else {"span": asdict(span), "bytes": size}
+            scored = self._score(read, plan, output, number, about)
             source = self._tell_source(read, output, number)
             made = output.write(
                 scored.rows,
@@ -233,12 +234,12 @@ class ScoreIncrement:
         if scored.answered and scored.answered.landed.spent_out:
             raise DeadlineReached(scored.answered.landed.spent_out)
 
-    def _score(self, read: Readable, plan: Plan, output: Output, number: int) -> _Scored:
-        """Have the rows of an increment answered: by engines, or by a provider in batches."""
+    def _score(self, read: Readable, plan: Plan, output: Output, number: int, about: dict[str, Any]) -> _Scored:
+        """Have the rows of an increment answered: by engines, or by a provider in batches, which is told about them."""
         deadline = self._run.deadline.timestamp() if self._run.deadline else None
         settings, told = settle_ranges(read.frame, self._settings, output, rows=plan.rows, deadline=deadline)
         rows = readable_rows(read, settings)
-        answered = self._answer(rows, plan, output, number) if settings.is_hosted_in_batches() else None
+        answered = self._answer(rows, plan, output, number, about) if settings.is_hosted_in_batches() else None
         if answered:
             scored, by_workers = join_replies(rows, settings, plan, answered), None
         else:
@@ -269,7 +270,7 @@ class ScoreIncrement:
         source = self._settings.input
         return frame, leave_present(gone, read_now(frame.sparkSession, source), source.key)
 
-    def _answer(self, rows: DataFrame, plan: Plan, output: Output, number: int) -> Answered:
+    def _answer(self, rows: DataFrame, plan: Plan, output: Output, number: int, about: dict[str, Any]) -> Answered:
         """Have a provider answer the rows, in batches."""
         return answer_in_batches(
             rows,
@@ -280,6 +281,7 @@ class ScoreIncrement:
             check=lambda: check_goes_on(self._run, self._stop),
             left_s=self._run.left_s,
             tell=self._listener.flies,
+            about=about,
         )
 
     @contextlib.contextmanager
@@ -476,7 +478,9 @@ def score_spans(
         chosen = choose_bytes(bytes_per_s(work.done, run.run_id), left_s=run.left_s())
         size = _size_of(settings, chosen)
         last = work.done[-1].input_span if work.done else None
-        found = next_span(lineage, last, source, size=size, key=source.key or settings.input_columns())
+        found = asked_span(run.output(settings), len(work.done)) or next_span(
+            lineage, last, source, size=size, key=source.key or settings.input_columns()
+        )
         if found is None:
             return
         (span, held), number = found, len(work.done)

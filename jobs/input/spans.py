@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 SHARES = 1 << 20
 
@@ -25,3 +26,8 @@ class Span:
     high: int = SHARES
     key: tuple[str, ...] = ()
     widened: bool = True
+
+    @classmethod
+    def from_json(cls, told: dict[str, Any]) -> Span:
+        """As `asdict` has told it, also before rows were hashed as the widest type."""
+        return cls(**{"widened": False, **told, "key": tuple(told.get("key", ()))})

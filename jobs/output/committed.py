@@ -118,7 +118,7 @@ class Increment:
         span = value.get("input_span")
         if span is None and value.get("input_snapshot") is not None:  # as 0.1 wrote it at first
             span = {"start": None, "end": value["input_snapshot"]}
-        made = Span(**{"widened": False, **span, "key": tuple(span.get("key", ()))}) if span else None
+        made = Span.from_json(span) if span else None
         own = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
         return cls(**{**own, "counts": Committed(**value["counts"]), "input_span": made, **files})
 

@@ -23,6 +23,10 @@ ONE = 1_000_000
         (Usage(ONE, 0, ONE), Price(input=2), 2, 1),  # a cache that is not told costs as much
         (Usage(ONE, ONE, 0), Price(input=2, output=8, batch_discount=0), 10, 10),
         (Usage(ONE, ONE, 0), Price(input=2, output=8, batch_input=0.2, batch_output=0.4), 10, 0.6),
+        (Usage(ONE, ONE, 0), Price(batch_input=0.2, batch_output=0.4), 1.2, 0.6),  # by the usual discount
+        (Usage(ONE, 0, ONE), Price(batch_input=0.2), 0.4, 0.2),
+        (Usage(ONE, 0, ONE), Price(batch_input=0.2, cached_input=0.1), 0.1, 0.05),
+        (Usage(ONE, ONE, 0), Price(batch_input=0.2, batch_output=0.4, batch_discount=1), 0, 0.6),
         (Usage(0, 0, 0), LIST, 0, 0),
     ],
 )

@@ -13,6 +13,7 @@ from tests.hosted_batches import hosted_spec
 from udfs.errors import RowError
 from udfs.hosted import openai
 from udfs.hosted.asked import Chat, Document, Usage
+from udfs.hosted.asking import Question, ask_about
 from udfs.hosted.tasks import make_hosted
 from udfs.tasks.text_generation import TextGenerationOptions
 
@@ -56,6 +57,17 @@ def test_what_a_job_lays_over_a_body_wins_and_null_takes_a_key_out() -> None:
     told = _body(endpoint={"body": over})
     assert "temperature" not in told
     assert (told["reasoning_effort"], told["metadata"]) == ("low", {"a": "b"})
+
+
+def test_what_is_laid_over_a_body_is_read_too_and_counts() -> None:
+    told = "You are a clerk who knows all goods. " * 40
+    tokens = []
+    for body in (None, {"instructions": told}):
+        spec = hosted_spec(endpoint={"body": body})
+        question = ask_about("Hello", make_hosted(spec))
+        assert isinstance(question, Question)
+        tokens.append(question.requests[0].tokens)
+    assert len(told) / 4 < tokens[1] - tokens[0] < len(told) / 3
 
 
 def test_choices_are_an_enumeration_and_words_where_that_is_taken_out() -> None:
