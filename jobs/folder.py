@@ -288,8 +288,13 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def check_scheme(spark: SparkSession, path: str) -> None:
+def check_scheme(spark: SparkSession, path: str, *, called: str = "output.path") -> None:
     """Refuse a path that would mean one place to Spark and another one here.
+
+    Args:
+        spark: The session.
+        path: It.
+        called: The key that names it.
 
     Raises:
         OutputError: The path has no scheme, and the cluster's default filesystem is not a disk.
@@ -300,7 +305,7 @@ def check_scheme(spark: SparkSession, path: str) -> None:
     default = context.hadoopConfiguration().get("fs.defaultFS") if context is not None else None
     if default and not default.startswith(("file:", "dbfs:")):
         raise OutputError(
-            f"output.path {path!r} has no scheme, and this cluster's default filesystem is {default}; write it in "
+            f"{called} {path!r} has no scheme, and this cluster's default filesystem is {default}; write it in "
             f"full, as in {default.rstrip('/')}/{path.lstrip('/')}"
         )
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from jobs.option_fields import Section
+from jobs.paths import canonical, is_relative, lies_in
 
 TABLES = ("delta", "iceberg")
 _IN_BETWEEN = "_gristmill_result"  # the struct on its way to columns of its own
@@ -74,6 +75,17 @@ class OutputSettings(Section):
             raise ValueError(f"format {self.format} makes a results file, and table is a table")
         if self.table and not self.state:
             raise ValueError("table needs state: a directory for checkpoint, marks, lock and reports")
+        if self.state and is_relative(self.state) and not is_relative(self.path or "/"):
+            raise ValueError(
+                f"state is {self.state}, which another working directory would not find, and all rows be scored and "
+                "written again; write it in full, from / or a scheme on"
+            )
+        if (
+            self.state
+            and self.path
+            and (lies_in(self.state, self.path) or canonical(self.state) == canonical(self.path))
+        ):
+            raise ValueError(f"state {self.state} lies in path {self.path}, and a table holds its own files alone")
         if not self.is_table:
             given = {"mode": self.mode != "append", "state": self.state is not None}
             if told := [name for name, is_given in given.items() if is_given]:

@@ -25,6 +25,11 @@ def as_uri_has_it(path: str) -> str:
     return f"{scheme}://{host}{slash}{posixpath.normpath(below).lstrip('/') if below.strip('/') else ''}"
 
 
+def is_relative(path: str) -> bool:
+    """A path that is written from the working directory on."""
+    return "://" not in path and not path.startswith(("/", "dbfs:", "file:"))
+
+
 def canonical(path: str) -> str:
     """The place that a path leads to, whatever the scheme or the links on the way."""
     told = as_uri_has_it(path)

@@ -36,6 +36,7 @@ class LaidOut:
             "template": "text",
             "overflow": "truncate",
             "output.name": "prediction",
+            "output.layout": "flat" if flat else "struct",
             "output.prefix": prefix,
             "input.path": "in",
         }

@@ -27,7 +27,8 @@ def gristmill_nightly() -> None:
         """What the run counted; a task that is skipped has left rows for the next night."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "result.json")
-            command = ["gristmill", "score", conf, "--set", "limits.deadline='06:00'", "--result", str(file)]
+            until = f"limits.deadline='{datetime.now():%Y-%m-%d} 06:00'"  # also of a second try that begins later
+            command = ["gristmill", "score", conf, "--set", until, "--result", str(file)]
             code = subprocess.run(command, check=False).returncode
             result = json.loads(file.read_text()) if file.exists() else {}
         told = f"exit code {code}: {result.get('error')}; report: {result.get('report')}"

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import tempfile
+from datetime import datetime
 from pathlib import Path
 
 import dagster
@@ -20,7 +21,8 @@ def embeddings(context: dagster.AssetExecutionContext) -> dagster.MaterializeRes
     """Materialized as far as the deadline allowed: `status` is `completed` or `expired`, `left` what is not scored."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "result.json")
-        command = ["gristmill", "score", CONF, "--set", "limits.deadline='06:00'", "--result", str(file)]
+        until = f"limits.deadline='{datetime.now():%Y-%m-%d} 06:00'"  # also of a second try that begins later
+        command = ["gristmill", "score", CONF, "--set", until, "--result", str(file)]
         code = subprocess.run(command, check=False).returncode
         result = json.loads(file.read_text()) if file.exists() else {}
     counts = {name: result.get(name) for name in COUNTS}

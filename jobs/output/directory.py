@@ -15,6 +15,7 @@ from jobs.input.checkpoint import Checkpoint
 from jobs.input.files import ReadFile
 from jobs.input.sources import Kind, find_kind
 from jobs.output.adopting import read_committed
+from jobs.output.apart import check_apart
 from jobs.output.checks import check_ours, check_whole
 from jobs.output.committed import Committed, Increment, count_outcomes, name_of
 from jobs.output.fingerprint import describe, differences, make_key, tell_versions
@@ -27,7 +28,7 @@ from jobs.output.partitions import tell_guessed
 from jobs.output.parts import write_parts
 from jobs.output.placing import clean_draft, keep_apart, put_in_place
 from jobs.output.state import WRITING, JobState, sealed
-from jobs.output.table_columns import check_columns, check_unused, columns_of
+from jobs.output.table_columns import check_columns, check_is_output, check_unused, columns_of
 from jobs.output.tables import Table, Transaction, open_table
 from jobs.settings import Settings
 from jobs.spark.naming import named
@@ -114,12 +115,17 @@ class Output:
         Raises:
             OutputError: It holds other files or another job's results, or an increment or the checkpoint is gone.
         """
-        files.check_scheme(spark, self.path)
+        given = self._settings.output
+        files.check_scheme(spark, self.path, called="output.state" if given.state else "output.path")
+        if given.path:
+            files.check_scheme(spark, given.path)
         check_ours(self.folder)
         table = self._open_table(spark)
+        if table is not None:
+            check_apart(spark, self._settings)
         if overwrite or not self.is_begun():
-            if table is not None and not overwrite:
-                check_unused(table, self._settings)
+            if table is not None:
+                (check_is_output if overwrite else check_unused)(table, self._settings)
             return
         held = sealed(find_job(self.folder) or {})
         wanted = describe(self._settings, held["key"])
@@ -477,7 +483,8 @@ class Output:
         try:
             rows = self.frames.read_as_written(session, [self.folder / mark.draft])
             rows = rows.withColumn("increment", F.lit(made.number))
-            open_table(session, self._settings).put(rows, once, replaces=bool(held.get("afresh")) and is_first)
+            with named(session, f"increment {made.number}: write to the table"):
+                open_table(session, self._settings).put(rows, once, replaces=bool(held.get("afresh")) and is_first)
         except SPARK_ERRORS as error:
             raise JobError(
                 f"increment {made.number} is scored and kept, and cannot be written to {self._settings.output.place}: "

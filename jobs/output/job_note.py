@@ -46,7 +46,9 @@ def open_output(path: str) -> Folder:
     if find_job(folder) is None:  # of a table that is a directory, the state lies beside
         folder = Folder(f"{folder.path}.gristmill")
     if find_job(folder) is None:
-        raise OutputError(f"{path} is no output of gristmill; name the directory that output.path names")
+        raise OutputError(
+            f"{path} is no output of gristmill; name what output.path names, or output.state, where there is one"
+        )
     return folder
 
 

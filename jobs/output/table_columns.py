@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
     from pyspark.sql.types import StructType
 
+_OURS = {"outcome", "increment"}
 _SMALL = re.compile(r"\b(tinyint|smallint)\b")  # which Iceberg has not; it keeps them as int
 
 
@@ -47,9 +48,26 @@ def check_columns(table: Table, wanted: StructType) -> None:
     told += [f"it has {name}" for name in there if name not in asked]
     told += [f"it lacks {name} {kind}" for name, kind in asked.items() if name not in there]
     if told:
+        afresh = ", or start afresh with --overwrite" if there.keys() >= _OURS else ""
         raise OutputError(
             f"{table.place} has other columns than this job writes ({'; '.join(told)}): change it by ALTER TABLE, name "
-            "the input's in output.columns, name another table, or start afresh with --overwrite"
+            f"the input's in output.columns, or name another table{afresh}"
+        )
+
+
+def check_is_output(table: Table, settings: Settings) -> None:
+    """Refuse to start afresh in a table that holds something else than answers, which would be replaced.
+
+    Raises:
+        OutputError: It does.
+    """
+    if not table.exists():
+        return
+    rows = table.read()
+    if not {name.lower() for name in rows.columns} >= _OURS and rows.limit(1).count():
+        raise OutputError(
+            f"{settings.output.called} holds rows and is no output of gristmill, which has columns "
+            f"{' and '.join(sorted(_OURS))}; --overwrite would replace it: name another table, or drop it yourself"
         )
 
 

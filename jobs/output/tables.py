@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.errors import SPARK_ERRORS, OutputError, explain
 from jobs.folder import Folder
 from jobs.output.merging import WAS, merge_statement, one_of_each
+from jobs.paths import as_uri_has_it, is_relative
 from jobs.settings import Settings
 from jobs.spark.session import spark_conf
 
@@ -234,9 +235,10 @@ def open_table(spark: SparkSession, settings: Settings) -> Table:
         return (_Delta if kind == "delta" else _Iceberg)(spark, settings, output.table)
     _check_known(spark, output.format)
     _check_place(output.path)
+    path = as_uri_has_it(output.path) if is_relative(output.path) else output.path  # which neither format takes
     if output.format == "delta":
-        return _Delta(spark, settings, f"delta.{_quoted(output.path)}")
-    return _Iceberg(spark, settings, _as_catalog(spark, output.path))
+        return _Delta(spark, settings, f"delta.{_quoted(path)}")
+    return _Iceberg(spark, settings, _as_catalog(spark, path))
 
 
 def _as_catalog(spark: SparkSession, path: str) -> str:

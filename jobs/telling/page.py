@@ -114,7 +114,8 @@ def find(path: str) -> Found:
 
 
 def _look_at_rows(found: Found, folder: Folder, marks: Sequence[Mark]) -> Found:
-    names = Names(found.job.get("output.name", "prediction"), found.job.get("output.prefix", ""))
+    struct = None if found.job.get("output.layout") == "flat" else found.job.get("output.name", "prediction")
+    names = Names(struct, found.job.get("output.prefix", ""))
     lengths = read_lengths(folder, [mark for mark in marks if not mark.made.is_retry], names)
     failed = find_failed(folder, marks, names, found.key, found.totals.failed_by_code)
     moved = any(mark.moved for mark in marks)

@@ -31,16 +31,16 @@ class Names:
     """What answers are called.
 
     Args:
-        struct: The result column, where it is a struct.
-        prefix: What the names of its fields begin with, where they are columns of their own.
+        struct: The result column, where it is a struct; None where its fields are columns of their own.
+        prefix: What the names of these begin with.
     """
 
-    struct: str
+    struct: str | None
     prefix: str = ""
 
-    def places(self, inside: str, flat: str) -> tuple[str, str]:
-        """Where a field may lie."""
-        return f"{self.struct}.{inside}", f"{self.prefix}{flat}"
+    def place(self, inside: str, flat: str) -> str:
+        """Where a field lies."""
+        return f"{self.prefix}{flat}" if self.struct is None else f"{self.struct}.{inside}"
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _spread(paths: list[str]) -> list[str]:
 
 def _keys(folder: Folder, paths: Sequence[str], names: Names, key: Sequence[str]) -> Iterator[tuple[str, str | None]]:
     """The key of each row of some files, and its error code."""
-    wanted = {"code": names.places("error.code", "error_code"), **{f"key {k}": (k, k) for k in key}}
+    wanted = {"code": names.place("error.code", "error_code"), **{f"key {k}": k for k in key}}
     for path in paths:
         parts = dict(part.split("=", 1) for part in path.split("/")[:-1] if "=" in part)
         for rows in _read(folder, path, wanted):
@@ -138,23 +138,20 @@ def _show(value: Any) -> str:
     return told if len(told) <= _KEY_CHARACTERS else f"{told[: _KEY_CHARACTERS - 1]}…"
 
 
-def _tell_usage(names: Names) -> dict[str, tuple[str, str]]:
+def _tell_usage(names: Names) -> dict[str, str]:
     """What is told of a row's tokens."""
-    usage = {column: names.places(f"usage.{column}", column) for column in ("input_tokens", "padded_tokens")}
-    return {**usage, "truncated": names.places("truncated", "truncated")}
+    usage = {column: names.place(f"usage.{column}", column) for column in ("input_tokens", "padded_tokens")}
+    return {**usage, "truncated": names.place("truncated", "truncated")}
 
 
-def _read(folder: Folder, path: str, wanted: Mapping[str, tuple[str, str]]) -> Iterator[pa.Table]:
+def _read(folder: Folder, path: str, wanted: Mapping[str, str]) -> Iterator[pa.Table]:
     """Columns of a file, by the names that are wanted; those that it lacks are not there. Nothing where it is gone."""
     with contextlib.suppress(FileNotFoundError), folder.open(path) as source:
         file = pq.ParquetFile(source)
         leaves = (file.schema.column(place).path for place in range(len(file.schema)))
         held = {*leaves, *file.schema_arrow.names}
         spelt = {name.lower(): name for name in held} | {name: name for name in held}  # settings may spell otherwise
-        found = {
-            own: next((spelt[p] for place in places for p in (place, place.lower()) if p in spelt), None)
-            for own, places in wanted.items()
-        }
+        found = {own: spelt.get(place) or spelt.get(place.lower()) for own, place in wanted.items()}
         columns = sorted({place for place in found.values() if place is not None})
         for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
             table = pa.Table.from_batches([batch])

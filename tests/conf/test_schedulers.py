@@ -10,6 +10,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,8 @@ def test_airflow_tells_a_deadline_from_failures_and_these_from_what_is_tried_aga
         with pytest.raises(_Raised, match=r"/r\.json") as caught:
             airflow("job.yaml")
         assert type(caught.value).__name__ == raised
-    assert calls.read_text().startswith("score job.yaml --set limits.deadline='06:00' --result ")
+    until = f"{datetime.now():%Y-%m-%d} 06:00"
+    assert calls.read_text().startswith(f"score job.yaml --set limits.deadline='{until}' --result ")
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 3, 4, 5])

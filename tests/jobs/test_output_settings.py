@@ -12,7 +12,7 @@ from jobs.errors import SettingsError
 from jobs.job_file import load_settings
 
 WriteJob = Callable[..., Path]
-TABLE = {"table": "a.b.c", "path": None, "state": "state"}
+TABLE = {"table": "a.b.c", "path": None, "state": "/state"}
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,11 @@ TABLE = {"table": "a.b.c", "path": None, "state": "state"}
     [
         ({"table": "a.b.c"}, {}, "give one of path and table"),
         ({"table": "a.b.c", "path": None}, {}, "table needs state"),
-        ({"state": "x"}, {}, "state is for a table"),
+        ({"state": "/x"}, {}, "state is for a table"),
+        ({**TABLE, "state": "state"}, {}, "another working directory"),
+        ({"format": "delta", "path": "/a/b", "state": "state"}, {}, "another working directory"),
+        ({"format": "delta", "path": "/a/b", "state": "/a/b/state"}, {}, "holds its own files alone"),
+        ({"format": "iceberg", "path": "a/b", "state": "a/b"}, {}, "holds its own files alone"),
         ({"mode": "merge"}, {"key": ["id"]}, "mode is for a table"),
         ({**TABLE, "mode": "merge"}, {}, r"output\.mode merge needs input\.key"),
         (
@@ -64,4 +68,4 @@ def test_state_lies_with_parquet_beside_a_table_or_where_it_is_told(write_job: W
     assert output(format="iceberg").state_path == f"{tmp_path / 'out'}.gristmill"
     assert output(format="iceberg", state="s3://b/state").state_path == "s3://b/state"
     named = output(**TABLE)
-    assert (named.place, named.state_path, named.is_table) == ("a.b.c", "state", True)
+    assert (named.place, named.state_path, named.is_table) == ("a.b.c", "/state", True)
