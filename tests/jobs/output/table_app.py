@@ -128,12 +128,21 @@ def refused(app: Tables) -> None:
     app.score("other columns")
     app.spark.sql(f"INSERT INTO {app.answers} VALUES (1, 'a')")
     app.score("foreign rows")
+    app._tell("foreign rows, overwritten", lambda: score(app._job(), overwrite=True))
     app.told["untouched"] = [list(row) for row in app.spark.table(app.answers).collect()]
     app.output = {"table": "nowhere.db.answers", "state": str(app.folder / "state2"), "format": app.kind}
     app.score("no catalog")
     app.spark.sql("CREATE TABLE plain (id int) USING parquet")
     app.output["table"] = "spark_catalog.default.plain"
     app.score("another format")
+    spelt = {"delta": "`spark_catalog`.Default.`texts`", "iceberg": "lake.`db`.`texts`"}[app.kind]
+    app.output["table"], app.output["mode"] = spelt, "append"
+    app.score("itself")
+    app._tell("itself, overwritten", lambda: score(app._job(), overwrite=True))
+    app.score("itself by a query", table=None, query=f"SELECT t.* FROM {app.table} AS t -- texts")
+    place = {"delta": "texts", "iceberg": "db/texts"}[app.kind]
+    app.score("itself by its path", table=None, path=str(app.folder / "tables" / place), format=app.kind)
+    app.told["input"] = app.spark.table(app.table).count()
     app.told["states"] = [name for name in ("state", "state2") if (app.folder / name).exists()]
 
 
@@ -154,8 +163,8 @@ def afresh(app: Tables) -> None:
     app.spark.sql(f"DROP TABLE {app.answers}")
     app.score("dropped")
     app.sql("DELETE FROM {table}")
-    app.spark.sql(f"CREATE TABLE {app.answers} (id int) USING {app.kind}")
-    app.spark.sql(f"INSERT INTO {app.answers} VALUES (9)")
+    app.spark.sql(f"CREATE TABLE {app.answers} (id int, outcome string, increment int) USING {app.kind}")
+    app.spark.sql(f"INSERT INTO {app.answers} VALUES (9, 'succeeded', 0)")
     report = score(app._job(), overwrite=True)
     app.told["nothing to score"] = [report.status, report.rows, app.rows()]
 
@@ -190,6 +199,14 @@ def paths(app: Tables) -> None:
         app.told[f"{mode}: beside"] = sorted(p.name for p in app.folder.glob(f"out {mode}.x*"))
     app.output = {"path": str(app.folder / "tables"), "format": app.kind}
     app.score("no table")
+    os.chdir(app.folder)
+    app.output = {"path": "near/answers", "format": app.kind}
+    app.score("near")
+    app.append(4)
+    app.score("near again")
+    os.chdir("/")
+    found = app.spark.read.format(app.kind).load(str(app.folder / "near/answers"))
+    app.told["near: rows"] = sorted(row["id"] for row in found.collect())
 
 
 if __name__ == "__main__":

@@ -186,7 +186,12 @@ def test_what_a_table_is_refused_for_is_told_before_anything_is_written(kind: st
     assert "has other columns than this job writes" in told["other columns"]
     assert "it has other" in told["other columns"]
     assert "holds rows that no job of output.state" in told["foreign rows"]
+    assert "is no output of gristmill" in told["foreign rows, overwritten"]
+    assert "--overwrite" not in told["other columns"]
     assert told["untouched"] == [[1, "a"]]
+    for way in ("itself", "itself, overwritten", "itself by a query", "itself by its path"):
+        assert "answers would be read as input" in told[way], way
+    assert told["input"] == 1
     assert told["no catalog"].startswith("OutputError: nowhere.db.answers")
     assert "is of format parquet" in told["another format"]
     assert told["states"] == []
@@ -224,6 +229,9 @@ def test_a_directory_is_a_table_too_with_columns_by_themselves_and_partitions(ki
     assert told["append: columns"][-2:] == ["outcome", "increment"]
     assert told["merge: beside"] == ["out merge.x", "out merge.x.gristmill"]
     assert "and no table; name an empty directory" in told["no table"]
+    assert told["near"][:2] == ["completed", 3]
+    assert told["near again"][:2] == ["completed", 1]
+    assert told["near: rows"] == [1, 2, 3, 4]
 
 
 def test_a_format_that_spark_does_not_know_is_told_with_what_to_set(tmp_path: Path) -> None:

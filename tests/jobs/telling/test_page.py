@@ -12,10 +12,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.errors import OutputError, UserError
-from jobs.telling.page import write_page
+from jobs.telling.page import find, write_page
 from tests.outputs import ENGINES, LaidOut
 
 pytest.importorskip("matplotlib", reason="pip install 'gristmill[report]'")
@@ -136,6 +138,18 @@ def test_rows_are_read_as_structs_and_as_columns_by_marks_old_and_new(
     page = _write(made)
     assert "Length of rows (3 rows)" in page
     assert "id=bad-1" in page
+
+
+def test_a_struct_of_the_input_is_not_taken_for_the_answers_of_a_flat_output(tmp_path: Path) -> None:
+    made = LaidOut(tmp_path / "out", flat=True)
+    made.increment(0, [5, 6], failed={"bad-1": "empty_input"})
+    for file in made.path.rglob("*.parquet"):
+        table = pq.read_table(file)
+        usage = [{"usage": {"input_tokens": 999, "padded_tokens": 999}, "error": None}] * len(table)
+        pq.write_table(table.append_column("prediction", pa.array(usage)), file)
+    found = find(str(made.path))
+    assert found.lengths.tokens.tolist() == [5, 6]
+    assert found.failed["empty_input"] == ["id=bad-1"]
 
 
 def test_a_key_of_a_partition_column_is_found_and_no_key_is_told(tmp_path: Path) -> None:
