@@ -217,11 +217,12 @@ def report_(
 @app.command()
 def watch(
     out: Annotated[str, typer.Argument(metavar="OUT", help="An output directory.")],
+    wait: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="For a run that is just being started.")] = 30.0,
 ) -> None:
     """Follow a run from another terminal, by what it commits, until it ends."""
     from jobs.telling.following import follow
 
-    follow(out, Console())
+    follow(out, Console(), wait_s=wait)
 
 
 @app.command()

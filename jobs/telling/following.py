@@ -17,6 +17,7 @@ from rich.live import Live as Screen
 from rich.markup import escape
 from rich.table import Table
 
+from jobs.errors import OutputError
 from jobs.increments.sizing import tell_duration
 from jobs.output.adopting import read_committed
 from jobs.output.committed import Increment
@@ -73,19 +74,31 @@ class Follower:
 
 
 def follow(
-    path: str, console: Console, *, every_s: float = _EVERY_S, sleep: Callable[[float], None] = time.sleep
+    path: str,
+    console: Console,
+    *,
+    wait_s: float = 0.0,
+    every_s: float = _EVERY_S,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> None:
     """Show a run until it has ended.
 
     Args:
         path: The output directory.
         console: Where it is shown: a table that changes on a terminal, else a line whenever something is committed.
+        wait_s: So long a run is waited for that has just been started: it leaves no sign before Spark is there.
         every_s: Between two looks.
         sleep: Waits.
 
     Raises:
         OutputError: There is no output.
     """
+    for look in range(int(wait_s / every_s)):
+        if _is_at_work(path):
+            break
+        if not look:
+            _end(console, f"nobody runs in {path} yet; waiting {wait_s:g} s for a run to begin")
+        sleep(every_s)
     follower, shown = Follower(path), -1
     screen = Screen(console=console, auto_refresh=False, transient=True)
     with screen if console.is_terminal else contextlib.nullcontext():
@@ -110,6 +123,14 @@ def follow(
                       "is gone; the same command goes on from there")  # fmt: skip
         return
     _end(console, f"run {live.run_id} has ended: {live.status}")
+
+
+def _is_at_work(path: str) -> bool:
+    with contextlib.suppress(OutputError):
+        follower = Follower(path)
+        live, _ = follower.look()
+        return live is not None and follower.works(live) is not False
+    return False
 
 
 def _end(console: Console, line: str) -> None:

@@ -73,6 +73,29 @@ def test_an_output_where_no_run_left_a_sign_and_no_output_are_told(tmp_path: Pat
     assert "nobody runs in" in _watch(tmp_path)
 
 
+def test_a_run_that_begins_while_it_is_waited_for_is_followed(tmp_path: Path) -> None:
+    terminal, path = StringIO(), tmp_path / "out"
+    waits = [0]
+
+    def begin(_: float) -> None:
+        waits[0] += 1
+        if waits[0] == 2:
+            LaidOut(path)
+            _put(path, replace(_here(), status="completed"))
+        if waits[0] == 4:
+            _put(path, replace(_here(), run_id="second"))
+        if waits[0] == 6:
+            _put(path, replace(_here(), run_id="second", status="completed"))
+
+    follow(str(path), Console(file=terminal, width=200), wait_s=30, every_s=2, sleep=begin)
+    shown = terminal.getvalue()
+    assert "waiting 30 s for a run to begin" in shown
+    assert "run second has ended: completed" in shown
+    assert waits[0] == 6
+    with pytest.raises(OutputError, match="no output of gristmill"):
+        follow(str(tmp_path / "none"), Console(file=terminal), wait_s=30, every_s=2, sleep=lambda _: None)
+
+
 def test_a_driver_elsewhere_is_known_by_its_beat(tmp_path: Path) -> None:
     LaidOut(tmp_path)
     now = [0.0]

@@ -147,6 +147,7 @@ def test_a_struct_of_the_input_is_not_taken_for_the_answers_of_a_flat_output(tmp
         table = pq.read_table(file)
         usage = [{"usage": {"input_tokens": 999, "padded_tokens": 999}, "error": None}] * len(table)
         pq.write_table(table.append_column("prediction", pa.array(usage)), file)
+    made.report()
     found = find(str(made.path))
     assert found.lengths.tokens.tolist() == [5, 6]
     assert found.failed["empty_input"] == ["id=bad-1"]
