@@ -19,7 +19,7 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.fetch_lakehouse import TARGET
-from tests.jobs.test_faults import Job
+from tests.jobs.test_faults import Job, until
 
 pytestmark = [
     pytest.mark.cluster,
@@ -146,6 +146,27 @@ def test_a_table_that_cannot_be_written_to_gets_its_increment_later_and_a_killed
     assert Counter(row["id"] for row in rows) == job.keys
     assert Counter(row["code"] for row in rows if row["code"]) == Counter({"empty_input": 2})
     assert all(row["embedding"] == job.answer(row) for row in rows if row["outcome"] == "succeeded")
+
+
+@KINDS
+def test_a_killed_java_a_second_driver_and_a_signal_in_the_midst_of_a_transaction_cost_nothing(
+    kind: str, tmp_path: Path
+) -> None:
+    job = TableJob(tmp_path, kind, mode="append", files=3)
+    step = {"step": "before it is in the table"}
+    told = job.run(code=5, driver={**step, "way": "kill java", "marker": str(tmp_path / "no java")})
+    assert "Spark's Java process has ended or was killed" in told
+    for signal_, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        hangs = tmp_path / f"hangs-{code}"
+        process = job.start(driver={**step, "way": "hang", "marker": str(hangs)})
+        until(hangs.exists)
+        if code == 143:
+            assert "is being worked on by process" in job.run(code=2)
+        process.send_signal(signal_)
+        told = process.communicate(timeout=60)[1]
+        assert (process.returncode, "Traceback" in told) == (code, False), told
+    job.run()
+    job.check_table()
 
 
 @KINDS
