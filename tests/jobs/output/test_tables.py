@@ -144,7 +144,9 @@ def test_a_table_that_cannot_be_written_to_gets_its_increment_later_and_a_killed
     job.run("retry", "--only", "expired")
     rows, _ = job.look()
     assert Counter(row["id"] for row in rows) == job.keys
-    assert Counter(row["code"] for row in rows if row["code"]) == Counter({"empty_input": 2})
+    # Those without a text: one that came too late fails again, and stays in the table as it was.
+    assert sorted(row["id"] for row in rows if row["code"]) == [0, 100_000]
+    assert {row["code"] for row in rows} <= {None, "empty_input", "expired"}
     assert all(row["embedding"] == job.answer(row) for row in rows if row["outcome"] == "succeeded")
 
 
