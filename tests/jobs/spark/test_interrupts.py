@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -24,19 +24,26 @@ def terminated(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _never() -> None:
-    threading.Event().wait()
+@pytest.fixture
+def hang(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Hangs until the test is over: a thread that is left would cancel what later tests do."""
+    over = threading.Event()
+    yield lambda: over.wait() and None
+    over.set()
+    for thread in threading.enumerate():
+        if thread.name == "gristmill-job":
+            thread.join(timeout=10)
 
 
-@pytest.mark.parametrize("cancel", [lambda: None, _never], ids=["Spark answers", "Spark does not answer"])
+@pytest.mark.parametrize("answers", [True, False], ids=["Spark answers", "Spark does not answer"])
 def test_work_that_hangs_is_left(
-    cancel: Callable[[], None], terminated: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    answers: bool, hang: Callable[[], None], terminated: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(interrupts, "cancel_all", cancel)
+    monkeypatch.setattr(interrupts, "cancel_all", (lambda: None) if answers else hang)
 
     def work(stop: Stop) -> None:
         terminated()
-        _never()
+        hang()
 
     with pytest.raises(Interrupted, match=r"did not end within .* was left.*; the same command goes on") as told:
         run_interruptibly(work)

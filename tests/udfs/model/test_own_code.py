@@ -54,7 +54,8 @@ def test_a_model_that_names_code_answers_as_transformers_does_without(tmp_path: 
     if not hasattr(transformers, f"{kind}Config"):
         pytest.skip("not in this transformers")
     path = tmp_path / "model"
-    spec = make_spec(task="text-classification", model=make_classifier(path, ["a", "b", "c"], kind=kind))
+    model = make_classifier(path, ["a", "b", "c"], kind=kind)
+    spec = make_spec(task="text-classification", model=model, precision="float32")
     plain = transformers.AutoModelForSequenceClassification.from_pretrained(path).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(path)
     mark = _add_code(path)
