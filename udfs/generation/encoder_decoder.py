@@ -50,7 +50,7 @@ class EncoderDecoder:
         """Write the answers to some items.
 
         Returns:
-            An answer an item, in the order of `indices`, and (B,) what each item was padded to.
+            An answer an item, in the order of `indices`, and (B,) what each item was padded to, with its answer.
         """
         import torch
 
@@ -73,7 +73,7 @@ class EncoderDecoder:
                 )
                 for row, written in zip(rows.tolist(), found, strict=True):
                     answers[row] = written
-        return answers, np.full(len(indices), ids.shape[1])
+        return answers, ids.shape[1] + np.array([len(answer.ids) for answer in answers], dtype=np.int64)
 
     def _send(self, array: np.ndarray) -> Tensor:
         import torch

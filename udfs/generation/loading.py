@@ -20,7 +20,7 @@ from udfs.generation.own_settings import read_obeyed, tell_ignored
 from udfs.generation.picking import Picker
 from udfs.generation.plain import PlainWriter
 from udfs.generation.room import Room
-from udfs.generation.trying import STEPS, is_alike, make_probe, watch
+from udfs.generation.trying import STEPS, in_float32, is_alike, make_probe, watch
 from udfs.generation.vllm import VllmDecoder, load_vllm, takes_vllm
 from udfs.model.files import ModelFiles, open_model_of
 from udfs.model.loading import load_transformer
@@ -99,7 +99,12 @@ def _load_encoder_decoder(
     def try_with(picker: Picker) -> None:
         write_with(picker, max_new_tokens=STEPS).run(items, np.arange(len(items)))
 
-    if (reason := _why_not_in_batches(try_with, wanted, find_ends(model), plan)) and spec.options.num_beams == 1:
+    reason = _why_not_in_batches(try_with, wanted, find_ends(model), plan.precision)
+    if reason and plan.precision != "float32":
+        with in_float32(model):
+            exact = _run_plainly(files, model, items)
+            reason = _why_not_in_batches(try_with, exact, find_ends(model), "float32")
+    if reason and spec.options.num_beams == 1:
         return _write_plainly(files, model, picker, spec, name=name, reason=reason)
     if reason:
         raise ModelError(
@@ -110,7 +115,7 @@ def _load_encoder_decoder(
 
 
 def _why_not_in_batches(
-    write: Callable[[Picker], Any], wanted: np.ndarray, ends: frozenset[int], plan: DevicePlan
+    write: Callable[[Picker], Any], wanted: np.ndarray, ends: frozenset[int], precision: str
 ) -> str:
     """What keeps short texts, padded, from the logits that they have alone."""
     try:
@@ -119,7 +124,7 @@ def _why_not_in_batches(
         if is_out_of_memory(error):
             raise
         return f"in batches it does not run: {first_line(error)}"
-    return "" if is_alike(found, wanted, precision=plan.precision) else "in batches it is not the same as alone"
+    return "" if is_alike(found, wanted, precision=precision) else "in batches it is not the same as alone"
 
 
 def _load_decoders(
@@ -137,7 +142,7 @@ def _load_decoders(
     items = make_probe(files, model)
     wanted = _run_plainly(files, model, items)
     try:
-        kinds = _check_cache(model, plan, items, wanted)
+        kinds = _check_cache(files, model, plan, items, wanted)
     except _NoCacheError as error:
         model.set_attn_implementation("eager")
         picker = _make_picker(spec.options, files, model, penalty=1.0)  # as above
@@ -256,7 +261,7 @@ class _NoCacheError(Exception):
     """An architecture does not keep its past where gristmill does."""
 
 
-def _check_cache(model: Any, plan: DevicePlan, items: Items, wanted: np.ndarray) -> dict[int, Any]:
+def _check_cache(files: ModelFiles, model: Any, plan: DevicePlan, items: Items, wanted: np.ndarray) -> dict[int, Any]:
     """Two short texts, in pieces and together, have the logits that they have alone.
 
     Returns:
@@ -266,6 +271,22 @@ def _check_cache(model: Any, plan: DevicePlan, items: Items, wanted: np.ndarray)
         _NoCacheError: They have others, or none.
     """
     arena = Arena(256)
+    try:
+        model.set_attn_implementation(CACHED)
+        found = _run_cached(model, plan, items, arena)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise _NoCacheError(f"with a cache of slots it does not run: {first_line(error)}") from error
+    if is_alike(found, wanted, precision=plan.precision):
+        return arena.kinds
+    if not _is_alike_exactly(files, model, plan, items):
+        raise _NoCacheError("it keeps a past that is not in its attention alone, or has an attention of its own")
+    return arena.kinds
+
+
+def _run_cached(model: Any, plan: DevicePlan, items: Items, arena: Arena) -> np.ndarray:
+    """As `_run_plainly`, over a cache of slots."""
 
     def write(picker: Picker) -> None:
         decoder = Decoder(
@@ -276,13 +297,22 @@ def _check_cache(model: Any, plan: DevicePlan, items: Items, wanted: np.ndarray)
         while len(decoder):
             decoder.step()
 
+    return watch(write, ends=find_ends(model))
+
+
+def _is_alike_exactly(files: ModelFiles, model: Any, plan: DevicePlan, items: Items) -> bool:
+    """The same in float32, if there is memory for it: in half precision rounding alone may carry logits far apart."""
+    if plan.precision == "float32":
+        return False
     try:
-        model.set_attn_implementation(CACHED)
-        found = watch(write, ends=find_ends(model))
+        with in_float32(model):
+            model.set_attn_implementation("eager")
+            wanted = _run_plainly(files, model, items)
+            model.set_attn_implementation(CACHED)
+            found = _run_cached(model, plan, items, Arena(256))
     except Exception as error:
-        if is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
-        raise _NoCacheError(f"with a cache of slots it does not run: {first_line(error)}") from error
-    if not is_alike(found, wanted, precision=plan.precision):
-        raise _NoCacheError("it keeps a past that is not in its attention alone, or has an attention of its own")
-    return arena.kinds
+        free_forgotten()
+        return False
+    return is_alike(found, wanted, precision="float32")

@@ -41,12 +41,13 @@ class PlainWriter:
         """Write the answers to some items.
 
         Returns:
-            An answer an item, in the order of `indices`, and (B,) the length of each item.
+            An answer an item, in the order of `indices`, and (B,) the tokens that each took, its answer's among them.
         """
         import torch
 
         with torch.inference_mode():
-            return [self._write(items, index) for index in indices.tolist()], items.lengths[indices]
+            written = [self._write(items, index) for index in indices.tolist()]
+        return written, items.lengths[indices] + np.array([len(one.ids) for one in written], dtype=np.int64)
 
     def _write(self, items: Items, index: int) -> Written:
         source, begun = split_forced(items, index)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,22 @@ def is_alike(found: np.ndarray, wanted: np.ndarray, *, precision: str) -> bool:
         return bool(np.abs(found - wanted).max() <= _CLOSE * np.abs(wanted).max())
     pairs = zip(found.reshape(-1, found.shape[-1]), wanted.reshape(-1, wanted.shape[-1]), strict=True)
     return min(np.corrcoef(a, b)[0, 1] for a, b in pairs) >= _ALIKE
+
+
+@contextmanager
+def in_float32(model: Any) -> Iterator[None]:
+    """Within it, what a model holds in half precision is in float32; afterwards it is as it was, to the last bit."""
+    import torch
+
+    halves = {id(t): t for t in (*model.parameters(), *model.buffers()) if t.dtype in (torch.bfloat16, torch.float16)}
+    kinds = {key: tensor.dtype for key, tensor in halves.items()}
+    try:
+        for tensor in halves.values():
+            tensor.data = tensor.data.float()
+        yield
+    finally:
+        for key, tensor in halves.items():
+            tensor.data = tensor.data.to(kinds[key])
 
 
 def make_probe(files: ModelFiles, model: Any) -> Items:

@@ -41,7 +41,8 @@ def test_answers_are_those_of_one_text_at_a_time(kind: str, beams: int) -> None:
     alone = [write_alone(model, prompt, max_new_tokens=NEW, num_beams=beams) for prompt in prompts]
     found, widths = _writer(model, num_beams=beams).run(_items(prompts), np.arange(len(prompts)))
     assert [written.ids.tolist() for written in found] == alone
-    assert widths.tolist() == [max(map(len, prompts))] * len(prompts)
+    longest = max(map(len, prompts))
+    assert widths.tolist() == [longest + len(ids) for ids in alone]
 
 
 def test_an_answer_begins_with_the_tokens_that_its_item_gives() -> None:

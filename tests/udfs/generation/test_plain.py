@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,15 @@ import pytest
 import torch
 import transformers
 
+from tests.fetch_smollm2 import TARGET as SMOLLM2
+from tests.random_writers import make_writer, save_writer
 from tests.writers import CHARACTERS, make_decoder
-from udfs.generation.trying import is_alike
+from udfs.generation import loading
+from udfs.generation.loading import load_writer
+from udfs.generation.plain import PlainWriter
+from udfs.generation.trying import in_float32, is_alike
 from udfs.local import LocalEngine
+from udfs.model.precision import DevicePlan
 from udfs.tasks.registry import make_spec
 from udfs.text.codec import FastCodec
 from udfs.worker.scoring import score_with
@@ -78,3 +85,38 @@ def _files(path: str) -> Any:
     from udfs.model.files import open_model
 
     return open_model(path)
+
+
+def test_a_model_is_taken_to_float32_and_back_to_the_last_bit() -> None:
+    model = make_writer("Llama").to(torch.bfloat16)
+    model.register_buffer("table", torch.arange(3.0))  # which stays in float32
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with in_float32(model):
+        assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) and after[name].dtype == value.dtype for name, value in before.items())
+    assert model.table.dtype == torch.float32
+
+
+def _load(path: Path, precision: str) -> Any:
+    spec = make_spec(task="text-generation", model=save_writer(path, "Llama"), max_new_tokens=4, precision=precision)
+    return load_writer(spec, DevicePlan("cpu", precision, ""), name="test", lanes=1)
+
+
+@pytest.mark.parametrize("way", ["noise", "wrong"])
+def test_rounding_that_carries_half_precision_apart_is_told_from_a_cache_that_is_wrong(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def judge(found: np.ndarray, wanted: np.ndarray, *, precision: str) -> bool:
+        return precision == "float32" and way == "noise" and is_alike(found, wanted, precision=precision)
+
+    monkeypatch.setattr(loading, "is_alike", judge)
+    writer = _load(tmp_path, "bfloat16")
+    assert isinstance(writer, PlainWriter) == (way == "wrong")
+
+
+@pytest.mark.skipif(not SMOLLM2.is_dir(), reason="python -m tests.fetch_smollm2 brings the model")
+@pytest.mark.long
+def test_a_real_model_in_half_precision_is_written_with_by_a_decoder() -> None:
+    spec = make_spec(task="text-generation", model=str(SMOLLM2), max_new_tokens=4, precision="bfloat16")
+    assert isinstance(load_writer(spec, DevicePlan("cpu", "bfloat16", ""), name="test", lanes=1), list)
