@@ -94,10 +94,11 @@ class AnthropicBatches:
         with contextlib.suppress(RefusedError, UnknownBatchError), self._telling():
             self._client.messages.batches.cancel(batch_id)
 
-    def download(self, seen: Seen, folder: Path) -> list[Path]:
-        with contextlib.suppress(UnknownBatchError), self._telling(), self._results(seen.id) as response:
-            return [save_stream(response, folder / "0.jsonl", key=self._client.api_key)]
-        return []
+    def download(self, file: str, to: Path) -> bool:
+        with contextlib.suppress(UnknownBatchError), self._telling(), self._results(file) as response:
+            save_stream(response, to, key=self._client.api_key)
+            return True
+        return False
 
     @contextlib.contextmanager
     def _results(self, batch_id: str) -> Iterator[Any]:

@@ -10,7 +10,7 @@ import contextlib
 import random
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -423,13 +423,16 @@ class Flight:
         replies = read_left(self._ledger, self._asked, batch, self._provider, why=batch.cancelled)
         with tempfile.TemporaryDirectory(prefix="gm-") as folder:
             for number in range(_DOWNLOADS):
-                is_last = number == _DOWNLOADS - 1
-                files = self._download(seen, Path(folder), is_last=is_last)
+                files, lost = self._download(seen, Path(folder))
                 self._check()
                 name = f"{batch.name}-{number}" if number else batch.name
                 self._ledger.write_results(name, replies.read(files))
-                is_whole = len(files) == len(seen.files) and replies.counts["replies"] >= seen.done
-                if not replies.left or (seen.why and is_whole) or is_last:
+                is_whole = not lost and replies.counts["replies"] >= seen.done
+                if not replies.left or (seen.why and is_whole):
+                    break
+                if number == _DOWNLOADS - 1:
+                    if lost:
+                        raise lost
                     break
                 self._pause(min(_AGAIN_S, self._tempo.poll_s))
                 seen = self._provider.look(seen.id)  # files may come late, or have been told wrong
@@ -443,14 +446,17 @@ class Flight:
         self._batches[batch.name] = self._ledger.keep_collected(batch, replies.usage, **counts)
         self._every_s = self._tempo.poll_s
 
-    def _download(self, seen: Seen, folder: Path, *, is_last: bool) -> Sequence[Path]:
-        """The results of a batch; none where they did not come whole."""
-        try:
-            return self._provider.download(seen, folder)
-        except LostReplyError:
-            if is_last:
-                raise
-            return []
+    def _download(self, seen: Seen, folder: Path) -> tuple[list[Path], LostReplyError | None]:
+        """The results of a batch, as far as they came whole, and why others did not; what is gone is not among them."""
+        files, lost = list[Path](), None
+        for number, file in enumerate(seen.files):
+            to = folder / f"{number}.jsonl"
+            try:
+                if self._provider.download(file, to):
+                    files.append(to)
+            except LostReplyError as error:
+                lost = error
+        return files, lost
 
     # Ending
 

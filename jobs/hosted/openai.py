@@ -117,15 +117,13 @@ class OpenAIBatches:
         with contextlib.suppress(RefusedError, UnknownBatchError), self._telling():
             self._client.batches.cancel(batch_id)
 
-    def download(self, seen: Seen, folder: Path) -> list[Path]:
-        found = []
-        for number, file_id in enumerate(seen.files):
-            with contextlib.suppress(UnknownBatchError), self._telling():
-                size = self._client.files.retrieve(file_id).bytes
-                with self._client.files.with_streaming_response.content(file_id) as response:
-                    file = folder / f"{number}.jsonl"
-                    found.append(save_stream(response, file, key=self._client.api_key, size=size))
-        return found
+    def download(self, file: str, to: Path) -> bool:
+        with contextlib.suppress(UnknownBatchError), self._telling():
+            size = self._client.files.retrieve(file).bytes
+            with self._client.files.with_streaming_response.content(file) as response:
+                save_stream(response, to, key=self._client.api_key, size=size)
+                return True
+        return False
 
     def usage_of(self, reply: Mapping[str, Any]) -> Usage:
         told = _body_of(reply).get("usage")

@@ -7,7 +7,7 @@ Provider
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -161,8 +161,8 @@ class Provider(Protocol):
     def cancel(self, batch_id: str) -> None:
         """Have a batch end; what is answered already stays. Nothing happens to one that has ended."""
 
-    def download(self, seen: Seen, folder: Path) -> Sequence[Path]:
-        """Bring the results of an ended batch here, whole files; those that are gone for good are not among them.
+    def download(self, file: str, to: Path) -> bool:
+        """Bring a file of an ended batch's results here, whole; False for one that is gone for good.
 
         Raises:
             LostReplyError: What came is shorter than the provider says.

@@ -287,12 +287,12 @@ def test_a_download_that_never_comes_holds_up_no_other_batch(engine: str, provid
     ledger, client = ask(folder, engine), open_at(provider.url, provider.key, engine)
     download, first, left = client.download, list[str](), [30]
 
-    def fail_for_the_first(seen: Any, into: Path) -> Any:
-        first[:] = first or [seen.id]
-        left[0] -= seen.id == first[0]
-        if seen.id == first[0] and (left[0] > 0 or _collected(ledger) < 3):
+    def fail_for_the_first(file: str, to: Path) -> Any:
+        first[:] = first or [file]
+        left[0] -= file == first[0]
+        if file == first[0] and (left[0] > 0 or _collected(ledger) < 3):
             raise LostReplyError("a download broke off")
-        return download(seen, into)
+        return download(file, to)
 
     client.download = fail_for_the_first  # type: ignore[method-assign]
     fly(ledger, client, tempo=SMALL)
