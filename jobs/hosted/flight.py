@@ -402,6 +402,7 @@ class Flight:
 
         By the next run that may be mended: what a run before has sent is sent again.
         """
+        self._ledger.forget_results(batch.name)
         self._batches[batch.name] = self._ledger.keep_split(batch, (batch.cut,), told)
         if batch.name in self._sent:
             self._broken = told

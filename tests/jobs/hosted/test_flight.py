@@ -352,6 +352,20 @@ def test_a_batch_that_was_not_run_for_want_of_money_is_sent_again_once_there_is_
 
 
 @each_engine
+def test_a_model_that_is_there_by_the_next_run_answers_each_request_once(engine: str, folder: Folder) -> None:
+    ledger = ask(folder, engine)
+    with serve_provider(pace=Pace(polls=1)) as provider:
+        client = open_at(provider.url, provider.key, engine)
+        taken = client.tells_no_model
+        client.tells_no_model = lambda reply: True  # type: ignore[method-assign]
+        with pytest.raises(EndpointError, match=r"score\.model"):
+            fly(ledger, client, tempo=SMALL)
+        client.tells_no_model = taken  # type: ignore[method-assign]
+        fly(ledger, client, tempo=SMALL)
+    assert len(read_replies(folder, ledger)) == 40  # none has two
+
+
+@each_engine
 def test_what_the_provider_does_not_know_any_more_can_be_cancelled(
     engine: str, provider: Provider, folder: Folder
 ) -> None:
