@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -11,6 +14,8 @@ from jobs.folder import Folder
 from jobs.hosted.cutting import cut_batch, halve
 from jobs.hosted.ledger import START, Batch, Cut, Ledger, Place
 from jobs.hosted.provider import Bounds, Usage
+from jobs.increments.batches import asked_span
+from jobs.input.spans import Span
 from tests.jobs.hosted.flying import make_body, open_at, read_asked, write_asked
 from tests.stores import OneLie, driver_on, pretend
 
@@ -86,3 +91,18 @@ def test_batches_that_a_store_once_does_not_find_are_not_sent_again(
     pretend(monkeypatch, "hdfs")
     with driver_on(OneLie(at)), contextlib.suppress(FileNotFoundError):
         assert len(Ledger(Folder(str(tmp_path)), "_gristmill", 0).batches()) == 1
+
+
+def test_the_rows_of_a_table_that_were_asked_about_are_known_by_the_next_run(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path))
+    output: Any = SimpleNamespace(folder=folder, home="_gristmill")
+    assert asked_span(output, 0) is None
+    ledger, span = Ledger(folder, "_gristmill", 0), Span(3, 5, 0, 7, ("id", "text"))
+    folder.make(f"{ledger.path}/asked")
+    assert asked_span(output, 0) is None  # its requests are not all written
+    told = {"span": asdict(span), "bytes": 12}
+    ledger.keep_asked(about=told, lines=0, tokens=0, made=0, made_tokens=0)
+    assert asked_span(output, 0) == (span, 12)
+    assert asked_span(output, 1) is None
+    Ledger(folder, "_gristmill", 1).keep_asked(about={}, lines=0, tokens=0, made=0, made_tokens=0)
+    assert asked_span(output, 1) is None  # as an earlier gristmill has noted it
