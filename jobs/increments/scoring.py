@@ -342,8 +342,7 @@ def check_failed(counts: Committed, settings: Settings) -> None:
     Raises:
         TooManyFailed: They did; they are in the output with their errors.
     """
-    untried = sum(counts.failed_by_code.get(code, 0) for code in UNTRIED)
-    limit, failed = settings.limits.max_error_rate, counts.failed - untried
+    limit, failed = settings.limits.max_error_rate, counts.failed - counts.untried
     if failed > limit * counts.rows:
         error = (
             f"{settings.output.prefix}error_code"

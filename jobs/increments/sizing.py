@@ -14,7 +14,6 @@ from itertools import pairwise
 
 from jobs.input.files import name_some
 from jobs.output.committed import Increment
-from udfs.errors import UNTRIED
 
 TARGET_S = 600.0
 SAMPLE_BYTES = 1 << 20
@@ -143,4 +142,4 @@ def _per_s(increments: Sequence[Increment], run_id: str | None, amount: Callable
 def _scored_share(increment: Increment) -> float:
     """Rows that no deadline and no `--cancel` cut off."""
     counts = increment.counts
-    return 1 - sum(counts.failed_by_code.get(code, 0) for code in UNTRIED) / counts.rows if counts.rows else 0.0
+    return 1 - counts.untried / counts.rows if counts.rows else 0.0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.input.kinds import column
 from jobs.input.spans import Span
+from udfs.errors import UNTRIED
 from udfs.results import USAGE
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ class Committed:
     cached_tokens: int = 0
     engines: dict[str, int] = field(default_factory=dict)
     tokenizers: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def untried(self) -> int:
+        """Failed rows that nobody has tried: a deadline came first, or they were cancelled."""
+        return sum(self.failed_by_code.get(code, 0) for code in UNTRIED)
 
 
 def add_up(parts: Iterable[Committed]) -> Committed:

@@ -10,13 +10,13 @@ from jobs.input.kinds import spelt
 from jobs.input.sources import explode_variants, kept_columns
 from jobs.layout import answer_columns
 from jobs.output.tables import Table
+from jobs.output_settings import ADDED
 from jobs.settings import Settings
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
     from pyspark.sql.types import StructType
 
-_OURS = {"outcome", "increment"}
 _SMALL = re.compile(r"\b(tinyint|smallint)\b")  # which Iceberg has not; it keeps them as int
 
 
@@ -48,7 +48,7 @@ def check_columns(table: Table, wanted: StructType) -> None:
     told += [f"it has {name}" for name in there if name not in asked]
     told += [f"it lacks {name} {kind}" for name, kind in asked.items() if name not in there]
     if told:
-        afresh = ", or start afresh with --overwrite" if there.keys() >= _OURS else ""
+        afresh = ", or start afresh with --overwrite" if there.keys() >= {*ADDED} else ""
         raise OutputError(
             f"{table.place} has other columns than this job writes ({'; '.join(told)}): change it by ALTER TABLE, name "
             f"the input's in output.columns, or name another table{afresh}"
@@ -64,10 +64,10 @@ def check_is_output(table: Table, settings: Settings) -> None:
     if not table.exists():
         return
     rows = table.read()
-    if not {name.lower() for name in rows.columns} >= _OURS and rows.limit(1).count():
+    if not {name.lower() for name in rows.columns} >= {*ADDED} and rows.limit(1).count():
         raise OutputError(
             f"{settings.output.called} holds rows and is no output of gristmill, which has columns "
-            f"{' and '.join(sorted(_OURS))}; --overwrite would replace it: name another table, or drop it yourself"
+            f"{' and '.join(ADDED)}; --overwrite would replace it: name another table, or drop it yourself"
         )
 
 

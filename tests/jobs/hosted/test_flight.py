@@ -369,10 +369,7 @@ def test_a_model_that_is_there_by_the_next_run_answers_each_request_once(engine:
 def test_what_the_provider_does_not_know_any_more_can_be_cancelled(
     engine: str, provider: Provider, folder: Folder
 ) -> None:
-    provider.pace = Pace(polls=10_000)
-    ledger, client = ask(folder, engine), open_at(provider.url, provider.key, engine)
-    with pytest.raises(BusyError):
-        fly(ledger, client, tempo=SMALL, tell=end_after(2))
+    ledger, client = leave_in_flight(engine, provider, folder)
     first = ledger.batches()[0].id
     del provider.state.batches[str(first)]
     with pytest.raises(EndpointError, match="--cancel and then --overwrite"):
@@ -501,14 +498,20 @@ def end_after(rounds: int) -> Callable[[Any], None]:
     return count
 
 
-@each_engine
-def test_what_is_in_flight_is_cancelled_by_name_and_collected_later(
-    engine: str, provider: Provider, folder: Folder
-) -> None:
+def leave_in_flight(engine: str, provider: Provider, folder: Folder) -> tuple[Ledger, Any]:
+    """Batches that their driver has left, and that do not end."""
     provider.pace = Pace(polls=10_000)
     ledger, client = ask(folder, engine), open_at(provider.url, provider.key, engine)
     with pytest.raises(BusyError):
         fly(ledger, client, tempo=SMALL, tell=end_after(2))
+    return ledger, client
+
+
+@each_engine
+def test_what_is_in_flight_is_cancelled_by_name_and_collected_later(
+    engine: str, provider: Provider, folder: Folder
+) -> None:
+    ledger, client = leave_in_flight(engine, provider, folder)
     told = cancel_flight(ledger, client)
     assert [became for _, became in told] == [told[0][1]] * 3
     assert {batch.id for batch, _ in told} == set(provider.state.batches)
